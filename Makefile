@@ -1,0 +1,59 @@
+# Everything happens in .venv; a machine needs Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NODE_STAMP := $(VENV)/.node-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up test check format protos bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) $(NODE_STAMP) ## fill .venv with all that the other targets need
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "taskgate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "$(PYTHON) lacks the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The JavaScript SDK that the tests run; the lock file names no registry, so npm uses the configured one.
+$(NODE_STAMP): $(STAMP) tests/sdk/javascript/package-lock.json
+	$(BIN)/npm --prefix tests/sdk/javascript ci --no-audit --no-fund --silent
+	@touch $@
+
+up: $(STAMP) ## run taskgate with the documented sample task; Ctrl-C stops it
+	@exec $(BIN)/taskgate up --demo
+
+test: setup ## run all tests
+	$(BIN)/python -m pytest
+
+check: setup ## format, lint, types, import rules, protos, Envoy configuration
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/protos.py lint
+	$(BIN)/python tools/protos.py format-check
+	$(BIN)/python tools/protos.py breaking
+	$(BIN)/python tools/protos.py check
+	$(BIN)/taskgate gateway --validate
+
+format: setup ## format Python and proto files in place
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/protos.py format
+
+protos: setup ## regenerate stubs, typed stubs and the descriptor set for Envoy
+	$(BIN)/python tools/protos.py generate
+
+bench: setup ## measure against peers, as ratios (minutes)
+	$(BIN)/python -m bench
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/sdk/javascript/node_modules

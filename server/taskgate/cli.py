@@ -1,0 +1,187 @@
+"""The ``taskgate`` command: flags to settings, faults to one sentence and an exit code.
+
+Exit codes: 0 done (a drained Ctrl-C included), 1 it ran and something failed, 2 it could not be asked so.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from taskgate import __version__
+from taskgate.errors import SettingsError, TaskgateError
+from taskgate.logs import configure_logs
+from taskgate.settings import Settings, load_settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Taskgate(click.Group):
+    """Reports every fault that has a sentence as that sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            click.echo(f"taskgate: {error}", err=True)
+            ctx.exit(2)
+        except TaskgateError as error:
+            click.echo(f"taskgate: {error.message}", err=True)
+            ctx.exit(1)
+
+
+def with_settings(*names: str) -> Callable[[F], F]:
+    """Give a command ``--config`` and one option for each named setting, and pass it ``settings``."""
+
+    def decorate(command: F) -> F:
+        def run(config: Path | None, **arguments: Any) -> Any:
+            flags = {name: arguments.pop(name) for name in names}
+            settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
+            configure_logs(settings.log_level, settings.log_format)
+            return command(settings=settings, **arguments)
+
+        run.__doc__ = command.__doc__
+        run.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
+        wrapped: Any = run
+        for name in reversed(names):
+            wrapped = _option(name)(wrapped)
+        return click.option(  # type: ignore[no-any-return]
+            "--config", type=click.Path(path_type=Path), help="TOML file of settings; flags and TASKGATE_* win over it."
+        )(wrapped)
+
+    return decorate
+
+
+def _option(name: str) -> Callable[[Any], Any]:
+    field = Settings.model_fields[name]
+    default = "this host's name" if field.default_factory else str(field.default)
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        metavar="VALUE",
+        help=f"{field.description} [TASKGATE_{name.upper()}; default: {default}]",
+    )
+
+
+_SERVER_SETTINGS = (
+    "store",
+    "task_id_format",
+    "grpc",
+    "workers",
+    "request_timeout",
+    "drain_delay",
+    "shutdown_grace",
+    "log_level",
+    "log_format",
+)
+
+
+@click.group(cls=_Taskgate, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="taskgate")
+def main() -> None:
+    """Serve Conductor task executions by ID, over gRPC and Conductor's own REST path.
+
+    \b
+    Try it:
+      taskgate up --demo                      everything on this machine, with one task to ask for
+      taskgate import tasks.ndjson            load task documents into sqlite:///tasks.db
+      taskgate get 65fc73fe-0586-11f1-8b8d-6219b54da7fe
+
+    Every setting is a flag, a TASKGATE_* variable, or a key of a TOML file (--config), in this order.
+    """
+
+
+@main.command()
+@with_settings(*_SERVER_SETTINGS, "http", "instance")
+@click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
+def up(settings: Settings, *, demo: bool) -> None:
+    """Run the whole thing on one machine: store, server processes, Envoy.
+
+    Prints a curl command that works. Ctrl-C drains and stops everything; a second one stops at once.
+
+    \b
+    Examples:
+      taskgate up --demo
+      taskgate up --store sqlite:////var/lib/taskgate/tasks.db --http 0.0.0.0:8080 --workers 4
+    """
+    from taskgate.commands.up import run_up
+
+    run_up(settings, demo=demo)
+
+
+@main.command()
+@with_settings(*_SERVER_SETTINGS)
+def serve(settings: Settings) -> None:
+    """Run the gRPC server alone, without Envoy.
+
+    With --workers N, N processes share the port and the kernel spreads connections (not calls) over them.
+
+    \b
+    Examples:
+      taskgate serve
+      TASKGATE_STORE=sqlite:////var/lib/taskgate/tasks.db taskgate serve --grpc 0.0.0.0:50051 --workers 2
+    """
+    from taskgate.commands.serve import run_serve
+
+    run_serve(settings)
+
+
+@main.command("import")
+@with_settings("store", "task_id_format", "log_level", "log_format")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar; rejects and the summary are still printed.")
+def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
+    """Load task documents into a store; safe to run again.
+
+    FILE holds a Task, a list of them, one per line (NDJSON), or a Workflow with its "tasks"; "-" is standard input.
+    A document is replaced only by one whose updateTime is the same or later. Rejected documents are listed with
+    file, line and reason; all others are kept, and the exit code is then 1.
+
+    \b
+    Examples:
+      taskgate import tasks.ndjson more/*.json
+      curl -s http://conductor:8080/api/workflow/$ID | taskgate import -
+    """
+    from taskgate.commands.import_tasks import run_import
+
+    sys.exit(run_import(settings, files, quiet=quiet))
+
+
+@main.command()
+@with_settings("http", "grpc", "workers", "request_timeout", "drain_delay", "instance", "log_level", "log_format")
+@click.option("--validate", is_flag=True, help="Have Envoy check the configuration instead of printing it.")
+def gateway(settings: Settings, *, validate: bool) -> None:
+    """Print the Envoy configuration that 'up' would run with these settings.
+
+    \b
+    Examples:
+      taskgate gateway --http 0.0.0.0:80 > envoy.yaml
+      taskgate gateway --workers 4 --validate
+    """
+    from taskgate.commands.gateway import run_gateway
+
+    run_gateway(settings, validate_only=validate)
+
+
+@main.command()
+@click.argument("task_id")
+@click.option(
+    "--server", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="A taskgate or Envoy gRPC port."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the exact REST document instead of a summary.")
+@click.option(
+    "--timeout", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Seconds."
+)
+def get(task_id: str, server: str, timeout: float, *, as_json: bool) -> None:
+    """Ask a running server for one task.
+
+    \b
+    Examples:
+      taskgate get 65fc73fe-0586-11f1-8b8d-6219b54da7fe
+      taskgate get --json 65fc73fe-0586-11f1-8b8d-6219b54da7fe | jq .outputData
+    """
+    from taskgate.commands.get import run_get
+
+    sys.exit(run_get(task_id, server=server, timeout=timeout, as_json=as_json))

@@ -1,0 +1,1 @@
+"""One module for each command of ``taskgate``; ``cli`` parses, these do."""

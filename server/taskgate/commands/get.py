@@ -1,0 +1,78 @@
+"""``taskgate get``: one task from a running server, as its document or as a summary for people."""
+
+import sys
+from datetime import UTC, datetime
+
+import click
+import grpc
+
+from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.endpoints import SERVICE
+from taskgate.v1.task_pb2 import Task
+from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
+
+
+def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
+    """Print the task; the exit code is 0, or 1 with the server's words on standard error."""
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    with grpc.insecure_channel(server, options=options) as channel:
+        try:
+            if as_json:
+                _print_document(channel, task_id, timeout)
+            else:
+                _print_summary(channel, task_id, timeout)
+        except grpc.RpcError as error:
+            click.echo(f"taskgate: {server}: {error.code().name}: {error.details()}", err=True)
+            return 1
+    return 0
+
+
+def _print_document(channel: grpc.Channel, task_id: str, timeout: float) -> None:
+    from google.api.httpbody_pb2 import HttpBody  # noqa: PLC0415 - only this form needs it
+
+    call = channel.unary_unary(
+        f"/{SERVICE}/GetTaskJson",
+        request_serializer=GetTaskJsonRequest.SerializeToString,
+        response_deserializer=HttpBody.FromString,
+    )
+    body = call(GetTaskJsonRequest(task_id=task_id), timeout=timeout)
+    sys.stdout.buffer.write(body.data + b"\n")
+
+
+def _print_summary(channel: grpc.Channel, task_id: str, timeout: float) -> None:
+    call = channel.unary_unary(
+        f"/{SERVICE}/GetTask",
+        request_serializer=GetTaskRequest.SerializeToString,
+        response_deserializer=GetTaskResponse.FromString,
+    )
+    task = call(GetTaskRequest(task_id=task_id), timeout=timeout).task
+    for label, value in summary(task):
+        click.echo(f"{label:>10}  {value}")
+
+
+def summary(task: Task) -> list[tuple[str, str]]:
+    """Label and text of what people ask first about a task; lines without a value are left out."""
+    lines = [
+        ("task", task.task_id),
+        ("status", Task.Status.Name(task.status)),
+        ("reason", task.reason_for_incompletion),
+        ("type", f"{task.task_type} ({task.task_def_name})"),
+        ("reference", task.reference_task_name),
+        ("workflow", f"{task.workflow_type} {task.workflow_instance_id}"),
+        ("scheduled", _when(task.scheduled_time)),
+        ("started", _when(task.start_time)),
+        ("ended", _when(task.end_time)),
+        ("took", f"{task.end_time - task.start_time} ms" if task.end_time and task.start_time else ""),
+        ("retries", str(task.retry_count) if task.retry_count else ""),
+        ("worker", task.worker_id),
+    ]
+    return [(label, value) for label, value in lines if value]
+
+
+def _when(epoch_milliseconds: int) -> str:
+    if not epoch_milliseconds:
+        return ""
+    try:
+        return datetime.fromtimestamp(epoch_milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # beyond year 9999
+        return f"{epoch_milliseconds} ms since 1970"

@@ -1,0 +1,25 @@
+"""``taskgate serve``: the gRPC server alone, in this process or in several."""
+
+import asyncio
+
+from taskgate.serve import serve
+from taskgate.settings import Settings
+from taskgate.signals import event_loop_runner, stop_on_signals
+from taskgate.workers import WorkerPool
+
+
+def run_serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM, then drain. Raises SettingsError if it cannot start."""
+    run = event_loop_runner()
+    run(serve(settings) if settings.workers == 1 else _supervise(settings))
+
+
+async def _supervise(settings: Settings) -> None:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    pool = WorkerPool(settings, [settings.grpc], per_address=settings.workers)
+    try:
+        await pool.start()
+        await stop.wait()
+    finally:
+        await pool.stop(settings.drain_delay + settings.shutdown_grace + 1)

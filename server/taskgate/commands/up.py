@@ -1,0 +1,121 @@
+"""``taskgate up``: store, server processes and Envoy on one machine, started, kept running and drained in order."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from importlib.resources import files
+
+import click
+import structlog
+
+from taskgate.addresses import Address
+from taskgate.document import minify
+from taskgate.gateway import EnvoyProcess, GatewaySettings
+from taskgate.settings import Settings
+from taskgate.signals import event_loop_runner, stop_on_signals
+from taskgate.stores import open_writer
+from taskgate.stores.base import StoredTask
+from taskgate.workers import WorkerPool, consecutive_addresses
+
+DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
+"""The task that Conductor's own documentation shows; ``--demo`` loads it."""
+
+_STOP_SLACK = 1.0
+"""Seconds beyond its grace that a process gets before it is ended."""
+
+_ENVOY_RESTART_DELAY = 0.2
+"""Seconds between the end of an Envoy that nobody stopped and the start of the next."""
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+
+
+def run_up(settings: Settings, *, demo: bool) -> None:
+    """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
+    prepare_store(settings, demo=demo)
+    event_loop_runner()(_up(settings, demo=demo))
+
+
+def prepare_store(settings: Settings, *, demo: bool) -> None:
+    """Make sure that the store exists, with the documented task in it if ``demo``."""
+    with open_writer(settings.store) as writer:
+        if demo:
+            writer.write([demo_task()])
+
+
+async def _up(settings: Settings, *, demo: bool) -> None:
+    """Start downwards, stop upwards.
+
+    1. Envoy fails its health endpoint, stops taking connections and lets running calls finish.
+    2. Envoy ends.
+    3. The workers, which nobody calls any more, drain and close the store.
+    """
+    log = structlog.get_logger("taskgate.up")
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    async with AsyncExitStack() as stack:
+        # Envoy does the waiting for balancers; its workers have no other callers that could need to notice.
+        pool = WorkerPool(
+            settings.model_copy(update={"drain_delay": 0.0}), consecutive_addresses(settings.grpc, settings.workers)
+        )
+        stack.push_async_callback(pool.stop, settings.shutdown_grace + _STOP_SLACK)
+        await pool.start()
+        envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
+        stack.push_async_callback(envoy.stop, settings.shutdown_grace)
+        listening = await envoy.start()
+        log.warning("no authentication is configured: anyone who reaches the port can read every task")
+        click.echo(banner(listening, pool.addresses, demo=demo))
+        guard = asyncio.create_task(_keep_running(envoy))
+        await stop.wait()
+        guard.cancel()
+        log.info("draining", seconds=settings.drain_delay)
+        await envoy.drain(settings.drain_delay)
+
+
+async def _keep_running(envoy: EnvoyProcess) -> None:
+    """Start Envoy again whenever it ends by itself; runs until cancelled."""
+    log = structlog.get_logger("taskgate.up")
+    while True:
+        code = await envoy.wait()
+        log.error("Envoy ended; starting it again", code=code)
+        await asyncio.sleep(_ENVOY_RESTART_DELAY)
+        await envoy.start()
+
+
+def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySettings:
+    """What ``settings`` mean for Envoy."""
+    return GatewaySettings(
+        listen=settings.http,
+        upstreams=tuple(upstreams),
+        instance=settings.instance,
+        request_timeout=settings.request_timeout,
+        drain_seconds=settings.drain_delay,
+    )
+
+
+def demo_task() -> StoredTask:
+    """The documented task, as an import would store it."""
+    document = minify(files("taskgate").joinpath("demo/task.json").read_bytes())
+    return StoredTask(task_id=DEMO_TASK_ID, update_time=1770621022078, document=document)
+
+
+def banner(listening: Address, direct: list[Address], *, demo: bool) -> str:
+    """What a person reads once everything answers; each address is one that can be pasted."""
+    base = f"http://{reachable(listening)}"
+    try_this = f"curl {base}/api/tasks/{DEMO_TASK_ID}" if demo else f"curl {base}/healthz"
+    return "\n".join(
+        (
+            "",
+            "taskgate is up.",
+            f"  REST  {base}/api/tasks/{{taskId}}",
+            f"  gRPC  {reachable(listening)} through Envoy; {', '.join(map(str, map(reachable, direct)))} direct",
+            "",
+            "Try:",
+            f"  {try_this}",
+            "",
+            "Ctrl-C drains and stops.",
+        )
+    )
+
+
+def reachable(address: Address) -> Address:
+    """Where a client on this machine finds what listens on ``address``."""
+    return Address(_WILDCARDS.get(address.host, address.host), address.port)

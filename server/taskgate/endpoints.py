@@ -1,0 +1,74 @@
+"""The RPCs: request bytes to a call of the service, its answer to response bytes. Shared by every transport."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from taskgate.calls import Call, Handler
+from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.errors import DocumentTooLarge, InvalidRequest
+from taskgate.service import TaskService
+from taskgate.v1.task_service_pb2 import DESCRIPTOR, GetTaskJsonRequest, GetTaskRequest
+
+SERVICE = DESCRIPTOR.services_by_name["TaskService"].full_name
+CONDUCTOR_SERVICE = "conductor.grpc.tasks.TaskService"
+"""Conductor's own service name: its stubs find the same GetTask here (contract section 2.1)."""
+
+_LENGTH_DELIMITED = 2
+_VARINT_PAYLOAD_BITS = 7
+_HTTP_BODY_TYPE = b"\x0a\x10application/json"  # google.api.HttpBody.content_type = 1
+
+
+def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
+    """Endpoints by gRPC path."""
+
+    async def get_task(call: Call, request: bytes) -> bytes:
+        call.task_id = _decode(GetTaskRequest, request).task_id
+        task = (await service.get_task(call.task_id)).SerializeToString()
+        return _checked_size(_field(1, task), call.task_id)  # GetTaskResponse.task = 1
+
+    async def get_task_json(call: Call, request: bytes) -> bytes:
+        call.task_id = _decode(GetTaskJsonRequest, request).task_id
+        document = await service.get_task_json(call.task_id)
+        # HttpBody by hand: a message object would copy a document of megabytes twice more.
+        return _HTTP_BODY_TYPE + _field(2, document)  # HttpBody.data = 2
+
+    return {
+        f"/{SERVICE}/GetTask": get_task,
+        f"/{SERVICE}/GetTaskJson": get_task_json,
+        f"/{CONDUCTOR_SERVICE}/GetTask": get_task,
+    }
+
+
+def _decode(message: Callable[[], Any], request: bytes) -> Any:
+    decoded = message()
+    try:
+        decoded.ParseFromString(request)
+    except DecodeError as error:
+        name = decoded.DESCRIPTOR.full_name
+        raise InvalidRequest(f"The request is not a valid {name} message", message=name) from error
+    return decoded
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """One length-delimited field in protobuf's wire format."""
+    header = bytearray([number << 3 | _LENGTH_DELIMITED])
+    length = len(payload)
+    while length >> _VARINT_PAYLOAD_BITS:
+        header.append(length & 0x7F | 0x80)
+        length >>= _VARINT_PAYLOAD_BITS
+    header.append(length)
+    return bytes(header) + payload
+
+
+def _checked_size(response: bytes, task_id: str) -> bytes:
+    if len(response) > MAX_MESSAGE_BYTES:
+        raise DocumentTooLarge(
+            f"Task {task_id} is a message of {len(response)} bytes; at most {MAX_MESSAGE_BYTES} can be sent."
+            " GetTaskJson may still return it",
+            task_id=task_id,
+            message_bytes=str(len(response)),
+            maximum_bytes=str(MAX_MESSAGE_BYTES),
+        )
+    return response

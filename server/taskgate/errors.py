@@ -1,0 +1,112 @@
+"""What can go wrong, and the one table that says how callers hear of it.
+
+The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``)::
+
+    TaskgateError
+    ├── InvalidTaskId           the caller's ID cannot name a task
+    ├── InvalidRequest          the request message could not be decoded
+    ├── TaskNotFound            a well-formed ID that no stored task has
+    ├── StoreUnavailable        the database is away, locked, damaged or overloaded
+    ├── DeadlineExceeded        the caller's deadline, or ours, passed first
+    ├── DocumentUnreadable      a stored row is not the JSON document it should be
+    ├── DocumentTooLarge        the answer does not fit into one message
+    ├── TaskNotRepresentable    the document holds what the typed ``Task`` cannot
+    └── InternalError           anything unexpected; made only by the masking layer
+
+Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack or a
+document. ``STATUS_OF`` is the table of design section "Errors"; transports translate its rows and add none.
+"""
+
+from dataclasses import dataclass
+
+ERROR_DOMAIN = "taskgate"
+"""``google.rpc.ErrorInfo.domain`` of every error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorStatus:
+    """How one kind of error looks from outside.
+
+    ``grpc_code`` is a name of ``google.rpc.Code``; ``reason``, a value name of ``taskgate.v1.ErrorReason``, is what
+    clients find in ``ErrorInfo.reason``; ``retryable`` says whether the same call may succeed later.
+    """
+
+    grpc_code: str
+    http_status: int
+    reason: str
+    retryable: bool = False
+
+
+class TaskgateError(Exception):
+    """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``."""
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+    @property
+    def status(self) -> ErrorStatus:
+        """The row of ``STATUS_OF`` for this error."""
+        return STATUS_OF[type(self)]
+
+
+class SettingsError(ValueError):
+    """A setting has a value that taskgate cannot run with; the text is one sentence a person can act on."""
+
+
+class InvalidTaskId(TaskgateError):
+    """The ID is empty, too long, or not of the configured format."""
+
+
+class InvalidRequest(TaskgateError):
+    """The request bytes are not the message that the method takes."""
+
+
+class TaskNotFound(TaskgateError):
+    """No stored task has this ID."""
+
+    def __init__(self, task_id: str) -> None:
+        # The wording is Conductor's own (contract section 1.2): released SDKs show it to people.
+        super().__init__(f"Task not found for taskId: {task_id}", task_id=task_id)
+
+
+class StoreUnavailable(TaskgateError):
+    """The store cannot answer now; trying again later may help."""
+
+
+class DeadlineExceeded(TaskgateError):
+    """The time allowed for the call ran out."""
+
+
+class DocumentUnreadable(TaskgateError):
+    """The stored value for this ID is not a JSON object in UTF-8."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"The stored document of task {task_id} cannot be read", task_id=task_id)
+
+
+class DocumentTooLarge(TaskgateError):
+    """The document, or its typed form, is larger than one message may be."""
+
+
+class TaskNotRepresentable(TaskgateError):
+    """A value in the document has no place in ``taskgate.v1.Task``; ``GetTaskJson`` still returns it exactly."""
+
+
+class InternalError(TaskgateError):
+    """An unexpected fault. The log has all of it under the request ID; the client gets only that ID."""
+
+
+STATUS_OF: dict[type[TaskgateError], ErrorStatus] = {
+    InvalidTaskId: ErrorStatus("INVALID_ARGUMENT", 400, "ERROR_REASON_INVALID_TASK_ID"),
+    InvalidRequest: ErrorStatus("INVALID_ARGUMENT", 400, "ERROR_REASON_INVALID_REQUEST"),
+    TaskNotFound: ErrorStatus("NOT_FOUND", 404, "ERROR_REASON_TASK_NOT_FOUND"),
+    StoreUnavailable: ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True),
+    DeadlineExceeded: ErrorStatus("DEADLINE_EXCEEDED", 504, "ERROR_REASON_DEADLINE_EXCEEDED", retryable=True),
+    DocumentUnreadable: ErrorStatus("DATA_LOSS", 500, "ERROR_REASON_DOCUMENT_UNREADABLE"),
+    TaskNotRepresentable: ErrorStatus("DATA_LOSS", 500, "ERROR_REASON_TASK_NOT_REPRESENTABLE"),
+    # Not RESOURCE_EXHAUSTED, gRPC's habit for large messages: REST would say 429 and every SDK would try again.
+    DocumentTooLarge: ErrorStatus("INTERNAL", 500, "ERROR_REASON_DOCUMENT_TOO_LARGE"),
+    InternalError: ErrorStatus("INTERNAL", 500, "ERROR_REASON_INTERNAL"),
+}

@@ -1,0 +1,30 @@
+"""The gRPC server alone, from opening the store to the last drained call."""
+
+import asyncio
+from collections.abc import Callable
+
+from taskgate.addresses import Address
+from taskgate.settings import Settings
+from taskgate.signals import stop_on_signals
+from taskgate.stores import open_store
+from taskgate.transports.grpcio import GrpcServer
+
+
+async def serve(
+    settings: Settings,
+    *,
+    share_port: bool = False,
+    announce: Callable[[Address], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGINT, SIGTERM or ``stop``; then drain.
+
+    ``announce`` is called with the address once the port is bound. Raises SettingsError if the port is taken or the
+    store URL is not one that taskgate knows.
+    """
+    stop = stop or asyncio.Event()
+    stop_on_signals(stop)
+    server = GrpcServer(settings, open_store(settings.store), share_port=share_port)
+    announce(await server.start())
+    await stop.wait()
+    await server.stop()

@@ -1,0 +1,75 @@
+"""The one question taskgate answers, free of any transport and any database."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from taskgate.document import MAX_DOCUMENT_BYTES, DocumentError, check_document
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
+from taskgate.stores.base import TaskStore
+from taskgate.task_id import TaskIdFormat, check_task_id
+from taskgate.task_message import task_from_document
+from taskgate.v1.task_pb2 import Task
+
+_OFF_LOOP_BYTES = 64 * 1024
+"""Larger documents are worked on in a thread: parsing them would hold up every other call for milliseconds."""
+
+T = TypeVar("T")
+
+
+class TaskService:
+    """Task executions by ID, from ``store``."""
+
+    def __init__(self, store: TaskStore, task_id_format: TaskIdFormat) -> None:
+        self._store = store
+        self._task_id_format = task_id_format
+
+    async def get_task_json(self, task_id: str) -> bytes:
+        """The task's REST document: one JSON object in UTF-8, byte for byte as stored.
+
+        Raises:
+            InvalidTaskId: the ID is not of the configured format; no store was asked.
+            TaskNotFound: no stored task has this ID.
+            StoreUnavailable: the store cannot answer now.
+            DocumentUnreadable: the stored value is not a JSON object.
+            DocumentTooLarge: the document is over ``MAX_DOCUMENT_BYTES``.
+        """
+        document = await self._read(task_id)
+        try:
+            await _off_loop_if_large(check_document, document)
+        except DocumentError as error:
+            raise DocumentUnreadable(task_id) from error
+        return document
+
+    async def get_task(self, task_id: str) -> Task:
+        """The task as a typed message.
+
+        Raises:
+            TaskNotRepresentable: the document holds a value that ``Task`` has no place for.
+            InvalidTaskId, TaskNotFound, StoreUnavailable, DocumentUnreadable, DocumentTooLarge: as ``get_task_json``.
+        """
+        document = await self._read(task_id)
+        try:
+            return await _off_loop_if_large(task_from_document, document)
+        except DocumentError as error:
+            raise DocumentUnreadable(task_id) from error
+
+    async def _read(self, task_id: str) -> bytes:
+        check_task_id(task_id, self._task_id_format)
+        document = await self._store.get_document(task_id)
+        if document is None:
+            raise TaskNotFound(task_id)
+        if len(document) > MAX_DOCUMENT_BYTES:
+            raise DocumentTooLarge(
+                f"Task {task_id} is a document of {len(document)} bytes; at most {MAX_DOCUMENT_BYTES} can be served",
+                task_id=task_id,
+                document_bytes=str(len(document)),
+                maximum_bytes=str(MAX_DOCUMENT_BYTES),
+            )
+        return document
+
+
+async def _off_loop_if_large(work: Callable[[bytes], T], document: bytes) -> T:
+    if len(document) > _OFF_LOOP_BYTES:
+        return await asyncio.to_thread(work, document)
+    return work(document)

@@ -1,0 +1,124 @@
+"""Every setting, once: its name, type, default and meaning.
+
+Precedence: command-line flag, ``TASKGATE_*`` environment variable, TOML file (``--config`` or ``TASKGATE_CONFIG``),
+default. A value that cannot be used raises ``SettingsError``, a sentence that names the key, before anything starts.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+from taskgate.addresses import Address
+from taskgate.errors import SettingsError
+from taskgate.task_id import TaskIdFormat
+
+
+def _address(value: object) -> object:
+    return Address.parse(value) if isinstance(value, str) else value
+
+
+AddressSetting = Annotated[Address, BeforeValidator(_address), PlainSerializer(str)]
+
+
+class Settings(BaseSettings):
+    """What one taskgate command runs with. Field descriptions are the help texts of the command line."""
+
+    model_config = SettingsConfigDict(env_prefix="TASKGATE_", extra="forbid", frozen=True, validate_default=True)
+
+    store: str = Field(
+        default="sqlite:///tasks.db",
+        description="Where the tasks are, as a URL: sqlite:///relative.db or sqlite:////absolute/path.db.",
+    )
+    task_id_format: TaskIdFormat = Field(
+        default=TaskIdFormat.UUID,
+        description="Which task IDs are well formed: 'uuid', or 'any' where Conductor has its own ID generator.",
+    )
+    http: AddressSetting = Field(
+        default=Address("127.0.0.1", 8080),
+        description="HOST:PORT where Envoy listens for REST and gRPC.",
+    )
+    grpc: AddressSetting = Field(
+        default=Address("127.0.0.1", 50051),
+        description="HOST:PORT of the gRPC server itself; with 'up --workers N', the first of N consecutive ports.",
+    )
+    workers: int = Field(default=1, ge=1, le=256, description="How many server processes to run.")
+    request_timeout: float = Field(
+        default=15.0, gt=0, le=3600, description="Seconds a call may take at most, whatever its caller allows."
+    )
+    drain_delay: float = Field(
+        default=2.0,
+        ge=0,
+        le=600,
+        description="Seconds between failing health checks and refusing calls at shutdown, for balancers to notice.",
+    )
+    shutdown_grace: float = Field(
+        default=20.0, ge=0, le=3600, description="Seconds that running calls get to finish at shutdown."
+    )
+    instance: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x20-\x7e]+$",
+        description="The name of this node in REST error bodies.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe log lines to write."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="'json' lines, 'console' text, or 'auto': console on a terminal."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag over environment over file; no .env and no secrets folder."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
+    """Settings from ``flags`` (only those given), the environment and the TOML file.
+
+    Raises:
+        SettingsError: a value, a key of the file, or the file itself is wrong.
+    """
+    if config is None and (from_environment := os.environ.get("TASKGATE_CONFIG")):
+        config = Path(from_environment)
+    if config is not None and not config.is_file():
+        raise SettingsError(f"config: there is no file {config}")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return FromFile(**flags)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(dict(detail), flags) for detail in error.errors())) from error
+    except (SourceError, ValueError) as error:  # the TOML or an environment value could not be parsed at all
+        raise SettingsError(f"config: {config or 'environment'}: {error}") from error
+
+
+def _sentence(detail: dict[str, Any], flags: Mapping[str, Any]) -> str:
+    """One pydantic complaint as ``key (where it was set): what is wrong``."""
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: there is no such setting"
+    if key in flags:
+        origin = f" (--{key.replace('_', '-')})"
+    elif f"TASKGATE_{key.upper()}" in os.environ:
+        origin = f" (TASKGATE_{key.upper()})"
+    else:
+        origin = ""
+    return f"{key}{origin}: {detail['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,148 @@
+"""gRPC over grpc.aio: the portable server, and the one to run without Envoy.
+
+Handlers take and give raw bytes: decoding belongs to the endpoints, where a malformed request gets our error and not
+grpcio's "Exception deserializing request!", and a document of megabytes is not copied through a message object.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from taskgate.addresses import Address, check_port_free
+from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, build_handler, usable_request_id
+from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.endpoints import CONDUCTOR_SERVICE, SERVICE, build_endpoints
+from taskgate.errors import ERROR_DOMAIN, SettingsError, TaskgateError
+from taskgate.readiness import watch_store
+from taskgate.service import TaskService
+from taskgate.settings import Settings
+from taskgate.stores.base import TaskStore
+
+HEALTH_SERVICES = ("", SERVICE, CONDUCTOR_SERVICE)
+"""Names under which ``grpc.health.v1`` answers; the empty one stands for the whole server."""
+
+_STATUS_CODES = {code.name: code for code in grpc.StatusCode}
+
+
+class GrpcServer:
+    """One grpc.aio server over one store: TaskService, health and reflection.
+
+    Use as ``await start()``, then ``await stop()``; a server is not started twice.
+    """
+
+    def __init__(self, settings: Settings, store: TaskStore, *, share_port: bool = False) -> None:
+        """``share_port`` lets other processes listen on the same port (SO_REUSEPORT)."""
+        self._settings = settings
+        self._store = store
+        self._share_port = share_port
+        self._server = grpc.aio.server(options=_options(share_port=share_port))
+        self._health = health.aio.HealthServicer()
+        self._watch: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("taskgate.server")
+
+    async def start(self) -> Address:
+        """Listen, and report NOT_SERVING until the store answers.
+
+        Returns the address with the port that was bound. Raises SettingsError if the port is taken.
+        """
+        address = self._settings.grpc
+        if not self._share_port:
+            check_port_free(address, key="grpc")
+        service = TaskService(self._store, self._settings.task_id_format)
+        endpoints = build_endpoints(service)
+        handler = build_handler(endpoints, request_timeout=self._settings.request_timeout)
+        self._server.add_generic_rpc_handlers(_generic_handlers(endpoints, handler))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._report_health(False)
+        try:
+            port = self._server.add_insecure_port(str(address))
+        except RuntimeError as error:
+            raise SettingsError(f"grpc: cannot listen on {address}") from error
+        await self._server.start()
+        self._watch = asyncio.create_task(watch_store(self._store, self._report_health))
+        bound = Address(address.host, port)
+        self._log.info("listening", grpc=str(bound))
+        return bound
+
+    async def stop(self) -> None:
+        """Shut down without breaking a call.
+
+        1. Fail health checks, so that balancers stop sending.
+        2. Wait ``drain_delay`` seconds for them to notice.
+        3. Refuse new calls; let running ones finish for up to ``shutdown_grace`` seconds.
+        4. Close the store.
+        """
+        self._log.info("shutting down", drain_delay=self._settings.drain_delay)
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.drain_delay)
+        await self._server.stop(self._settings.shutdown_grace)
+        await self._store.close()
+        self._log.info("stopped")
+
+    async def _report_health(self, answers: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in HEALTH_SERVICES:
+            await self._health.set(name, status)
+
+
+def _options(*, share_port: bool) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.so_reuseport", int(share_port)),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        # An 8 KB path arrives from Envoy twice, as task ID and as metadata; by default gRPC drops such calls at random.
+        ("grpc.max_metadata_size", 64 * 1024),
+        ("grpc.absolute_max_metadata_size", 96 * 1024),
+        # Clients may ping an idle connection every 10 s; the default of 5 minutes cuts off common keepalive settings.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    )
+
+
+def _generic_handlers(endpoints: Mapping[str, Handler], handler: Handler) -> tuple[Any, ...]:
+    """The grpcio handlers for every endpoint, grouped by service."""
+    services: dict[str, dict[str, Any]] = {}
+    for path in endpoints:
+        service, method = path.removeprefix("/").split("/")
+        services.setdefault(service, {})[method] = grpc.unary_unary_rpc_method_handler(_unary(path, handler))
+    return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
+
+
+def _unary(path: str, handler: Handler) -> Any:
+    """A grpc.aio behaviour that carries one call between grpcio and ``handler``."""
+
+    async def behave(request: bytes, context: Any) -> bytes:
+        metadata = dict(context.invocation_metadata())
+        call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), context.time_remaining())
+        identity = ((REQUEST_ID_HEADER, call.request_id),)
+        try:
+            response = await handler(call, request)
+        except TaskgateError as error:
+            code = _STATUS_CODES[error.status.grpc_code]
+            details = (("grpc-status-details-bin", _status(error)),)
+            await context.abort(code, error.message, trailing_metadata=identity + details)
+            raise  # never reached: abort raises
+        context.set_trailing_metadata(identity)
+        return response
+
+    return behave
+
+
+def _status(error: TaskgateError) -> bytes:
+    """The serialised ``google.rpc.Status`` that gRPC clients read error details from."""
+    info = error_details_pb2.ErrorInfo(reason=error.status.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    status = status_pb2.Status(
+        code=code_pb2.Code.Value(error.status.grpc_code), message=error.message, details=[detail]
+    )
+    return status.SerializeToString()
