@@ -3,6 +3,7 @@
 Exit codes: 0 done (a drained Ctrl-C included), 1 it ran and something failed, 2 it could not be asked so.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any, TypeVar
 
 import click
 
-from taskgate import __version__
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.logs import configure_logs
 from taskgate.settings import Settings, load_settings
@@ -36,14 +36,13 @@ def with_settings(*names: str) -> Callable[[F], F]:
     """Give a command ``--config`` and one option for each named setting, and pass it ``settings``."""
 
     def decorate(command: F) -> F:
+        @functools.wraps(command)
         def run(config: Path | None, **arguments: Any) -> Any:
             flags = {name: arguments.pop(name) for name in names}
             settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
             configure_logs(settings.log_level, settings.log_format)
             return command(settings=settings, **arguments)
 
-        run.__doc__ = command.__doc__
-        run.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
         wrapped: Any = run
         for name in reversed(names):
             wrapped = _option(name)(wrapped)
@@ -79,7 +78,7 @@ _SERVER_SETTINGS = (
 
 
 @click.group(cls=_Taskgate, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="taskgate")
+@click.version_option(package_name="taskgate", prog_name="taskgate")
 def main() -> None:
     """Serve Conductor task executions by ID, over gRPC and Conductor's own REST path.
 

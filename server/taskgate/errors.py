@@ -40,7 +40,7 @@ class ErrorStatus:
 class TaskgateError(Exception):
     """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``."""
 
-    def __init__(self, message: str, **metadata: str) -> None:
+    def __init__(self, message: str, /, **metadata: str) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = metadata
