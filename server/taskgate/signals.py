@@ -15,7 +15,8 @@ def event_loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
         import uvloop  # noqa: PLC0415 - not available on every platform
     except ImportError:
         return asyncio.run
-    return uvloop.run  # type: ignore[no-any-return]
+    runner: Callable[[Coroutine[Any, Any, None]], None] = uvloop.run
+    return runner
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

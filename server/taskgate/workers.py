@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -141,9 +142,9 @@ def consecutive_addresses(first: Address, count: int) -> list[Address]:
     return [Address(first.host, first.port + index) for index in range(count)]
 
 
-async def _first_of(success: asyncio.Future[list[bool]], *failures: asyncio.Task[None]) -> None:
+async def _first_of(success: asyncio.Future[Any], *failures: asyncio.Future[Any]) -> None:
     """Wait for ``success``; raise what the first of ``failures`` to end raised."""
-    done, _ = await asyncio.wait([success, *failures], return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait((success, *failures), return_when=asyncio.FIRST_COMPLETED)
     if success not in done:
         success.cancel()
     for future in done:

@@ -8,14 +8,14 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 from urllib.parse import quote
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.threads import ReadThreads
 
 READ_THREADS = 4
 """Reads that run at once in one process; SQLite releases the interpreter lock while it works."""
@@ -64,16 +64,13 @@ _REASONS = {
 }
 """Public words for SQLite's primary result codes; driver texts stay in the exception chain."""
 
-T = TypeVar("T")
-
-
 class SqliteStore:
     """Reads the table ``task`` of one file, which may be missing, replaced or restored at any time."""
 
     def __init__(self, path: str) -> None:
         """``path`` is looked up anew for every read; nothing is opened here."""
         self._path = path
-        self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="sqlite-read")
+        self._threads = ReadThreads(self._read_document, READ_THREADS, "sqlite-read")
         self._local = threading.local()
         self._connections: set[sqlite3.Connection] = set()
         self._waiting = 0
@@ -81,20 +78,20 @@ class SqliteStore:
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``."""
-        return await self._in_thread(self._read_document, task_id)
+        return await self._ask(task_id)
 
     async def check(self) -> None:
         """See ``TaskStore``."""
-        await self._in_thread(self._read, "SELECT json_data FROM task LIMIT 1", ())
+        await self._ask(None)
 
     async def close(self) -> None:
         """See ``TaskStore``."""
         self._closed = True
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._threads.stop)
         while self._connections:
             self._connections.pop().close()
 
-    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+    async def _ask(self, task_id: str | None) -> bytes | None:
         if self._closed:
             raise StoreUnavailable(f"The store {self._path} is closed")
         if self._waiting >= MAX_WAITING:
@@ -102,13 +99,17 @@ class SqliteStore:
         self._waiting += 1
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+                return await self._threads.ask(task_id)
         except TimeoutError as error:
             raise StoreUnavailable(f"The store {self._path} did not answer within {READ_TIMEOUT:g} s") from error
         finally:
             self._waiting -= 1
 
-    def _read_document(self, task_id: str) -> bytes | None:
+    def _read_document(self, task_id: str | None) -> bytes | None:
+        """The document; without an ID, None if any could be read. Runs in a thread."""
+        if task_id is None:
+            self._read("SELECT json_data FROM task LIMIT 1", ())
+            return None
         try:
             row = self._read("SELECT json_data FROM task WHERE task_id = ?", (task_id,))
         except UnicodeEncodeError:  # a lone surrogate: no stored ID can hold one

@@ -145,4 +145,5 @@ def _status(error: TaskgateError) -> bytes:
     status = status_pb2.Status(
         code=code_pb2.Code.Value(error.status.grpc_code), message=error.message, details=[detail]
     )
-    return status.SerializeToString()
+    serialized: bytes = status.SerializeToString()
+    return serialized

@@ -23,195 +23,214 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """Never sent."""
+    """Not used: an `ErrorInfo` always has a reason."""
     ERROR_REASON_INVALID_TASK_ID: _ErrorReason.ValueType  # 1
-    """The task ID is empty, too long or not of the configured format. No store was asked.
+    """The task ID cannot be one: it is empty, too long, or not of the format that the server is set up for. No store was
+    asked.
 
-    INVALID_ARGUMENT; HTTP 400; not retryable. Example of an ErrorInfo:
+    INVALID_ARGUMENT · 400 · do not retry; correct the ID.
 
-        { "reason": "ERROR_REASON_INVALID_TASK_ID", "domain": "taskgate", "metadata": {} }
+        {"reason": "ERROR_REASON_INVALID_TASK_ID", "domain": "taskgate", "metadata": {}}
     """
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 2
-    """The request bytes are not the message that the method takes.
+    """The bytes of the request are not the message that the method takes, which `message` names.
 
-    INVALID_ARGUMENT; HTTP 400; not retryable. Example of an ErrorInfo:
+    INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this schema.
 
         {
           "reason": "ERROR_REASON_INVALID_REQUEST",
           "domain": "taskgate",
-          "metadata": { "message": "taskgate.v1.GetTaskRequest" }
+          "metadata": {"message": "taskgate.v1.GetTaskRequest"}
         }
     """
     ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 3
-    """The ID is well formed and no stored task has it.
+    """The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
+    work may come to this.
 
-    NOT_FOUND; HTTP 404; not retryable. Example of an ErrorInfo:
+    NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
 
         {
           "reason": "ERROR_REASON_TASK_NOT_FOUND",
           "domain": "taskgate",
-          "metadata": { "task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe" }
+          "metadata": {"task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe"}
         }
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 4
-    """The database is away, locked, damaged or has too much to do.
+    """The store cannot answer now: it is away, locked, damaged or overloaded. The message names the store.
 
-    UNAVAILABLE; HTTP 503; retryable. Example of an ErrorInfo:
+    UNAVAILABLE · 503 · retry after a pause.
 
-        { "reason": "ERROR_REASON_STORE_UNAVAILABLE", "domain": "taskgate", "metadata": {} }
+        {"reason": "ERROR_REASON_STORE_UNAVAILABLE", "domain": "taskgate", "metadata": {}}
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 5
-    """The caller's deadline, or the server's own limit for a call, passed before the answer was ready.
+    """The caller's deadline, or the longest time that the server allows any call, passed before there was an answer. A
+    caller whose own deadline passed mostly sees its client's error instead, which has no details.
 
-    DEADLINE_EXCEEDED; HTTP 504; retryable. Example of an ErrorInfo:
+    DEADLINE_EXCEEDED · 504 · retry after a pause, or with more time.
 
-        { "reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "taskgate", "metadata": {} }
+        {"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "taskgate", "metadata": {}}
     """
     ERROR_REASON_DOCUMENT_UNREADABLE: _ErrorReason.ValueType  # 6
-    """The stored value of this task is not a JSON object in UTF-8. The server's log has the ID, never the content.
+    """What is stored under the ID is not a JSON object in UTF-8, or is nested more than 1,000 levels deep.
 
-    DATA_LOSS; HTTP 500; not retryable. Example of an ErrorInfo:
+    DATA_LOSS · 500 · do not retry; the task has to be stored anew.
 
         {
           "reason": "ERROR_REASON_DOCUMENT_UNREADABLE",
           "domain": "taskgate",
-          "metadata": { "task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe" }
+          "metadata": {"task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe"}
         }
     """
     ERROR_REASON_TASK_NOT_REPRESENTABLE: _ErrorReason.ValueType  # 7
-    """The document holds, at `path`, a value that the typed Task has no place for. GetTaskJson returns the document.
+    """The document is sound and holds a value that `Task` has no place for; the rules are in the comment of `Task`. `path`
+    says where, never what: keys joined by dots, list items by their index, keys that are not plain words in brackets and
+    quotes. Long ones are cut. Only `GetTask`.
 
-    DATA_LOSS; not over REST; not retryable. Example of an ErrorInfo:
+    DATA_LOSS · 500 · do not retry; ask `GetTaskJson`, which returns the document as it is.
 
         {
           "reason": "ERROR_REASON_TASK_NOT_REPRESENTABLE",
           "domain": "taskgate",
-          "metadata": { "path": "seq" }
+          "metadata": {"path": "outputData.response.headers[\\"content-length\\"][0]"}
         }
     """
     ERROR_REASON_DOCUMENT_TOO_LARGE: _ErrorReason.ValueType  # 8
-    """The document, or its typed form, does not fit into one message of 32 MiB.
+    """The stored document, or the message made of it, does not fit into one message of 32 MiB. Sizes are in bytes. For a
+    document, `document_bytes` is given; for a message, `message_bytes`.
 
-    INTERNAL; HTTP 500; not retryable. Example of an ErrorInfo:
+    INTERNAL · 500 · do not retry. Not RESOURCE_EXHAUSTED, which clients do retry: the task would be as large again.
 
         {
           "reason": "ERROR_REASON_DOCUMENT_TOO_LARGE",
           "domain": "taskgate",
           "metadata": {
             "task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe",
-            "document_bytes": "41943040",
+            "document_bytes": "40000000",
             "maximum_bytes": "33550336"
           }
         }
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 9
-    """Something unexpected. The server's log has all of it under the request ID.
+    """Something that should not happen did. The server's log has all of it under `request_id`; the answer has nothing
+    else.
 
-    INTERNAL; HTTP 500; not retryable. Example of an ErrorInfo:
+    INTERNAL · 500 · do not retry; report it with the request ID.
 
         {
           "reason": "ERROR_REASON_INTERNAL",
           "domain": "taskgate",
-          "metadata": { "request_id": "0b5a6cf6-3e0f-4b51-9d0e-3c4d7c0a5e52" }
+          "metadata": {"request_id": "0d5d0c3e-7c2e-4d0f-9b1b-0d6a7f1a4f5e"}
         }
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error of this server carries, with the domain
-    "taskgate". Programs branch on the status code first and on this where they need more; messages are for people.
+    """Why a call failed: the names that `google.rpc.ErrorInfo.reason` takes where its `domain` is `taskgate`.
+
+    Programs should decide by the reason; messages are for people and may change. Reasons may be added: treat an unknown one
+    by its status code. Over gRPC the `ErrorInfo` is a detail of the `google.rpc.Status` in `grpc-status-details-bin`. REST
+    callers get the HTTP status and Conductor's error body, which has no room for the reason.
+
+    Each value says when it occurs, its gRPC code, its HTTP status, and whether the same call may succeed later.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""Never sent."""
+"""Not used: an `ErrorInfo` always has a reason."""
 ERROR_REASON_INVALID_TASK_ID: ErrorReason.ValueType  # 1
-"""The task ID is empty, too long or not of the configured format. No store was asked.
+"""The task ID cannot be one: it is empty, too long, or not of the format that the server is set up for. No store was
+asked.
 
-INVALID_ARGUMENT; HTTP 400; not retryable. Example of an ErrorInfo:
+INVALID_ARGUMENT · 400 · do not retry; correct the ID.
 
-    { "reason": "ERROR_REASON_INVALID_TASK_ID", "domain": "taskgate", "metadata": {} }
+    {"reason": "ERROR_REASON_INVALID_TASK_ID", "domain": "taskgate", "metadata": {}}
 """
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 2
-"""The request bytes are not the message that the method takes.
+"""The bytes of the request are not the message that the method takes, which `message` names.
 
-INVALID_ARGUMENT; HTTP 400; not retryable. Example of an ErrorInfo:
+INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this schema.
 
     {
       "reason": "ERROR_REASON_INVALID_REQUEST",
       "domain": "taskgate",
-      "metadata": { "message": "taskgate.v1.GetTaskRequest" }
+      "metadata": {"message": "taskgate.v1.GetTaskRequest"}
     }
 """
 ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 3
-"""The ID is well formed and no stored task has it.
+"""The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
+work may come to this.
 
-NOT_FOUND; HTTP 404; not retryable. Example of an ErrorInfo:
+NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
 
     {
       "reason": "ERROR_REASON_TASK_NOT_FOUND",
       "domain": "taskgate",
-      "metadata": { "task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe" }
+      "metadata": {"task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe"}
     }
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 4
-"""The database is away, locked, damaged or has too much to do.
+"""The store cannot answer now: it is away, locked, damaged or overloaded. The message names the store.
 
-UNAVAILABLE; HTTP 503; retryable. Example of an ErrorInfo:
+UNAVAILABLE · 503 · retry after a pause.
 
-    { "reason": "ERROR_REASON_STORE_UNAVAILABLE", "domain": "taskgate", "metadata": {} }
+    {"reason": "ERROR_REASON_STORE_UNAVAILABLE", "domain": "taskgate", "metadata": {}}
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 5
-"""The caller's deadline, or the server's own limit for a call, passed before the answer was ready.
+"""The caller's deadline, or the longest time that the server allows any call, passed before there was an answer. A
+caller whose own deadline passed mostly sees its client's error instead, which has no details.
 
-DEADLINE_EXCEEDED; HTTP 504; retryable. Example of an ErrorInfo:
+DEADLINE_EXCEEDED · 504 · retry after a pause, or with more time.
 
-    { "reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "taskgate", "metadata": {} }
+    {"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "taskgate", "metadata": {}}
 """
 ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 6
-"""The stored value of this task is not a JSON object in UTF-8. The server's log has the ID, never the content.
+"""What is stored under the ID is not a JSON object in UTF-8, or is nested more than 1,000 levels deep.
 
-DATA_LOSS; HTTP 500; not retryable. Example of an ErrorInfo:
+DATA_LOSS · 500 · do not retry; the task has to be stored anew.
 
     {
       "reason": "ERROR_REASON_DOCUMENT_UNREADABLE",
       "domain": "taskgate",
-      "metadata": { "task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe" }
+      "metadata": {"task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe"}
     }
 """
 ERROR_REASON_TASK_NOT_REPRESENTABLE: ErrorReason.ValueType  # 7
-"""The document holds, at `path`, a value that the typed Task has no place for. GetTaskJson returns the document.
+"""The document is sound and holds a value that `Task` has no place for; the rules are in the comment of `Task`. `path`
+says where, never what: keys joined by dots, list items by their index, keys that are not plain words in brackets and
+quotes. Long ones are cut. Only `GetTask`.
 
-DATA_LOSS; not over REST; not retryable. Example of an ErrorInfo:
+DATA_LOSS · 500 · do not retry; ask `GetTaskJson`, which returns the document as it is.
 
     {
       "reason": "ERROR_REASON_TASK_NOT_REPRESENTABLE",
       "domain": "taskgate",
-      "metadata": { "path": "seq" }
+      "metadata": {"path": "outputData.response.headers[\\"content-length\\"][0]"}
     }
 """
 ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 8
-"""The document, or its typed form, does not fit into one message of 32 MiB.
+"""The stored document, or the message made of it, does not fit into one message of 32 MiB. Sizes are in bytes. For a
+document, `document_bytes` is given; for a message, `message_bytes`.
 
-INTERNAL; HTTP 500; not retryable. Example of an ErrorInfo:
+INTERNAL · 500 · do not retry. Not RESOURCE_EXHAUSTED, which clients do retry: the task would be as large again.
 
     {
       "reason": "ERROR_REASON_DOCUMENT_TOO_LARGE",
       "domain": "taskgate",
       "metadata": {
         "task_id": "65fc73fe-0586-11f1-8b8d-6219b54da7fe",
-        "document_bytes": "41943040",
+        "document_bytes": "40000000",
         "maximum_bytes": "33550336"
       }
     }
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 9
-"""Something unexpected. The server's log has all of it under the request ID.
+"""Something that should not happen did. The server's log has all of it under `request_id`; the answer has nothing
+else.
 
-INTERNAL; HTTP 500; not retryable. Example of an ErrorInfo:
+INTERNAL · 500 · do not retry; report it with the request ID.
 
     {
       "reason": "ERROR_REASON_INTERNAL",
       "domain": "taskgate",
-      "metadata": { "request_id": "0b5a6cf6-3e0f-4b51-9d0e-3c4d7c0a5e52" }
+      "metadata": {"request_id": "0d5d0c3e-7c2e-4d0f-9b1b-0d6a7f1a4f5e"}
     }
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

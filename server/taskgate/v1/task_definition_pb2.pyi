@@ -22,7 +22,12 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TaskDef(_message.Message):
-    """What holds for every execution of a kind of task. The rules of `Task` hold here too."""
+    """The definition of a kind of task: its limits, its retries, its owner.
+
+    Agrees on the wire with `conductor.proto.TaskDef`; numbers from 1000 up are in Conductor's REST documents only. Presence
+    is kept as in `Task`. Where a document of an older Conductor lacks a field that is not `optional`, it reads as
+    Conductor's own default for it, given with the field.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -33,39 +38,25 @@ class TaskDef(_message.Message):
     class _TimeoutPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TaskDef._TimeoutPolicy.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         RETRY: TaskDef._TimeoutPolicy.ValueType  # 0
-        """The task is retried.
-
-        Conductor's numbering and names are fixed.
-        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX
-        buf:lint:ignore ENUM_VALUE_PREFIX
-        """
+        """The task is tried again, as after a failure."""
         TIME_OUT_WF: TaskDef._TimeoutPolicy.ValueType  # 1
-        """The workflow times out too. The value where the document has none, as in Conductor.
-        buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-        """
+        """The task ends as TIMED_OUT, and its workflow with it."""
         ALERT_ONLY: TaskDef._TimeoutPolicy.ValueType  # 2
-        """Nothing but a count in the metrics.
-        buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-        """
+        """It is counted in Conductor's metrics, and nothing else happens."""
 
     class TimeoutPolicy(_TimeoutPolicy, metaclass=_TimeoutPolicyEnumTypeWrapper):
-        """What happens to the workflow when the task times out."""
+        """What happens when a time limit passes.
+
+        buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
+        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to RETRY; where a document says nothing, its default is set.
+        """
 
     RETRY: TaskDef.TimeoutPolicy.ValueType  # 0
-    """The task is retried.
-
-    Conductor's numbering and names are fixed.
-    buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX
-    buf:lint:ignore ENUM_VALUE_PREFIX
-    """
+    """The task is tried again, as after a failure."""
     TIME_OUT_WF: TaskDef.TimeoutPolicy.ValueType  # 1
-    """The workflow times out too. The value where the document has none, as in Conductor.
-    buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-    """
+    """The task ends as TIMED_OUT, and its workflow with it."""
     ALERT_ONLY: TaskDef.TimeoutPolicy.ValueType  # 2
-    """Nothing but a count in the metrics.
-    buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-    """
+    """It is counted in Conductor's metrics, and nothing else happens."""
 
     class _RetryLogic:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -74,39 +65,25 @@ class TaskDef(_message.Message):
     class _RetryLogicEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[TaskDef._RetryLogic.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         FIXED: TaskDef._RetryLogic.ValueType  # 0
-        """Always retry_delay_seconds.
-
-        Conductor's numbering and names are fixed.
-        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX
-        buf:lint:ignore ENUM_VALUE_PREFIX
-        """
+        """Always `retry_delay_seconds`."""
         EXPONENTIAL_BACKOFF: TaskDef._RetryLogic.ValueType  # 1
-        """Doubles with every retry.
-        buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-        """
+        """`retry_delay_seconds`, doubled with every attempt."""
         LINEAR_BACKOFF: TaskDef._RetryLogic.ValueType  # 2
-        """Grows by retry_delay_seconds times backoff_scale_factor with every retry.
-        buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-        """
+        """`retry_delay_seconds` times `backoff_scale_factor` times the number of the attempt."""
 
     class RetryLogic(_RetryLogic, metaclass=_RetryLogicEnumTypeWrapper):
-        """How the wait before each retry grows."""
+        """How the wait before the next attempt is computed.
+
+        buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
+        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to FIXED, which is also its default.
+        """
 
     FIXED: TaskDef.RetryLogic.ValueType  # 0
-    """Always retry_delay_seconds.
-
-    Conductor's numbering and names are fixed.
-    buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX
-    buf:lint:ignore ENUM_VALUE_PREFIX
-    """
+    """Always `retry_delay_seconds`."""
     EXPONENTIAL_BACKOFF: TaskDef.RetryLogic.ValueType  # 1
-    """Doubles with every retry.
-    buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-    """
+    """`retry_delay_seconds`, doubled with every attempt."""
     LINEAR_BACKOFF: TaskDef.RetryLogic.ValueType  # 2
-    """Grows by retry_delay_seconds times backoff_scale_factor with every retry.
-    buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-    """
+    """`retry_delay_seconds` times `backoff_scale_factor` times the number of the attempt."""
 
     @_typing.final
     class InputTemplateEntry(_message.Message):
@@ -148,11 +125,11 @@ class TaskDef(_message.Message):
     OWNER_EMAIL_FIELD_NUMBER: _builtins.int
     POLL_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     BACKOFF_SCALE_FACTOR_FIELD_NUMBER: _builtins.int
+    MAX_RETRY_DELAY_SECONDS_FIELD_NUMBER: _builtins.int
+    BACKOFF_JITTER_MS_FIELD_NUMBER: _builtins.int
     BASE_TYPE_FIELD_NUMBER: _builtins.int
     TOTAL_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     TASK_STATUS_LISTENER_ENABLED_FIELD_NUMBER: _builtins.int
-    MAX_RETRY_DELAY_SECONDS_FIELD_NUMBER: _builtins.int
-    BACKOFF_JITTER_MS_FIELD_NUMBER: _builtins.int
     OWNER_APP_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -163,82 +140,86 @@ class TaskDef(_message.Message):
     OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     ENFORCE_SCHEMA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the definition."""
+    """The unique name that steps and workers use. Absent where Conductor recorded none."""
     description: _builtins.str
-    """What the task is for, in its author's words."""
+    """What the task is for. Absent where Conductor recorded nothing."""
     retry_count: _builtins.int
-    """Retries before the task counts as failed. 3 where the document has none, as in Conductor."""
+    """How many attempts may follow a failed one. 3 if the document does not say."""
     timeout_seconds: _builtins.int
-    """Seconds a task may take in all; 0 for no limit."""
+    """How long the task may take once it has started, in seconds; 0 for no limit."""
     timeout_policy: Global___TaskDef.TimeoutPolicy.ValueType
-    """What happens to the workflow when the task times out."""
+    """What happens when a time limit passes. TIME_OUT_WF if the document does not say."""
     retry_logic: Global___TaskDef.RetryLogic.ValueType
-    """How the wait before each retry grows."""
+    """How the wait before the next attempt is computed. FIXED if the document does not say."""
     retry_delay_seconds: _builtins.int
-    """Seconds to wait before a retry. 60 where the document has none, as in Conductor."""
+    """The wait that `retry_logic` starts from, in seconds. 60 if the document does not say."""
     response_timeout_seconds: _builtins.int
-    """Seconds a worker may be silent; 0 for no limit. 3600 where the document has none, as in Conductor."""
+    """How long a worker may stay silent before the task is handed to another, in seconds. 3600 if the document does not
+    say.
+    """
     concurrent_exec_limit: _builtins.int
-    """Executions that may run at once; unset or 0 for no limit."""
+    """How many executions may be in progress at one time. Absent, or 0, for no limit."""
     rate_limit_per_frequency: _builtins.int
-    """Executions allowed per rate_limit_frequency_in_seconds; unset or 0 for no limit."""
+    """How many executions may start in one `rate_limit_frequency_in_seconds`; 0 for no limit."""
     rate_limit_frequency_in_seconds: _builtins.int
-    """Length of the rate limit's window in seconds."""
+    """The window of `rate_limit_per_frequency`, in seconds. 1 if the document does not say."""
     isolation_group_id: _builtins.str
-    """Isolation group of the workers that may take the task."""
+    """The isolation group whose Conductor nodes execute the task. Absent where none is set."""
     execution_name_space: _builtins.str
-    """Namespace for the isolation of workers; the JSON key is executionNameSpace."""
+    """The execution name space of the task. Absent where none is set."""
     owner_email: _builtins.str
-    """E-mail address of the owner."""
+    """Whom to write to about the task. Absent where Conductor recorded none."""
     poll_timeout_seconds: _builtins.int
-    """Seconds a task may wait for a worker before it times out."""
+    """How long the task may wait for a worker, in seconds. Absent, or 0, for no limit."""
     backoff_scale_factor: _builtins.int
-    """Factor of LINEAR_BACKOFF. 1 where the document has none, as in Conductor."""
-    base_type: _builtins.str
-    """Name of the definition that this one builds on."""
-    total_timeout_seconds: _builtins.int
-    """Seconds from the first schedule to the end of the last retry; 0 for no limit."""
-    task_status_listener_enabled: _builtins.bool
-    """Whether status listeners hear of tasks of this kind. True where the document does not say, as in Conductor."""
+    """The factor of LINEAR_BACKOFF. 1 if the document does not say."""
     max_retry_delay_seconds: _builtins.int
-    """Longest wait before a retry in seconds; 0 for no limit."""
+    """The longest wait before an attempt, in seconds; 0 for no limit."""
     backoff_jitter_ms: _builtins.int
-    """Most milliseconds of random extra wait before a retry."""
+    """The most that is added to a wait at random, in milliseconds, so that failed tasks do not return all at once; 0 for
+    none.
+    """
+    base_type: _builtins.str
+    """The kind of task that this definition builds on. Absent where Conductor recorded none."""
+    total_timeout_seconds: _builtins.int
+    """How long all attempts together may take, in seconds; 0 for no limit."""
+    task_status_listener_enabled: _builtins.bool
+    """Whether listeners hear of changes of the task's status. True if the document does not say."""
     owner_app: _builtins.str
-    """Application that owns the definition. In REST, not in Conductor's proto."""
+    """The application that owns the definition. REST only. Absent where Conductor recorded none."""
     create_time: _builtins.int
-    """When the definition was made. Epoch milliseconds. In REST, not in Conductor's proto."""
+    """When the definition was registered. REST only. Epoch milliseconds; 0 where Conductor recorded nothing."""
     update_time: _builtins.int
-    """When the definition was last changed. Epoch milliseconds. In REST, not in Conductor's proto."""
+    """When the definition was last changed. REST only. Epoch milliseconds; 0 where Conductor recorded nothing."""
     created_by: _builtins.str
-    """Who made the definition. In REST, not in Conductor's proto."""
+    """Who registered the definition. REST only. Absent where Conductor recorded nobody."""
     updated_by: _builtins.str
-    """Who last changed it. In REST, not in Conductor's proto."""
+    """Who changed the definition last. REST only. Absent where Conductor recorded nobody."""
     enforce_schema: _builtins.bool
-    """Whether the schemas are enforced. In REST, not in Conductor's proto."""
+    """Whether Conductor refuses inputs and outputs that break these schemas. REST only."""
     @_builtins.property
     def input_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Keys that the input is expected to have."""
+        """The names of the inputs that the task expects; documentation only."""
 
     @_builtins.property
     def output_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Keys that the output is expected to have."""
+        """The names of the outputs that the task gives; documentation only."""
 
     @_builtins.property
     def input_template(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Default input, under what the workflow gives."""
+        """Inputs that are used where a step gives none. Numbers become doubles, as in `Task.input_data`."""
 
     @_builtins.property
     def runtime_metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of values to resolve when a worker polls. In REST, not in Conductor's proto."""
+        """The names of the secrets and environment values that workers get with the task; never their values. REST only."""
 
     @_builtins.property
     def input_schema(self) -> _struct_pb2.Value:
-        """Schema that inputs must follow. In REST, not in Conductor's proto."""
+        """The schema that inputs are held to, as Conductor's registry describes it. REST only. Absent where there is none."""
 
     @_builtins.property
     def output_schema(self) -> _struct_pb2.Value:
-        """Schema that outputs must follow. In REST, not in Conductor's proto."""
+        """The schema that outputs are held to, as Conductor's registry describes it. REST only. Absent where there is none."""
 
     def __init__(
         self,
@@ -255,18 +236,18 @@ class TaskDef(_message.Message):
         response_timeout_seconds: _builtins.int = ...,
         concurrent_exec_limit: _builtins.int | None = ...,
         input_template: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
-        rate_limit_per_frequency: _builtins.int | None = ...,
-        rate_limit_frequency_in_seconds: _builtins.int | None = ...,
+        rate_limit_per_frequency: _builtins.int = ...,
+        rate_limit_frequency_in_seconds: _builtins.int = ...,
         isolation_group_id: _builtins.str | None = ...,
         execution_name_space: _builtins.str | None = ...,
         owner_email: _builtins.str | None = ...,
         poll_timeout_seconds: _builtins.int | None = ...,
         backoff_scale_factor: _builtins.int = ...,
+        max_retry_delay_seconds: _builtins.int = ...,
+        backoff_jitter_ms: _builtins.int = ...,
         base_type: _builtins.str | None = ...,
         total_timeout_seconds: _builtins.int = ...,
         task_status_listener_enabled: _builtins.bool = ...,
-        max_retry_delay_seconds: _builtins.int = ...,
-        backoff_jitter_ms: _builtins.int = ...,
         owner_app: _builtins.str | None = ...,
         create_time: _builtins.int = ...,
         update_time: _builtins.int = ...,
@@ -277,9 +258,9 @@ class TaskDef(_message.Message):
         output_schema: _struct_pb2.Value | None = ...,
         enforce_schema: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_rate_limit_frequency_in_seconds", b"_rate_limit_frequency_in_seconds", "_rate_limit_per_frequency", b"_rate_limit_per_frequency", "_updated_by", b"_updated_by", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "created_by", b"created_by", "description", b"description", "execution_name_space", b"execution_name_space", "input_schema", b"input_schema", "isolation_group_id", b"isolation_group_id", "name", b"name", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "updated_by", b"updated_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_updated_by", b"_updated_by", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "created_by", b"created_by", "description", b"description", "execution_name_space", b"execution_name_space", "input_schema", b"input_schema", "isolation_group_id", b"isolation_group_id", "name", b"name", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "updated_by", b"updated_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_rate_limit_frequency_in_seconds", b"_rate_limit_frequency_in_seconds", "_rate_limit_per_frequency", b"_rate_limit_per_frequency", "_updated_by", b"_updated_by", "backoff_jitter_ms", b"backoff_jitter_ms", "backoff_scale_factor", b"backoff_scale_factor", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "enforce_schema", b"enforce_schema", "execution_name_space", b"execution_name_space", "input_keys", b"input_keys", "input_schema", b"input_schema", "input_template", b"input_template", "isolation_group_id", b"isolation_group_id", "max_retry_delay_seconds", b"max_retry_delay_seconds", "name", b"name", "output_keys", b"output_keys", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "response_timeout_seconds", b"response_timeout_seconds", "retry_count", b"retry_count", "retry_delay_seconds", b"retry_delay_seconds", "retry_logic", b"retry_logic", "runtime_metadata", b"runtime_metadata", "task_status_listener_enabled", b"task_status_listener_enabled", "timeout_policy", b"timeout_policy", "timeout_seconds", b"timeout_seconds", "total_timeout_seconds", b"total_timeout_seconds", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_updated_by", b"_updated_by", "backoff_jitter_ms", b"backoff_jitter_ms", "backoff_scale_factor", b"backoff_scale_factor", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "enforce_schema", b"enforce_schema", "execution_name_space", b"execution_name_space", "input_keys", b"input_keys", "input_schema", b"input_schema", "input_template", b"input_template", "isolation_group_id", b"isolation_group_id", "max_retry_delay_seconds", b"max_retry_delay_seconds", "name", b"name", "output_keys", b"output_keys", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "response_timeout_seconds", b"response_timeout_seconds", "retry_count", b"retry_count", "retry_delay_seconds", b"retry_delay_seconds", "retry_logic", b"retry_logic", "runtime_metadata", b"runtime_metadata", "task_status_listener_enabled", b"task_status_listener_enabled", "timeout_policy", b"timeout_policy", "timeout_seconds", b"timeout_seconds", "total_timeout_seconds", b"total_timeout_seconds", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_type: _TypeAlias = _typing.Literal["base_type"]  # noqa: Y015
     _WhichOneofArgType__base_type: _TypeAlias = _typing.Literal["_base_type", b"_base_type"]  # noqa: Y015
@@ -301,10 +282,6 @@ class TaskDef(_message.Message):
     _WhichOneofArgType__owner_email: _TypeAlias = _typing.Literal["_owner_email", b"_owner_email"]  # noqa: Y015
     _WhichOneofReturnType__poll_timeout_seconds: _TypeAlias = _typing.Literal["poll_timeout_seconds"]  # noqa: Y015
     _WhichOneofArgType__poll_timeout_seconds: _TypeAlias = _typing.Literal["_poll_timeout_seconds", b"_poll_timeout_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__rate_limit_frequency_in_seconds: _TypeAlias = _typing.Literal["rate_limit_frequency_in_seconds"]  # noqa: Y015
-    _WhichOneofArgType__rate_limit_frequency_in_seconds: _TypeAlias = _typing.Literal["_rate_limit_frequency_in_seconds", b"_rate_limit_frequency_in_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__rate_limit_per_frequency: _TypeAlias = _typing.Literal["rate_limit_per_frequency"]  # noqa: Y015
-    _WhichOneofArgType__rate_limit_per_frequency: _TypeAlias = _typing.Literal["_rate_limit_per_frequency", b"_rate_limit_per_frequency"]  # noqa: Y015
     _WhichOneofReturnType__updated_by: _TypeAlias = _typing.Literal["updated_by"]  # noqa: Y015
     _WhichOneofArgType__updated_by: _TypeAlias = _typing.Literal["_updated_by", b"_updated_by"]  # noqa: Y015
     @_typing.overload
@@ -327,10 +304,6 @@ class TaskDef(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__owner_email) -> _WhichOneofReturnType__owner_email | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__poll_timeout_seconds) -> _WhichOneofReturnType__poll_timeout_seconds | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_limit_frequency_in_seconds) -> _WhichOneofReturnType__rate_limit_frequency_in_seconds | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_limit_per_frequency) -> _WhichOneofReturnType__rate_limit_per_frequency | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__updated_by) -> _WhichOneofReturnType__updated_by | None: ...
 

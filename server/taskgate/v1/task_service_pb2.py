@@ -23,25 +23,30 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from taskgate.v1 import task_pb2 as taskgate_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskgate/v1/task_service.proto\x12\x0btaskgate.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x16taskgate/v1/task.proto\"!\n\x0eGetTaskRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"2\n\x0fGetTaskResponse\x12\x1f\n\x04task\x18\x01 \x01(\x0b\x32\x11.taskgate.v1.Task\"%\n\x12GetTaskJsonRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t2\xb9\x01\n\x0bTaskService\x12\x46\n\x07GetTask\x12\x1b.taskgate.v1.GetTaskRequest\x1a\x1c.taskgate.v1.GetTaskResponse\"\x00\x12\x62\n\x0bGetTaskJson\x12\x1f.taskgate.v1.GetTaskJsonRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/api/tasks/{task_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskgate/v1/task_service.proto\x12\x0btaskgate.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x16taskgate/v1/task.proto\"/\n\x0eGetTaskRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId\"8\n\x0fGetTaskResponse\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x11.taskgate.v1.TaskR\x04task\"3\n\x12GetTaskJsonRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId2\xb7\x01\n\x0bTaskService\x12\x44\n\x07GetTask\x12\x1b.taskgate.v1.GetTaskRequest\x1a\x1c.taskgate.v1.GetTaskResponse\x12\x62\n\x0bGetTaskJson\x12\x1f.taskgate.v1.GetTaskJsonRequest\x1a\x14.google.api.HttpBody\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/api/tasks/{task_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskgate.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_GETTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
+  _globals['_GETTASKJSONREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_GETTASKJSONREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
   _globals['_TASKSERVICE'].methods_by_name['GetTaskJson']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['GetTaskJson']._serialized_options = b'\202\323\344\223\002\026\022\024/api/tasks/{task_id}'
-  _globals['_GETTASKREQUEST']._serialized_start=128
-  _globals['_GETTASKREQUEST']._serialized_end=161
-  _globals['_GETTASKRESPONSE']._serialized_start=163
-  _globals['_GETTASKRESPONSE']._serialized_end=213
-  _globals['_GETTASKJSONREQUEST']._serialized_start=215
-  _globals['_GETTASKJSONREQUEST']._serialized_end=252
-  _globals['_TASKSERVICE']._serialized_start=255
-  _globals['_TASKSERVICE']._serialized_end=440
+  _globals['_GETTASKREQUEST']._serialized_start=161
+  _globals['_GETTASKREQUEST']._serialized_end=208
+  _globals['_GETTASKRESPONSE']._serialized_start=210
+  _globals['_GETTASKRESPONSE']._serialized_end=266
+  _globals['_GETTASKJSONREQUEST']._serialized_start=268
+  _globals['_GETTASKJSONREQUEST']._serialized_end=319
+  _globals['_TASKSERVICE']._serialized_start=322
+  _globals['_TASKSERVICE']._serialized_end=505
 # @@protoc_insertion_point(module_scope)

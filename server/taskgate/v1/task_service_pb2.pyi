@@ -19,13 +19,16 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetTaskRequest(_message.Message):
-    """Request of TaskService.GetTask; the same bytes as Conductor's message of this name."""
+    """Which task `TaskService.GetTask` returns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The task execution ID. A UUID in any case, unless the server is set up for other formats; at most 255 characters."""
+    """The ID of the task execution: a UUID in its usual 36 characters, any version, any case. A server set up for other ID
+    generators takes any 1 to 255 characters that are not control characters. Compared with stored IDs character by
+    character, case included.
+    """
     def __init__(
         self,
         *,
@@ -41,14 +44,14 @@ Global___GetTaskRequest: _TypeAlias = GetTaskRequest  # noqa: Y015
 
 @_typing.final
 class GetTaskResponse(_message.Message):
-    """Response of TaskService.GetTask; the same bytes as Conductor's message of this name."""
+    """The answer of `TaskService.GetTask`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _task_pb2.Task:
-        """The task; always set."""
+        """The task. Always set."""
 
     def __init__(
         self,
@@ -65,13 +68,13 @@ Global___GetTaskResponse: _TypeAlias = GetTaskResponse  # noqa: Y015
 
 @_typing.final
 class GetTaskJsonRequest(_message.Message):
-    """Request of TaskService.GetTaskJson."""
+    """Which task `TaskService.GetTaskJson` returns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The task execution ID, as in GetTaskRequest. Over REST it is the last segment of the path, percent-decoded once."""
+    """The ID of the task execution, as in `GetTaskRequest`; over REST, the last segment of the path, percent-decoded."""
     def __init__(
         self,
         *,

@@ -28,22 +28,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskServiceStub:
-    """Answers what happened to a task, by its task execution ID.
+    """Reads executions of Conductor tasks by their ID.
 
-    Both methods read one stored document and change nothing; repeating a call is always safe. They fail alike:
+    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
+    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    and an answer is as new as the store it came from.
 
-      INVALID_ARGUMENT   the task ID is malformed, or the request is not the message named here
-      NOT_FOUND          no task has this ID; IDs are compared exactly, case included
-      UNAVAILABLE        the store cannot answer now; try again
-      DEADLINE_EXCEEDED  the caller's deadline or the server's own limit passed; try again
-      DATA_LOSS          the stored document cannot be read
-      INTERNAL           the answer is larger than 32 MiB, or something unexpected happened
+    Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
+    UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
+    `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    Every error carries a google.rpc.ErrorInfo whose reason is a value of `ErrorReason`. The request ID that a caller
-    sends as metadata `x-request-id`, or a new one, is in the trailing metadata and in the server's log.
-
-    Messages are at most 32 MiB. Many gRPC clients refuse more than 4 MiB until they are told otherwise, and a task may
-    hold more: Conductor lets inputs and outputs grow to 3 MiB each by default.
+    A message is at most 32 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
+    its kin), and Conductor lets a task hold more than that.
     """
 
     @_typing.overload
@@ -51,85 +47,111 @@ class TaskServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
-    """Returns the task as a typed message.
+    """Returns a task as a typed message.
 
-    Costs, beyond the read, the parsing of the document: about 20 microseconds per kilobyte. `Task` says what a typed
-    message cannot hold; for a document with such a value this method fails with DATA_LOSS and
-    ERROR_REASON_TASK_NOT_REPRESENTABLE, and only GetTaskJson returns it.
+    Cost: one lookup by primary key, then parsing the document: tens of microseconds for a document of 2 kB, about 20
+    milliseconds for each MB. Where only a few fields of large tasks are wanted, that is still the price.
 
-    Also served as conductor.grpc.tasks.TaskService/GetTask, with the same bytes, for stubs made from Conductor's protos.
+    This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
+    reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+    `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
-    Has no REST form: proto3 JSON would quote 64-bit numbers, drop nulls and reorder keys. REST is GetTaskJson.
+    Returns:
+
+    * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed; no store was asked.
+    * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
+    * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+    * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds what `Task` cannot; see there. `GetTaskJson`
+      returns it.
+    * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
+    * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
+    * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
+    * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+    * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
     GetTaskJson: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskJsonRequest, _httpbody_pb2.HttpBody]
-    """Returns the task as the JSON document that Conductor's REST gives, content type application/json.
+    """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
+    keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-    The bytes are those that were stored: key order, nulls, numbers of any size and duplicate keys included; only
-    insignificant whitespace was removed when the document was imported. This is what REST callers get, and the
-    cheaper method for the server.
+    This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+    wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+    given with each `ErrorReason`.
 
-    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - HttpBody is what makes Envoy pass the bytes on as they are.
+    Cost: one lookup by primary key and one pass over the document to see that it is JSON: microseconds for 2 kB.
+
+    Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
+
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
     """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
-    """Answers what happened to a task, by its task execution ID.
+    """Reads executions of Conductor tasks by their ID.
 
-    Both methods read one stored document and change nothing; repeating a call is always safe. They fail alike:
+    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
+    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    and an answer is as new as the store it came from.
 
-      INVALID_ARGUMENT   the task ID is malformed, or the request is not the message named here
-      NOT_FOUND          no task has this ID; IDs are compared exactly, case included
-      UNAVAILABLE        the store cannot answer now; try again
-      DEADLINE_EXCEEDED  the caller's deadline or the server's own limit passed; try again
-      DATA_LOSS          the stored document cannot be read
-      INTERNAL           the answer is larger than 32 MiB, or something unexpected happened
+    Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
+    UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
+    `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    Every error carries a google.rpc.ErrorInfo whose reason is a value of `ErrorReason`. The request ID that a caller
-    sends as metadata `x-request-id`, or a new one, is in the trailing metadata and in the server's log.
-
-    Messages are at most 32 MiB. Many gRPC clients refuse more than 4 MiB until they are told otherwise, and a task may
-    hold more: Conductor lets inputs and outputs grow to 3 MiB each by default.
+    A message is at most 32 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
+    its kin), and Conductor lets a task hold more than that.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
-    """Returns the task as a typed message.
+    """Returns a task as a typed message.
 
-    Costs, beyond the read, the parsing of the document: about 20 microseconds per kilobyte. `Task` says what a typed
-    message cannot hold; for a document with such a value this method fails with DATA_LOSS and
-    ERROR_REASON_TASK_NOT_REPRESENTABLE, and only GetTaskJson returns it.
+    Cost: one lookup by primary key, then parsing the document: tens of microseconds for a document of 2 kB, about 20
+    milliseconds for each MB. Where only a few fields of large tasks are wanted, that is still the price.
 
-    Also served as conductor.grpc.tasks.TaskService/GetTask, with the same bytes, for stubs made from Conductor's protos.
+    This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
+    reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+    `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
-    Has no REST form: proto3 JSON would quote 64-bit numbers, drop nulls and reorder keys. REST is GetTaskJson.
+    Returns:
+
+    * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed; no store was asked.
+    * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
+    * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+    * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds what `Task` cannot; see there. `GetTaskJson`
+      returns it.
+    * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
+    * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
+    * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
+    * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+    * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
     GetTaskJson: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskJsonRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Returns the task as the JSON document that Conductor's REST gives, content type application/json.
+    """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
+    keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-    The bytes are those that were stored: key order, nulls, numbers of any size and duplicate keys included; only
-    insignificant whitespace was removed when the document was imported. This is what REST callers get, and the
-    cheaper method for the server.
+    This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+    wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+    given with each `ErrorReason`.
 
-    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - HttpBody is what makes Envoy pass the bytes on as they are.
+    Cost: one lookup by primary key and one pass over the document to see that it is JSON: microseconds for 2 kB.
+
+    Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
+
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Answers what happened to a task, by its task execution ID.
+    """Reads executions of Conductor tasks by their ID.
 
-    Both methods read one stored document and change nothing; repeating a call is always safe. They fail alike:
+    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
+    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    and an answer is as new as the store it came from.
 
-      INVALID_ARGUMENT   the task ID is malformed, or the request is not the message named here
-      NOT_FOUND          no task has this ID; IDs are compared exactly, case included
-      UNAVAILABLE        the store cannot answer now; try again
-      DEADLINE_EXCEEDED  the caller's deadline or the server's own limit passed; try again
-      DATA_LOSS          the stored document cannot be read
-      INTERNAL           the answer is larger than 32 MiB, or something unexpected happened
+    Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
+    UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
+    `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    Every error carries a google.rpc.ErrorInfo whose reason is a value of `ErrorReason`. The request ID that a caller
-    sends as metadata `x-request-id`, or a new one, is in the trailing metadata and in the server's log.
-
-    Messages are at most 32 MiB. Many gRPC clients refuse more than 4 MiB until they are told otherwise, and a task may
-    hold more: Conductor lets inputs and outputs grow to 3 MiB each by default.
+    A message is at most 32 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
+    its kin), and Conductor lets a task hold more than that.
     """
 
     @_abc_1.abstractmethod
@@ -138,15 +160,27 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.GetTaskResponse, _abc.Awaitable[_task_service_pb2.GetTaskResponse]]:
-        """Returns the task as a typed message.
+        """Returns a task as a typed message.
 
-        Costs, beyond the read, the parsing of the document: about 20 microseconds per kilobyte. `Task` says what a typed
-        message cannot hold; for a document with such a value this method fails with DATA_LOSS and
-        ERROR_REASON_TASK_NOT_REPRESENTABLE, and only GetTaskJson returns it.
+        Cost: one lookup by primary key, then parsing the document: tens of microseconds for a document of 2 kB, about 20
+        milliseconds for each MB. Where only a few fields of large tasks are wanted, that is still the price.
 
-        Also served as conductor.grpc.tasks.TaskService/GetTask, with the same bytes, for stubs made from Conductor's protos.
+        This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
+        reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+        `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
-        Has no REST form: proto3 JSON would quote 64-bit numbers, drop nulls and reorder keys. REST is GetTaskJson.
+        Returns:
+
+        * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed; no store was asked.
+        * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
+        * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+        * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds what `Task` cannot; see there. `GetTaskJson`
+          returns it.
+        * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
+        * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
+        * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
+        * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+        * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
         """
 
     @_abc_1.abstractmethod
@@ -155,13 +189,18 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskJsonRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Returns the task as the JSON document that Conductor's REST gives, content type application/json.
+        """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
+        keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-        The bytes are those that were stored: key order, nulls, numbers of any size and duplicate keys included; only
-        insignificant whitespace was removed when the document was imported. This is what REST callers get, and the
-        cheaper method for the server.
+        This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+        wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+        given with each `ErrorReason`.
 
-        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME - HttpBody is what makes Envoy pass the bytes on as they are.
+        Cost: one lookup by primary key and one pass over the document to see that it is JSON: microseconds for 2 kB.
+
+        Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
+
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

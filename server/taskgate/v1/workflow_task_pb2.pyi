@@ -23,7 +23,14 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class WorkflowTask(_message.Message):
-    """A task as a workflow definition describes it. The rules of `Task` hold here too."""
+    """One step of a workflow definition, as it was when the workflow started.
+
+    Agrees on the wire with `conductor.proto.WorkflowTask`; numbers from 1000 up are in Conductor's REST documents only.
+    Strings of the form `${…}` are the workflow's expressions, not yet filled in. Presence is kept as in `Task`.
+
+    Steps hold other steps. Of the 100 levels that protobuf parsers accept, a step inside `loop_over` or `default_case` takes
+    one, inside `fork_tasks` two, inside `decision_cases` three; a task whose definition needs more is refused, see `Task`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -34,42 +41,34 @@ class WorkflowTask(_message.Message):
     class _JoinModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WorkflowTask._JoinMode.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         SYNC: WorkflowTask._JoinMode.ValueType  # 0
-        """The server decides on the join at once when a branch ends. Also the value where the document has none.
-
-        Conductor's numbering and names are fixed.
-        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX
-        buf:lint:ignore ENUM_VALUE_PREFIX
-        """
+        """At once, whenever the workflow moves."""
         ASYNC: WorkflowTask._JoinMode.ValueType  # 1
-        """The join is looked at from time to time.
-        buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-        """
+        """From a queue, at growing intervals."""
 
     class JoinMode(_JoinMode, metaclass=_JoinModeEnumTypeWrapper):
-        """Whether a JOIN waits on its branches in the server's thread."""
+        """When a `JOIN` step looks at the branches that it waits for.
+
+        buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
+        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to SYNC; the field is optional, so absence needs no value.
+        """
 
     SYNC: WorkflowTask.JoinMode.ValueType  # 0
-    """The server decides on the join at once when a branch ends. Also the value where the document has none.
-
-    Conductor's numbering and names are fixed.
-    buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX
-    buf:lint:ignore ENUM_VALUE_PREFIX
-    """
+    """At once, whenever the workflow moves."""
     ASYNC: WorkflowTask.JoinMode.ValueType  # 1
-    """The join is looked at from time to time.
-    buf:lint:ignore ENUM_VALUE_PREFIX - Conductor's name
-    """
+    """From a queue, at growing intervals."""
 
     @_typing.final
     class WorkflowTaskList(_message.Message):
-        """A list of tasks, since maps and repeated fields cannot hold lists. In JSON it is a plain array."""
+        """A list of steps where protobuf allows no bare list: as the value of a map, or inside another list. The REST document
+        has a plain array instead.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
         TASKS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowTask]:
-            """The tasks in order."""
+            """The steps, in the order of execution."""
 
         def __init__(
             self,
@@ -174,6 +173,7 @@ class WorkflowTask(_message.Message):
     DYNAMIC_TASK_NAME_PARAM_FIELD_NUMBER: _builtins.int
     CASE_VALUE_PARAM_FIELD_NUMBER: _builtins.int
     CASE_EXPRESSION_FIELD_NUMBER: _builtins.int
+    SCRIPT_EXPRESSION_FIELD_NUMBER: _builtins.int
     DECISION_CASES_FIELD_NUMBER: _builtins.int
     DYNAMIC_FORK_TASKS_PARAM_FIELD_NUMBER: _builtins.int
     DYNAMIC_FORK_TASKS_INPUT_PARAM_NAME_FIELD_NUMBER: _builtins.int
@@ -187,116 +187,137 @@ class WorkflowTask(_message.Message):
     TASK_DEFINITION_FIELD_NUMBER: _builtins.int
     RATE_LIMITED_FIELD_NUMBER: _builtins.int
     DEFAULT_EXCLUSIVE_JOIN_TASK_FIELD_NUMBER: _builtins.int
-    SCRIPT_EXPRESSION_FIELD_NUMBER: _builtins.int
     ASYNC_COMPLETE_FIELD_NUMBER: _builtins.int
     LOOP_CONDITION_FIELD_NUMBER: _builtins.int
     LOOP_OVER_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     RETRY_COUNT_FIELD_NUMBER: _builtins.int
     EVALUATOR_TYPE_FIELD_NUMBER: _builtins.int
     EXPRESSION_FIELD_NUMBER: _builtins.int
     JOIN_STATUS_FIELD_NUMBER: _builtins.int
     CACHE_CONFIG_FIELD_NUMBER: _builtins.int
     PERMISSIVE_FIELD_NUMBER: _builtins.int
-    ITEMS_FIELD_NUMBER: _builtins.int
     JOIN_MODE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ON_STATE_CHANGE_FIELD_NUMBER: _builtins.int
     DYNAMIC_FORK_JOIN_TASKS_PARAM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the task definition."""
+    """The name of the task definition to execute. Conductor fills in `Task.task_def_name` where the definition has none;
+    absent where neither is known.
+    """
     task_reference_name: _builtins.str
-    """Name of the task within the workflow, unique there."""
+    """The name by which other steps refer to this one's output; unique within the workflow. Absent as `name` is."""
     description: _builtins.str
-    """What the task is for, in its author's words."""
+    """What the step is for, in the words of the workflow's author. Absent where there are none."""
     type: _builtins.str
-    """Kind of task: SIMPLE or a system task."""
+    """The kind of step. `SIMPLE`, Conductor's default for a step that workers execute, if the document does not say."""
     dynamic_task_name_param: _builtins.str
-    """Input parameter that names the task to run, for DYNAMIC."""
+    """For `DYNAMIC`: the input parameter that holds the name of the task to execute. Otherwise absent."""
     case_value_param: _builtins.str
-    """Input parameter that chooses the branch, for DECISION and SWITCH."""
+    """For `DECISION`, which `SWITCH` replaced: the input parameter that holds the case to take. Otherwise absent."""
     case_expression: _builtins.str
-    """Expression that chooses the branch, for DECISION."""
-    dynamic_fork_tasks_param: _builtins.str
-    """Input parameter that holds the tasks to fork, for FORK_JOIN_DYNAMIC."""
-    dynamic_fork_tasks_input_param_name: _builtins.str
-    """Input parameter that holds their inputs, for FORK_JOIN_DYNAMIC."""
-    start_delay: _builtins.int
-    """Seconds to wait before the task is scheduled."""
-    sink: _builtins.str
-    """Where an EVENT goes."""
-    optional: _builtins.bool
-    """Whether the workflow goes on if this task fails."""
-    rate_limited: _builtins.bool
-    """Whether the task's definition limits its rate; unset where the document has null."""
+    """For `DECISION`, which `SWITCH` replaced: a script that returns the case to take. Otherwise absent."""
     script_expression: _builtins.str
-    """Script that computes dynamic values, for old LAMBDA and DECISION tasks."""
+    """For `LAMBDA`, which `INLINE` replaced: the script to evaluate. Otherwise absent."""
+    dynamic_fork_tasks_param: _builtins.str
+    """For `FORK_JOIN_DYNAMIC`: the input parameter that holds the list of tasks to fork. Otherwise absent."""
+    dynamic_fork_tasks_input_param_name: _builtins.str
+    """For `FORK_JOIN_DYNAMIC`: the input parameter that holds the forked tasks' inputs. Otherwise absent."""
+    start_delay: _builtins.int
+    """How long to hold the step back, at least, in seconds. Always written by Conductor."""
+    sink: _builtins.str
+    """For `EVENT`: where to publish. Otherwise absent."""
+    optional: _builtins.bool
+    """Whether the workflow goes on if the step fails. Always written by Conductor."""
+    rate_limited: _builtins.bool
+    """Whether executions of the step are rate limited. Absent where the definition does not say; Conductor's gRPC then says
+    false.
+    """
     async_complete: _builtins.bool
-    """Whether the task stays IN_PROGRESS until it is completed from outside."""
+    """Whether the step is only started here and completed from outside. Always written by Conductor."""
     loop_condition: _builtins.str
-    """Condition for another round of a DO_WHILE."""
-    retry_count: _builtins.int
-    """Retries, instead of the task definition's. -1 where the document has none, which is what Conductor sends."""
-    evaluator_type: _builtins.str
-    """Which evaluator reads `expression`: value-param, javascript, graaljs, python."""
-    expression: _builtins.str
-    """Expression of a SWITCH or INLINE."""
-    join_status: _builtins.str
-    """Script that decides when a JOIN is done."""
-    permissive: _builtins.bool
-    """Whether parallel branches go on when this task fails."""
+    """For `DO_WHILE`: a script that says whether to go round again. Otherwise absent."""
     items: _builtins.str
-    """Expression for the items that a loop runs over."""
+    """For `DO_WHILE` over a list: an expression for that list. Otherwise absent."""
+    retry_count: _builtins.int
+    """How many attempts may follow a failed one, in place of `task_definition.retry_count`. -1 if the step does not say,
+    which is Conductor's sign for it.
+    """
+    evaluator_type: _builtins.str
+    """For `SWITCH` and `INLINE`: the language of `expression`, such as `value-param`, `javascript` or `graaljs`. Otherwise
+    absent.
+    """
+    expression: _builtins.str
+    """For `SWITCH` and `INLINE`: what to evaluate. Otherwise absent."""
+    join_status: _builtins.str
+    """A mark that Conductor carries along for `JOIN` steps. Mostly absent."""
+    permissive: _builtins.bool
+    """Whether a failure of this step lets parallel branches finish before the workflow fails. Always written by newer
+    Conductors.
+    """
     join_mode: Global___WorkflowTask.JoinMode.ValueType
-    """How a JOIN waits."""
+    """For `JOIN`: when to look at the branches. Absent where the definition does not say; Conductor's gRPC then says SYNC."""
     dynamic_fork_join_tasks_param: _builtins.str
-    """Input parameter that holds a whole dynamic fork. In REST, not in Conductor's proto."""
+    """For `FORK_JOIN_DYNAMIC`, superseded by `dynamic_fork_tasks_param`: the input parameter that holds tasks and inputs in
+    one. REST only. Otherwise absent.
+    """
     @_builtins.property
     def input_parameters(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Input as written in the definition, expressions such as ${workflow.input.x} included."""
+        """The parameters of the step, expressions not filled in. Always written by Conductor. Numbers become doubles, as in
+        `Task.input_data`.
+        """
 
     @_builtins.property
     def decision_cases(self) -> _containers.MessageMap[_builtins.str, Global___WorkflowTask.WorkflowTaskList]:
-        """Branches of a DECISION or SWITCH by the value that chooses them."""
+        """For `SWITCH` and `DECISION`: the steps of each case, by its name. Always written by Conductor; otherwise empty.
+        The REST document has plain arrays of steps as values.
+        """
 
     @_builtins.property
     def default_case(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowTask]:
-        """The branch taken if none of decision_cases matches."""
+        """For `SWITCH` and `DECISION`: the steps to take if no case matches. Always written by Conductor; otherwise empty."""
 
     @_builtins.property
     def fork_tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowTask.WorkflowTaskList]:
-        """Branches of a FORK_JOIN."""
+        """For `FORK_JOIN`: the branches, each a list of steps. Always written by Conductor; otherwise empty. The REST document
+        has an array of arrays.
+        """
 
     @_builtins.property
     def sub_workflow_param(self) -> Global___SubWorkflowParams:
-        """What a SUB_WORKFLOW starts."""
+        """For `SUB_WORKFLOW`: what to start. Otherwise absent."""
 
     @_builtins.property
     def join_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Reference names that a JOIN waits for."""
+        """For `JOIN`: the reference names of the steps to wait for. Always written by Conductor; otherwise empty."""
 
     @_builtins.property
     def task_definition(self) -> _task_definition_pb2.TaskDef:
-        """The task definition, copied in when the workflow was started."""
+        """The definition of the task as it was when the workflow started. Absent for kinds of steps that have none."""
 
     @_builtins.property
     def default_exclusive_join_task(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Reference names an EXCLUSIVE_JOIN falls back to."""
+        """For `EXCLUSIVE_JOIN`: the reference names whose output to take if none of `join_on` ran. Otherwise empty."""
 
     @_builtins.property
     def loop_over(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowTask]:
-        """Tasks of one round of a DO_WHILE."""
+        """For `DO_WHILE`: the steps of one round. Always written by Conductor; otherwise empty."""
 
     @_builtins.property
     def cache_config(self) -> Global___CacheConfig:
-        """How long, and under which key, outputs are reused."""
+        """Whether and how long to reuse an earlier output for the same input. Absent where outputs are not reused."""
 
     @_builtins.property
     def metadata(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Anything the author attached."""
+        """Notes of editors and integrations about the step; they do not affect its execution. Numbers become doubles, as in
+        `Task.input_data`.
+        """
 
     @_builtins.property
     def on_state_change(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Events to send when the task's status changes, by event name. In REST, not in Conductor's proto."""
+        """The events to publish when the step's status changes, by the names of those changes (`onSuccess`, `onFailed`, …);
+        each value is a list of `{"type": …, "payload": {…}}`. REST only. Numbers become doubles, as in `Task.input_data`.
+        """
 
     def __init__(
         self,
@@ -305,10 +326,11 @@ class WorkflowTask(_message.Message):
         task_reference_name: _builtins.str | None = ...,
         description: _builtins.str | None = ...,
         input_parameters: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
-        type: _builtins.str | None = ...,
+        type: _builtins.str = ...,
         dynamic_task_name_param: _builtins.str | None = ...,
         case_value_param: _builtins.str | None = ...,
         case_expression: _builtins.str | None = ...,
+        script_expression: _builtins.str | None = ...,
         decision_cases: _abc.Mapping[_builtins.str, Global___WorkflowTask.WorkflowTaskList] | None = ...,
         dynamic_fork_tasks_param: _builtins.str | None = ...,
         dynamic_fork_tasks_input_param_name: _builtins.str | None = ...,
@@ -322,25 +344,24 @@ class WorkflowTask(_message.Message):
         task_definition: _task_definition_pb2.TaskDef | None = ...,
         rate_limited: _builtins.bool | None = ...,
         default_exclusive_join_task: _abc.Iterable[_builtins.str] | None = ...,
-        script_expression: _builtins.str | None = ...,
         async_complete: _builtins.bool = ...,
         loop_condition: _builtins.str | None = ...,
         loop_over: _abc.Iterable[Global___WorkflowTask] | None = ...,
+        items: _builtins.str | None = ...,
         retry_count: _builtins.int = ...,
         evaluator_type: _builtins.str | None = ...,
         expression: _builtins.str | None = ...,
         join_status: _builtins.str | None = ...,
         cache_config: Global___CacheConfig | None = ...,
         permissive: _builtins.bool = ...,
-        items: _builtins.str | None = ...,
-        join_mode: Global___WorkflowTask.JoinMode.ValueType = ...,
+        join_mode: Global___WorkflowTask.JoinMode.ValueType | None = ...,
         metadata: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         on_state_change: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         dynamic_fork_join_tasks_param: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_expression", b"_case_expression", "_case_value_param", b"_case_value_param", "_description", b"_description", "_dynamic_fork_join_tasks_param", b"_dynamic_fork_join_tasks_param", "_dynamic_fork_tasks_input_param_name", b"_dynamic_fork_tasks_input_param_name", "_dynamic_fork_tasks_param", b"_dynamic_fork_tasks_param", "_dynamic_task_name_param", b"_dynamic_task_name_param", "_evaluator_type", b"_evaluator_type", "_expression", b"_expression", "_items", b"_items", "_join_status", b"_join_status", "_loop_condition", b"_loop_condition", "_name", b"_name", "_rate_limited", b"_rate_limited", "_script_expression", b"_script_expression", "_sink", b"_sink", "_task_reference_name", b"_task_reference_name", "_type", b"_type", "cache_config", b"cache_config", "case_expression", b"case_expression", "case_value_param", b"case_value_param", "description", b"description", "dynamic_fork_join_tasks_param", b"dynamic_fork_join_tasks_param", "dynamic_fork_tasks_input_param_name", b"dynamic_fork_tasks_input_param_name", "dynamic_fork_tasks_param", b"dynamic_fork_tasks_param", "dynamic_task_name_param", b"dynamic_task_name_param", "evaluator_type", b"evaluator_type", "expression", b"expression", "items", b"items", "join_status", b"join_status", "loop_condition", b"loop_condition", "name", b"name", "rate_limited", b"rate_limited", "script_expression", b"script_expression", "sink", b"sink", "sub_workflow_param", b"sub_workflow_param", "task_definition", b"task_definition", "task_reference_name", b"task_reference_name", "type", b"type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_expression", b"_case_expression", "_case_value_param", b"_case_value_param", "_description", b"_description", "_dynamic_fork_join_tasks_param", b"_dynamic_fork_join_tasks_param", "_dynamic_fork_tasks_input_param_name", b"_dynamic_fork_tasks_input_param_name", "_dynamic_fork_tasks_param", b"_dynamic_fork_tasks_param", "_dynamic_task_name_param", b"_dynamic_task_name_param", "_evaluator_type", b"_evaluator_type", "_expression", b"_expression", "_items", b"_items", "_join_mode", b"_join_mode", "_join_status", b"_join_status", "_loop_condition", b"_loop_condition", "_name", b"_name", "_rate_limited", b"_rate_limited", "_script_expression", b"_script_expression", "_sink", b"_sink", "_task_reference_name", b"_task_reference_name", "cache_config", b"cache_config", "case_expression", b"case_expression", "case_value_param", b"case_value_param", "description", b"description", "dynamic_fork_join_tasks_param", b"dynamic_fork_join_tasks_param", "dynamic_fork_tasks_input_param_name", b"dynamic_fork_tasks_input_param_name", "dynamic_fork_tasks_param", b"dynamic_fork_tasks_param", "dynamic_task_name_param", b"dynamic_task_name_param", "evaluator_type", b"evaluator_type", "expression", b"expression", "items", b"items", "join_mode", b"join_mode", "join_status", b"join_status", "loop_condition", b"loop_condition", "name", b"name", "rate_limited", b"rate_limited", "script_expression", b"script_expression", "sink", b"sink", "sub_workflow_param", b"sub_workflow_param", "task_definition", b"task_definition", "task_reference_name", b"task_reference_name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_expression", b"_case_expression", "_case_value_param", b"_case_value_param", "_description", b"_description", "_dynamic_fork_join_tasks_param", b"_dynamic_fork_join_tasks_param", "_dynamic_fork_tasks_input_param_name", b"_dynamic_fork_tasks_input_param_name", "_dynamic_fork_tasks_param", b"_dynamic_fork_tasks_param", "_dynamic_task_name_param", b"_dynamic_task_name_param", "_evaluator_type", b"_evaluator_type", "_expression", b"_expression", "_items", b"_items", "_join_status", b"_join_status", "_loop_condition", b"_loop_condition", "_name", b"_name", "_rate_limited", b"_rate_limited", "_script_expression", b"_script_expression", "_sink", b"_sink", "_task_reference_name", b"_task_reference_name", "_type", b"_type", "async_complete", b"async_complete", "cache_config", b"cache_config", "case_expression", b"case_expression", "case_value_param", b"case_value_param", "decision_cases", b"decision_cases", "default_case", b"default_case", "default_exclusive_join_task", b"default_exclusive_join_task", "description", b"description", "dynamic_fork_join_tasks_param", b"dynamic_fork_join_tasks_param", "dynamic_fork_tasks_input_param_name", b"dynamic_fork_tasks_input_param_name", "dynamic_fork_tasks_param", b"dynamic_fork_tasks_param", "dynamic_task_name_param", b"dynamic_task_name_param", "evaluator_type", b"evaluator_type", "expression", b"expression", "fork_tasks", b"fork_tasks", "input_parameters", b"input_parameters", "items", b"items", "join_mode", b"join_mode", "join_on", b"join_on", "join_status", b"join_status", "loop_condition", b"loop_condition", "loop_over", b"loop_over", "metadata", b"metadata", "name", b"name", "on_state_change", b"on_state_change", "optional", b"optional", "permissive", b"permissive", "rate_limited", b"rate_limited", "retry_count", b"retry_count", "script_expression", b"script_expression", "sink", b"sink", "start_delay", b"start_delay", "sub_workflow_param", b"sub_workflow_param", "task_definition", b"task_definition", "task_reference_name", b"task_reference_name", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_expression", b"_case_expression", "_case_value_param", b"_case_value_param", "_description", b"_description", "_dynamic_fork_join_tasks_param", b"_dynamic_fork_join_tasks_param", "_dynamic_fork_tasks_input_param_name", b"_dynamic_fork_tasks_input_param_name", "_dynamic_fork_tasks_param", b"_dynamic_fork_tasks_param", "_dynamic_task_name_param", b"_dynamic_task_name_param", "_evaluator_type", b"_evaluator_type", "_expression", b"_expression", "_items", b"_items", "_join_mode", b"_join_mode", "_join_status", b"_join_status", "_loop_condition", b"_loop_condition", "_name", b"_name", "_rate_limited", b"_rate_limited", "_script_expression", b"_script_expression", "_sink", b"_sink", "_task_reference_name", b"_task_reference_name", "async_complete", b"async_complete", "cache_config", b"cache_config", "case_expression", b"case_expression", "case_value_param", b"case_value_param", "decision_cases", b"decision_cases", "default_case", b"default_case", "default_exclusive_join_task", b"default_exclusive_join_task", "description", b"description", "dynamic_fork_join_tasks_param", b"dynamic_fork_join_tasks_param", "dynamic_fork_tasks_input_param_name", b"dynamic_fork_tasks_input_param_name", "dynamic_fork_tasks_param", b"dynamic_fork_tasks_param", "dynamic_task_name_param", b"dynamic_task_name_param", "evaluator_type", b"evaluator_type", "expression", b"expression", "fork_tasks", b"fork_tasks", "input_parameters", b"input_parameters", "items", b"items", "join_mode", b"join_mode", "join_on", b"join_on", "join_status", b"join_status", "loop_condition", b"loop_condition", "loop_over", b"loop_over", "metadata", b"metadata", "name", b"name", "on_state_change", b"on_state_change", "optional", b"optional", "permissive", b"permissive", "rate_limited", b"rate_limited", "retry_count", b"retry_count", "script_expression", b"script_expression", "sink", b"sink", "start_delay", b"start_delay", "sub_workflow_param", b"sub_workflow_param", "task_definition", b"task_definition", "task_reference_name", b"task_reference_name", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_expression: _TypeAlias = _typing.Literal["case_expression"]  # noqa: Y015
     _WhichOneofArgType__case_expression: _TypeAlias = _typing.Literal["_case_expression", b"_case_expression"]  # noqa: Y015
@@ -362,6 +383,8 @@ class WorkflowTask(_message.Message):
     _WhichOneofArgType__expression: _TypeAlias = _typing.Literal["_expression", b"_expression"]  # noqa: Y015
     _WhichOneofReturnType__items: _TypeAlias = _typing.Literal["items"]  # noqa: Y015
     _WhichOneofArgType__items: _TypeAlias = _typing.Literal["_items", b"_items"]  # noqa: Y015
+    _WhichOneofReturnType__join_mode: _TypeAlias = _typing.Literal["join_mode"]  # noqa: Y015
+    _WhichOneofArgType__join_mode: _TypeAlias = _typing.Literal["_join_mode", b"_join_mode"]  # noqa: Y015
     _WhichOneofReturnType__join_status: _TypeAlias = _typing.Literal["join_status"]  # noqa: Y015
     _WhichOneofArgType__join_status: _TypeAlias = _typing.Literal["_join_status", b"_join_status"]  # noqa: Y015
     _WhichOneofReturnType__loop_condition: _TypeAlias = _typing.Literal["loop_condition"]  # noqa: Y015
@@ -376,8 +399,6 @@ class WorkflowTask(_message.Message):
     _WhichOneofArgType__sink: _TypeAlias = _typing.Literal["_sink", b"_sink"]  # noqa: Y015
     _WhichOneofReturnType__task_reference_name: _TypeAlias = _typing.Literal["task_reference_name"]  # noqa: Y015
     _WhichOneofArgType__task_reference_name: _TypeAlias = _typing.Literal["_task_reference_name", b"_task_reference_name"]  # noqa: Y015
-    _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
-    _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__case_expression) -> _WhichOneofReturnType__case_expression | None: ...
     @_typing.overload
@@ -399,6 +420,8 @@ class WorkflowTask(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__items) -> _WhichOneofReturnType__items | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__join_mode) -> _WhichOneofReturnType__join_mode | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__join_status) -> _WhichOneofReturnType__join_status | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loop_condition) -> _WhichOneofReturnType__loop_condition | None: ...
@@ -412,16 +435,43 @@ class WorkflowTask(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sink) -> _WhichOneofReturnType__sink | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__task_reference_name) -> _WhichOneofReturnType__task_reference_name | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
 Global___WorkflowTask: _TypeAlias = WorkflowTask  # noqa: Y015
 
 @_typing.final
 class SubWorkflowParams(_message.Message):
-    """What a SUB_WORKFLOW task starts."""
+    """What a `SUB_WORKFLOW` step starts. Agrees on the wire with `conductor.proto.SubWorkflowParams`; numbers from 1000 up
+    are in Conductor's REST documents only.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    class _IdempotencyStrategy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _IdempotencyStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SubWorkflowParams._IdempotencyStrategy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        FAIL: SubWorkflowParams._IdempotencyStrategy.ValueType  # 0
+        """Fail to start."""
+        RETURN_EXISTING: SubWorkflowParams._IdempotencyStrategy.ValueType  # 1
+        """Use the workflow that was started first."""
+        FAIL_ON_RUNNING: SubWorkflowParams._IdempotencyStrategy.ValueType  # 2
+        """Fail to start while the first one is running."""
+
+    class IdempotencyStrategy(_IdempotencyStrategy, metaclass=_IdempotencyStrategyEnumTypeWrapper):
+        """What to do if a workflow was already started with the same idempotency key.
+
+        buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
+        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor's first value is FAIL; the field is optional, so absence needs none.
+        """
+
+    FAIL: SubWorkflowParams.IdempotencyStrategy.ValueType  # 0
+    """Fail to start."""
+    RETURN_EXISTING: SubWorkflowParams.IdempotencyStrategy.ValueType  # 1
+    """Use the workflow that was started first."""
+    FAIL_ON_RUNNING: SubWorkflowParams.IdempotencyStrategy.ValueType  # 2
+    """Fail to start while the first one is running."""
 
     @_typing.final
     class TaskToDomainEntry(_message.Message):
@@ -451,24 +501,28 @@ class SubWorkflowParams(_message.Message):
     IDEMPOTENCY_STRATEGY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of the workflow definition."""
+    """The name of the workflow definition. Absent where `workflow_definition` holds it."""
     version: _builtins.int
-    """Its version; unset for the latest."""
+    """Its version. Absent for the latest one."""
     idempotency_key: _builtins.str
-    """Key under which a repeated start finds the same workflow. In REST, not in Conductor's proto."""
-    idempotency_strategy: _builtins.str
-    """What a repeated start does: FAIL, RETURN_EXISTING or FAIL_ON_RUNNING. In REST, not in Conductor's proto."""
+    """The idempotency key to start with, or an expression for it. REST only. Absent where none is set."""
+    idempotency_strategy: Global___SubWorkflowParams.IdempotencyStrategy.ValueType
+    """What to do if that key has been used. REST only. Absent where none is set."""
     @_builtins.property
     def task_to_domain(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Worker domains by task name."""
+        """The task domain for each task of the sub-workflow, by reference name; `*` stands for all. Empty where none is set:
+        an empty and a missing map look alike.
+        """
 
     @_builtins.property
     def workflow_definition(self) -> _struct_pb2.Value:
-        """A definition written in place, or an expression that gives one."""
+        """The definition itself, or an expression for it, in place of a registered one. Otherwise absent. Numbers become
+        doubles, as in `Task.input_data`.
+        """
 
     @_builtins.property
     def priority(self) -> _struct_pb2.Value:
-        """Priority of the sub-workflow: a number, or an expression. In REST, not in Conductor's proto."""
+        """The priority to start with: a number from 0 to 99, or an expression for it. REST only. Absent where none is set."""
 
     def __init__(
         self,
@@ -478,7 +532,7 @@ class SubWorkflowParams(_message.Message):
         task_to_domain: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         workflow_definition: _struct_pb2.Value | None = ...,
         idempotency_key: _builtins.str | None = ...,
-        idempotency_strategy: _builtins.str | None = ...,
+        idempotency_strategy: Global___SubWorkflowParams.IdempotencyStrategy.ValueType | None = ...,
         priority: _struct_pb2.Value | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_idempotency_key", b"_idempotency_key", "_idempotency_strategy", b"_idempotency_strategy", "_name", b"_name", "_version", b"_version", "idempotency_key", b"idempotency_key", "idempotency_strategy", b"idempotency_strategy", "name", b"name", "priority", b"priority", "version", b"version", "workflow_definition", b"workflow_definition"]  # noqa: Y015
@@ -506,16 +560,16 @@ Global___SubWorkflowParams: _TypeAlias = SubWorkflowParams  # noqa: Y015
 
 @_typing.final
 class CacheConfig(_message.Message):
-    """How long outputs of a task are reused instead of running it again."""
+    """How the output of a step may be reused. Agrees on the wire with `conductor.proto.CacheConfig`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
     TTL_IN_SECOND_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Expression that makes the cache key from the input."""
+    """Which inputs count as the same: an expression over the step's input. Absent where Conductor recorded none."""
     ttl_in_second: _builtins.int
-    """Seconds an output is kept."""
+    """How long an output may be reused, in seconds. Always written by Conductor."""
     def __init__(
         self,
         *,

@@ -1,0 +1,1 @@
+"""Stubs generated from ``protos/taskgate/v1``; see ``buf.gen.yaml``."""

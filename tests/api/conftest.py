@@ -1,0 +1,61 @@
+"""One running system for all API tests, and each of its front doors."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.documents import DOCUMENTED
+from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
+from support.running import System, running_system, taskgate
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """``taskgate up`` with two workers, over a store filled by ``taskgate import``."""
+    database = tmp_path_factory.mktemp("api") / "tasks.db"
+    done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
+    assert done.returncode == 0, done.stderr
+    with running_system(database) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def any_id_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The same for installations with their own task IDs."""
+    database: Path = tmp_path_factory.mktemp("any") / "tasks.db"
+    with running_system(database, "--task-id-format", "any", workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=DOORS)
+def door(request: pytest.FixtureRequest, system: System) -> Iterator[Door]:
+    """Each front door in turn."""
+    opened = open_door(request.param, system.http, system.grpc)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session", params=DOORS)
+def any_id_door(request: pytest.FixtureRequest, any_id_system: System) -> Iterator[Door]:
+    """Each front door of the system that takes any ID."""
+    opened = open_door(request.param, any_id_system.http, any_id_system.grpc)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session", params=["grpc", "grpc-envoy"])
+def grpc_door(request: pytest.FixtureRequest, system: System) -> Iterator[GrpcDoor]:
+    """Each front door that speaks gRPC."""
+    opened = open_door(request.param, system.http, system.grpc)
+    assert isinstance(opened, GrpcDoor)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session", params=["rest", "rest-h2"])
+def rest_door(request: pytest.FixtureRequest, system: System) -> Iterator[RestDoor | Http2Door]:
+    """Each front door that speaks REST."""
+    opened = open_door(request.param, system.http, system.grpc)
+    assert isinstance(opened, RestDoor | Http2Door)
+    yield opened
+    opened.close()

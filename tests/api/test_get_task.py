@@ -1,0 +1,363 @@
+"""What a caller gets for a task ID: one body of tests, every front door.
+
+Named exceptions: the typed ``Task`` has no REST form, so REST doors take no part where it is asked for; ``ErrorInfo``
+exists on gRPC only, where REST has the four keys of Conductor's error body.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.documents import (
+    DOCUMENTED,
+    DOCUMENTED_COMPACT,
+    DOCUMENTED_ID,
+    UNKNOWN_ID,
+    compact,
+    put_row,
+    task,
+)
+from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
+from support.running import System
+
+from taskgate.v1.task_pb2 import Task
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def test_documented_task_comes_back_byte_for_byte(door: Door) -> None:
+    """The documented task, without its insignificant whitespace and otherwise unchanged."""
+    outcome = door.get_task_json(DOCUMENTED_ID)
+    assert (200, DOCUMENTED_COMPACT) == (outcome.status, outcome.document)
+
+
+def test_documented_task_equals_the_contract_key_for_key(door: Door) -> None:
+    """Same keys in the same order, same values and types, as the contract prints them."""
+    received = json.loads(door.get_task_json(DOCUMENTED_ID).document, object_pairs_hook=list)
+    assert json.loads(DOCUMENTED, object_pairs_hook=list) == received
+
+
+EXACT = {
+    "whitespace in strings": b'{"taskId":"%s","status":"COMPLETED","a":" b  c "}',
+    "null, nested null, empty": b'{"taskId":"%s","status":"COMPLETED","a":null,"b":{"c":null},"d":{},"e":[]}',
+    "key order": b'{"z":1,"taskId":"%s","a":2,"status":"FAILED","m":3}',
+    "numbers as written": b'{"taskId":"%s","status":"COMPLETED","n":[1.0,1e5,1E-7,-0,-0.0,0.10]}',
+    "beyond doubles": b'{"taskId":"%s","status":"COMPLETED","n":[1e400,123456789012345678901234567890,9007199254740993]}',
+    "escapes as written": b'{"taskId":"%s","status":"COMPLETED","s":"\\u0041\\/\\n\\ud83d\\ude00\\u0000"}',
+    "lone surrogates": b'{"taskId":"%s","status":"COMPLETED","s":"\\ud800 \\udc00","\\udfff":1}',
+    "duplicate keys": b'{"taskId":"%s","status":"COMPLETED","a":1,"a":2}',
+    "raw unicode": '{"taskId":"%s","status":"COMPLETED","s":"é 😀 \u2028"}'.encode(),
+    "future status": b'{"taskId":"%s","status":"NOT_INVENTED_YET"}',
+}
+
+
+@pytest.mark.parametrize("template", EXACT.values(), ids=EXACT)
+def test_stored_document_is_returned_exactly(door: Door, system: System, template: bytes) -> None:
+    """Whatever is legal JSON comes back as it was stored, over every door."""
+    task_id = new_id()
+    document = template % task_id.encode()
+    put_row(system.database, task_id, document.decode())
+    outcome = door.get_task_json(task_id)
+    assert (200, document) == (outcome.status, outcome.document)
+
+
+MALFORMED = {
+    "word": "not-a-uuid",
+    "too short": DOCUMENTED_ID[:-1],
+    "too long": DOCUMENTED_ID + "0",
+    "space at the end": DOCUMENTED_ID + " ",
+    "line break at the end": DOCUMENTED_ID + "\n",
+    "braces": "{" + DOCUMENTED_ID + "}",
+    "no hyphens": DOCUMENTED_ID.replace("-", ""),
+    "full-width digit": "６" + DOCUMENTED_ID[1:],
+    "NUL": DOCUMENTED_ID[:-1] + "\0",
+    "quote": "x'\"\\",
+    "percent": "100%",
+    "unicode": "é😀",
+    "2000 characters": "x" * 2000,
+    "8000 characters": "x" * 8000,
+}
+
+
+@pytest.mark.parametrize("task_id", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_id_is_400(door: Door, task_id: str) -> None:
+    """A task ID that is not a UUID is refused with a message that says so."""
+    outcome = door.get_task_json(task_id)
+    assert outcome.status == 400
+    assert outcome.message.startswith("Invalid task ID")
+    assert "UUID" in outcome.message
+    assert len(outcome.message) < 400
+
+
+def test_unknown_id_is_404_in_conductors_words(door: Door) -> None:
+    """A well-formed ID without a task: Conductor's status and message."""
+    outcome = door.get_task_json(UNKNOWN_ID)
+    assert (404, f"Task not found for taskId: {UNKNOWN_ID}") == (outcome.status, outcome.message)
+
+
+def test_ids_are_compared_exactly(door: Door, system: System) -> None:
+    """The stored ID in other letters is another ID, as in Conductor."""
+    task_id = new_id().upper()
+    put_row(system.database, task_id, task(task_id).decode())
+    assert door.get_task_json(task_id).status == 200
+    assert door.get_task_json(task_id.lower()).status == 404
+
+
+UNREADABLE = {
+    "not JSON": "garbage secret",
+    "cut": '{"taskId":"secret',
+    "a list": "[]",
+    "empty": "",
+    "number": 5,
+    "not UTF-8": b'{"a":"\xff"}',
+    "too deep": '{"a":' + "[" * 2000 + "]" * 2000 + "}",
+}
+
+
+@pytest.mark.parametrize("stored", UNREADABLE.values(), ids=UNREADABLE)
+def test_unreadable_row_is_500_without_its_content(door: Door, system: System, stored: object) -> None:
+    """A stored value that is no document is data loss: the message has the ID and nothing of the value."""
+    task_id = new_id()
+    put_row(system.database, task_id, stored)
+    outcome = door.get_task_json(task_id)
+    assert (500, f"The stored document of task {task_id} cannot be read") == (outcome.status, outcome.message)
+
+
+@pytest.mark.parametrize("size", [100_000, 1_048_577, 10 * 1024 * 1024])
+def test_large_document_comes_back_exactly(door: Door, system: System, size: int) -> None:
+    """Documents of megabytes pass every door unchanged."""
+    task_id = new_id()
+    document = task(task_id, outputData={"text": "x" * size})
+    put_row(system.database, task_id, document.decode())
+    outcome = door.get_task_json(task_id)
+    assert outcome.status == 200
+    assert document == outcome.document
+
+
+def test_largest_document_passes_and_a_larger_one_is_refused(door: Door, system: System) -> None:
+    """32 MiB less the room for framing is the limit; beyond it, the refusal names both sizes."""
+    limit = 32 * 1024 * 1024 - 4096
+    for extra in (0, 1):
+        task_id = new_id()
+        frame = len(task(task_id, outputData={"text": ""}))
+        document = task(task_id, outputData={"text": "x" * (limit - frame + extra)})
+        put_row(system.database, task_id, document.decode())
+        outcome = door.get_task_json(task_id)
+        if extra == 0:
+            assert outcome.status == 200
+            assert document == outcome.document
+        else:
+            assert outcome.status == 500
+            assert str(limit + 1) in outcome.message
+            assert str(limit) in outcome.message
+
+
+def test_200_concurrent_callers(system: System) -> None:
+    """200 callers at once, spread over all doors, each get the right answer."""
+
+    def ask(number: int) -> bytes:
+        door = open_door(DOORS[number % len(DOORS)], system.http, system.grpc)
+        try:
+            answers = {door.get_task_json(DOCUMENTED_ID).document for _ in range(5)}
+            assert door.get_task_json(UNKNOWN_ID).status == 404
+        finally:
+            door.close()
+        (answer,) = answers
+        return answer
+
+    with ThreadPoolExecutor(200) as pool:
+        assert {DOCUMENTED_COMPACT} == set(pool.map(ask, range(200)))
+
+
+ODD_IDS = {
+    "spaces": "a b",
+    "unicode": "tâche-😀",
+    "combining": "e\u0301",
+    "punctuation": "a:b;c,d=e&f+g@h!i$j'k(l)m*n~o",
+    "percent": "100%41",
+    "question mark and hash": "a?b#c",
+    "backslash": "a\\b",
+    "255 characters": "x" * 255,
+    "quotes": "\"'`",
+    "brackets": "{a}[b]<c>",
+    "one dot in a name": "a.b",
+}
+
+
+@pytest.mark.parametrize("task_id", ODD_IDS.values(), ids=ODD_IDS)
+def test_any_format_serves_odd_ids(any_id_door: Door, any_id_system: System, task_id: str) -> None:
+    """With --task-id-format any, an ID is any text; percent-encoding is undone exactly once."""
+    document = task(task_id)
+    put_row(any_id_system.database, task_id, document.decode())
+    outcome = any_id_door.get_task_json(task_id)
+    assert (200, document) == (outcome.status, outcome.document)
+
+
+@pytest.mark.parametrize("task_id", ["x" * 256, "a\x00b", "a\nb", "a\x7fb"], ids=["long", "NUL", "line break", "DEL"])
+def test_any_format_still_refuses(any_id_door: Door, task_id: str) -> None:
+    """Too long, or with control characters, an ID is malformed whatever the format."""
+    outcome = any_id_door.get_task_json(task_id)
+    assert outcome.status == 400
+    assert outcome.message.startswith("Invalid task ID")
+
+
+# gRPC only: the typed task and error details -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["taskgate.v1.TaskService", "conductor.grpc.tasks.TaskService"])
+def service(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Our service, and Conductor's name for it."""
+    yield request.param
+
+
+def test_typed_task_holds_the_document(grpc_door: GrpcDoor, service: str) -> None:
+    """Scalars, maps and nested messages of the documented task arrive in the typed one, under both service names."""
+    outcome, received = grpc_door.get_task(DOCUMENTED_ID, service)
+    assert outcome.code == "OK"
+    assert received.status == Task.COMPLETED
+    assert (DOCUMENTED_ID, "HTTP", 1770621022078) == (received.task_id, received.task_type, received.update_time)
+    body = received.output_data["response"].struct_value.fields["body"].struct_value.fields
+    assert body["randomInt"].number_value == 2646
+    assert received.workflow_task.task_reference_name == "http_ref"
+    assert not received.HasField("task_definition")
+    assert not received.HasField("reason_for_incompletion")
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"status": "NOT_INVENTED_YET"}, "status"),
+        ({"seq": 2**31}, "seq"),
+        ({"updateTime": 2**63}, "updateTime"),
+        ({"outputData": {"list": [1, {"n": 10**400}]}}, "outputData.list[1].n"),
+    ],
+    ids=["unknown status", "int32 overflow", "int64 overflow", "beyond a double"],
+)
+def test_what_the_schema_cannot_hold_is_refused_with_the_place(
+    grpc_door: GrpcDoor, system: System, service: str, changes: dict[str, object], path: str
+) -> None:
+    """The typed call fails and says where; the document itself is still served."""
+    task_id = new_id()
+    document = task(task_id, **changes)
+    put_row(system.database, task_id, document.decode())
+    outcome, received = grpc_door.get_task(task_id, service)
+    assert received is None
+    assert ("DATA_LOSS", "ERROR_REASON_TASK_NOT_REPRESENTABLE", path) == (
+        outcome.code,
+        outcome.reason,
+        outcome.metadata["path"],
+    )
+    assert grpc_door.get_task_json(task_id).document == document
+
+
+def test_typed_task_too_large_for_a_message_is_refused(grpc_door: GrpcDoor, system: System) -> None:
+    """A document that fits may be a typed message that does not: refused with its size, not a broken call."""
+    task_id = new_id()
+    put_row(system.database, task_id, task(task_id, outputData={"n": [1] * 3_500_000}).decode())
+    outcome, received = grpc_door.get_task(task_id)
+    assert received is None
+    assert ("INTERNAL", "ERROR_REASON_DOCUMENT_TOO_LARGE") == (outcome.code, outcome.reason)
+    assert grpc_door.get_task_json(task_id).status == 200
+
+
+@pytest.mark.parametrize(
+    ("task_id", "code", "reason"),
+    [
+        ("x", "INVALID_ARGUMENT", "ERROR_REASON_INVALID_TASK_ID"),
+        ("", "INVALID_ARGUMENT", "ERROR_REASON_INVALID_TASK_ID"),
+        (UNKNOWN_ID, "NOT_FOUND", "ERROR_REASON_TASK_NOT_FOUND"),
+    ],
+    ids=["malformed", "empty", "unknown"],
+)
+def test_grpc_errors_carry_their_reason(
+    grpc_door: GrpcDoor, service: str, task_id: str, code: str, reason: str
+) -> None:
+    """Each gRPC error has the code of the table and an ErrorInfo with its reason, on both methods."""
+    typed, _ = grpc_door.get_task(task_id, service)
+    plain = grpc_door.get_task_json(task_id)
+    assert (code, reason) == (typed.code, typed.reason) == (plain.code, plain.reason)
+
+
+@pytest.mark.parametrize("request_bytes", [b"\xff", b"\x0a\x05abc", b"\x0a\x01\xff", b"\x08"], ids=repr)
+def test_bytes_that_are_no_request_are_invalid_argument(
+    grpc_door: GrpcDoor, service: str, request_bytes: bytes
+) -> None:
+    """A malformed request message is the caller's fault and says so."""
+    outcome, _ = grpc_door.call(f"/{service}/GetTask", request_bytes, {})
+    assert ("INVALID_ARGUMENT", "ERROR_REASON_INVALID_REQUEST") == (outcome.code, outcome.reason)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/taskgate.v1.TaskService/Nope", "/conductor.grpc.tasks.TaskService/Poll", "/no.such.Service/Call"],
+)
+def test_unknown_methods_are_unimplemented(grpc_door: GrpcDoor, path: str) -> None:
+    """What this server does not do is UNIMPLEMENTED, through Envoy too."""
+    outcome, _ = grpc_door.call(path, b"", {})
+    assert outcome.code == "UNIMPLEMENTED"
+
+
+# REST only ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("query", ["taskId=x", "task_id=x", "task%5Fid=x", "taskId", "a=b&c=d", "?", "%00"])
+def test_query_cannot_change_the_task(rest_door: RestDoor | Http2Door, query: str) -> None:
+    """A query string is ignored, whatever it says."""
+    outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}?{query}")
+    assert (200, DOCUMENTED_COMPACT) == (outcome.status, outcome.document)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_405_with_allow(rest_door: RestDoor | Http2Door, method: str) -> None:
+    """The route exists, the method does not."""
+    outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}", method=method)
+    assert outcome.status == 405
+    assert "GET" in outcome.headers["allow"]
+
+
+@pytest.mark.parametrize("path", ["/", "/api", "/api/tasks", "/api/tasks/", f"/api/tasks/{DOCUMENTED_ID}/log", "/x"])
+def test_other_paths_are_404(rest_door: RestDoor | Http2Door, path: str) -> None:
+    """No such route."""
+    assert rest_door.get(path).status == 404
+
+
+def test_token_is_404_while_there_is_no_authentication(rest_door: RestDoor | Http2Door) -> None:
+    """SDKs with keys take this as "go on without"."""
+    assert rest_door.get("/api/token", method="POST").status == 404
+
+
+def test_base_url_with_a_slash_works(rest_door: RestDoor | Http2Door) -> None:
+    """SDKs that do not trim their base URL ask for //tasks."""
+    assert rest_door.get(f"/api//tasks/{DOCUMENTED_ID}").document == DOCUMENTED_COMPACT
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"grpc_timeout": "1n"},
+        {"x_bin": "!!!"},
+        {"content_type": "application/grpc"},
+        {"content_type": "text/plain", "accept": "text/html"},
+        {"x_envoy_original_path": "/api/tasks/x"},
+        {"x_envoy_upstream_rq_timeout_ms": "1"},
+        {"grpc_encoding": "gzip"},
+    ],
+    ids=lambda headers: ",".join(headers),
+)
+def test_headers_cannot_spoil_a_rest_call(rest_door: RestDoor | Http2Door, headers: dict[str, str]) -> None:
+    """Protocol headers of gRPC and Envoy from a REST caller are dropped; Accept and Content-Type never matter."""
+    outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}", **headers)
+    assert (200, DOCUMENTED_COMPACT) == (outcome.status, outcome.document)
+
+
+def test_contract_file_beside_the_checkout_is_what_we_ship() -> None:
+    """Where the contract is at hand, the shipped sample is it, to the byte."""
+    contract = Path(__file__).parents[3] / "shared" / "contract" / "task-http-completed.json"
+    expected = contract.read_bytes() if contract.exists() else DOCUMENTED
+    assert expected == DOCUMENTED
+    assert compact(json.loads(DOCUMENTED)) == DOCUMENTED_COMPACT

@@ -1,0 +1,87 @@
+"""What operators rely on: health, reflection, request IDs, log lines."""
+
+import json
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.documents import DOCUMENTED_ID, UNKNOWN_ID
+from support.doors import Door, GrpcDoor, RestDoor
+from support.running import System, eventually
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("name", ["", "taskgate.v1.TaskService", "conductor.grpc.tasks.TaskService"])
+def test_health_is_serving_overall_and_per_service(grpc_door: GrpcDoor, name: str) -> None:
+    """``Check`` and the first message of ``Watch`` say SERVING."""
+    stub = health_pb2_grpc.HealthStub(grpc_door.channel)
+    request = health_pb2.HealthCheckRequest(service=name)
+    assert stub.Check(request, timeout=5).status == SERVING
+    watch = stub.Watch(request, timeout=5)
+    assert next(watch).status == SERVING
+    watch.cancel()
+
+
+def test_health_of_an_unknown_service_is_not_found(grpc_door: GrpcDoor) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        health_pb2_grpc.HealthStub(grpc_door.channel).Check(health_pb2.HealthCheckRequest(service="x"), timeout=5)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_services_and_describes_ours(grpc_door: GrpcDoor) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(grpc_door.channel)
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="taskgate.v1.TaskService.GetTaskJson"),
+    ]
+    listed, described = stub.ServerReflectionInfo(iter(requests), timeout=5)
+    names = {service.name for service in listed.list_services_response.service}
+    assert {"taskgate.v1.TaskService", "grpc.health.v1.Health"} <= names
+    assert described.file_descriptor_response.file_descriptor_proto
+
+
+def test_healthz_is_200(system: System) -> None:
+    door = RestDoor("rest", system.http)
+    assert door.get("/healthz").status == 200
+    door.close()
+
+
+def test_request_id_is_kept_or_made_and_returned(door: Door) -> None:
+    """The caller's ID comes back, with every answer; without one, a new one does."""
+    for task_id in (DOCUMENTED_ID, UNKNOWN_ID):
+        assert door.get_task_json(task_id, x_request_id="my-id-1").headers["x-request-id"] == "my-id-1"
+        made = [door.get_task_json(task_id).headers["x-request-id"] for _ in range(2)]
+        assert made[0] != made[1]
+        assert len(made[0]) >= 16
+
+
+def test_request_id_unfit_for_a_log_is_replaced() -> None:
+    """Over-long or with odd characters, a caller's ID is not taken over by the server."""
+    from taskgate.calls import usable_request_id
+
+    for offered in ("", "x" * 129, "a b", "a\nb", 'a"b', "é"):
+        assert usable_request_id(offered) != offered
+
+
+def test_each_call_is_one_log_line_without_payload(door: Door, system: System) -> None:
+    """Method, code, duration, request ID and task ID; nothing of the document."""
+    for task_id, code in ((DOCUMENTED_ID, "OK"), (UNKNOWN_ID, "NOT_FOUND"), ("x\ny", "INVALID_ARGUMENT")):
+        request_id = f"log-{door.name}-{code}"
+        door.get_task_json(task_id, x_request_id=request_id)
+
+        def lines(wanted: str = request_id) -> list[dict[str, object]]:
+            return [event for event in system.events("call") if event["request_id"] == wanted]
+
+        eventually(lines, f"the log line of {request_id}")
+        (line,) = lines()
+        assert {"method", "code", "duration_ms", "request_id", "task_id", "event", "level", "timestamp"} == set(line)
+        assert ("/taskgate.v1.TaskService/GetTaskJson", code) == (line["method"], line["code"])
+        assert line["task_id"] == (task_id if task_id.isprintable() else ascii(task_id))
+        assert "inputData" not in json.dumps(line)
+
+
+def test_start_says_that_it_is_open(system: System) -> None:
+    """Without authentication, the log says so at start."""
+    assert system.find("no authentication is configured", system.log)

@@ -1,0 +1,1 @@
+"""What tests share: running taskgate as a user does, and asking it through each of its front doors."""

@@ -1,0 +1,250 @@
+"""The front doors: one way to ask, whatever the wire, so that one test body holds for all of them."""
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+from google.api.httpbody_pb2 import HttpBody
+from google.rpc import error_details_pb2, status_pb2
+
+from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
+
+MAX_MESSAGE = 64 * 1024 * 1024
+TIMEOUT = 30
+
+GRPC_TO_HTTP = {
+    "OK": 200,
+    "INVALID_ARGUMENT": 400,
+    "DEADLINE_EXCEEDED": 504,
+    "NOT_FOUND": 404,
+    "UNAVAILABLE": 503,
+    "DATA_LOSS": 500,
+    "INTERNAL": 500,
+}
+
+
+@dataclass
+class Outcome:
+    """How a call ended, in terms that every door has: an HTTP status (the gRPC one's counterpart) and a message."""
+
+    status: int
+    document: bytes = b""
+    message: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    code: str | None = None
+    """The gRPC status name; None over REST."""
+    reason: str | None = None
+    """``ErrorInfo.reason``; None over REST."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """``ErrorInfo.metadata``."""
+
+
+class Door(Protocol):
+    """One way in."""
+
+    name: str
+
+    def get_task_json(self, task_id: str, **headers: str) -> Outcome:
+        """Ask for the document."""
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+class GrpcDoor:
+    """A gRPC channel, to the server itself or through Envoy."""
+
+    def __init__(self, name: str, target: str) -> None:
+        self.name = name
+        options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.enable_retries", 0)]
+        self.channel = grpc.insecure_channel(target, options=options)
+
+    def get_task_json(self, task_id: str, **headers: str) -> Outcome:
+        outcome, response = self.call(
+            "/taskgate.v1.TaskService/GetTaskJson", GetTaskJsonRequest(task_id=task_id).SerializeToString(), headers
+        )
+        if response is not None:
+            body = HttpBody.FromString(response)
+            assert body.content_type == "application/json"
+            outcome.document = body.data
+        return outcome
+
+    def get_task(self, task_id: str, service: str = "taskgate.v1.TaskService") -> tuple[Outcome, Any]:
+        """Ask for the typed task; the second part is None on failure."""
+        outcome, response = self.call(f"/{service}/GetTask", GetTaskRequest(task_id=task_id).SerializeToString(), {})
+        return outcome, None if response is None else GetTaskResponse.FromString(response).task
+
+    def call(
+        self, path: str, request: bytes, headers: dict[str, str], timeout: float = TIMEOUT
+    ) -> tuple[Outcome, bytes | None]:
+        """One unary call of raw bytes."""
+        method = self.channel.unary_unary(path)
+        metadata = tuple((key.replace("_", "-"), value) for key, value in headers.items())
+        try:
+            response, call = method.with_call(request, timeout=timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            return _refused(error), None
+        return Outcome(200, code="OK", headers=_metadata(call.trailing_metadata())), response
+
+    def close(self) -> None:
+        self.channel.close()
+
+
+def _metadata(pairs: Any) -> dict[str, str]:
+    return {key: value for key, value in pairs or () if isinstance(value, str)}
+
+
+def _refused(error: Any) -> Outcome:
+    code = error.code().name
+    outcome = Outcome(GRPC_TO_HTTP.get(code, 0), code=code, message=error.details() or "")
+    outcome.headers = _metadata(error.trailing_metadata())
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    if details is not None:
+        status = status_pb2.Status.FromString(details)
+        assert (status.message, status.code) == (outcome.message, error.code().value[0])
+        info = error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info)
+        assert info.domain == "taskgate"
+        outcome.reason, outcome.metadata = info.reason, dict(info.metadata)
+    return outcome
+
+
+def _rest_outcome(status: int, headers: dict[str, str], body: bytes) -> Outcome:
+    outcome = Outcome(status, headers=headers)
+    assert headers["content-type"] == "application/json"
+    leaked = [name for name in headers if name.startswith("grpc-")]
+    assert not leaked
+    if status == 200:
+        outcome.document = body
+        return outcome
+    error = json.loads(body)
+    assert list(error) == ["status", "message", "instance", "retryable"]
+    assert error["status"] == status
+    assert error["instance"] == "test-node"
+    assert error["retryable"] is (status in {429, 503, 504})
+    assert error["message"]
+    outcome.message = error["message"]
+    return outcome
+
+
+def percent_encode(task_id: str) -> str:
+    """Every byte that is not unreserved, as SDKs do it."""
+    from urllib.parse import quote
+
+    return quote(task_id, safe="")
+
+
+class RestDoor:
+    """REST over HTTP/1.1, on one kept-alive connection."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self._connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
+
+    def get_task_json(self, task_id: str, **headers: str) -> Outcome:
+        return self.get(f"/api/tasks/{percent_encode(task_id)}", **headers)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> Outcome:
+        """Any request."""
+        names = {key.replace("_", "-"): value for key, value in headers.items()}
+        self._connection.request(method, path, headers=names)
+        response = self._connection.getresponse()
+        body = response.read()
+        received = {key.lower(): value for key, value in response.getheaders()}
+        return _rest_outcome(response.status, received, body)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Http2Door:
+    """REST over HTTP/2 in clear text, with prior knowledge; one connection, one request at a time."""
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        host, _, port = address.rpartition(":")
+        self._authority = address
+        self._socket = socket.create_connection((host, int(port)), timeout=TIMEOUT)
+        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(MAX_MESSAGE)
+        self._flush()
+
+    def get_task_json(self, task_id: str, **headers: str) -> Outcome:
+        return self.get(f"/api/tasks/{percent_encode(task_id)}", **headers)
+
+    def get(self, path: str, method: str = "GET", **headers: str) -> Outcome:
+        """Any request."""
+        stream = self._h2.get_next_available_stream_id()
+        pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", self._authority)]
+        extra = [(key.replace("_", "-"), value) for key, value in headers.items()]
+        self._h2.send_headers(stream, pseudo + extra, end_stream=True)
+        self._h2.increment_flow_control_window(MAX_MESSAGE, stream)
+        self._flush()
+        return self._read(stream)
+
+    def _read(self, stream: int) -> Outcome:
+        received: dict[str, str] = {}
+        body = bytearray()
+        while True:
+            for event in self._h2.receive_data(self._received()):
+                if getattr(event, "stream_id", stream) != stream:
+                    continue
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    received |= {_text(key): _text(value) for key, value in event.headers}
+                elif isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                    self._h2.acknowledge_received_data(event.flow_controlled_length, stream)
+                elif isinstance(event, h2.events.StreamEnded):
+                    self._flush()
+                    status = int(received.pop(":status"))
+                    return _rest_outcome(status, received, bytes(body))
+                elif isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
+                    raise AssertionError(f"Envoy broke the stream: {event}")
+            self._flush()
+
+    def _received(self) -> bytes:
+        data = self._socket.recv(1 << 20)
+        assert data, "Envoy closed the connection"
+        return data
+
+    def _flush(self) -> None:
+        self._socket.sendall(self._h2.data_to_send())
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+DOORS = ("grpc", "grpc-envoy", "rest", "rest-h2")
+
+
+def open_door(name: str, http_address: str, grpc_address: str) -> Door:
+    """The door called ``name``."""
+    if name == "grpc":
+        return GrpcDoor(name, grpc_address)
+    if name == "grpc-envoy":
+        return GrpcDoor(name, http_address)
+    if name == "rest":
+        return RestDoor(name, http_address)
+    return Http2Door(name, http_address)

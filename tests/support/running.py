@@ -1,0 +1,203 @@
+"""taskgate as a user runs it: the real command, in processes of its own, on free ports."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+START_SECONDS = 30
+STOP_SECONDS = 40
+
+
+def taskgate(*arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60) -> Any:
+    """Run one ``taskgate`` command to its end; the result has text ``stdout``, ``stderr`` and ``returncode``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "taskgate", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        env=_environment(env),
+    )
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
+    return done
+
+
+def _environment(extra: dict[str, str] | None) -> dict[str, str]:
+    """This environment without any TASKGATE_ setting of the person who runs the tests."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TASKGATE_")}
+    return kept | (extra or {})
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
+    """The first true value of ``condition``; fails the test if there is none within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+class Running:
+    """A running ``taskgate up`` or ``serve``; its output is collected while it runs."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "taskgate", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(env),
+            start_new_session=True,
+        )
+        self.out: list[str] = []
+        self.log: list[str] = []
+        self._readers = [self._collect(self.process.stdout, self.out), self._collect(self.process.stderr, self.log)]
+        self._family: list[psutil.Process] = []
+
+    @staticmethod
+    def _collect(stream: Any, lines: list[str]) -> threading.Thread:
+        def read() -> None:
+            for line in stream:
+                lines.append(line.decode(errors="replace").rstrip("\n"))
+            stream.close()
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        return thread
+
+    def find(self, pattern: str, lines: Sequence[str] | None = None) -> re.Match[str] | None:
+        """The first match of ``pattern`` in standard output (or ``lines``)."""
+        for line in list(self.out if lines is None else lines):
+            if match := re.search(pattern, line):
+                return match
+        return None
+
+    def wait_for(self, pattern: str, *, in_log: bool = False, seconds: float = START_SECONDS) -> re.Match[str]:
+        """Wait until a line of output (or of the log) matches."""
+
+        def look() -> re.Match[str] | None:
+            assert self.process.poll() is None or self.find(pattern, self.log if in_log else self.out), (
+                f"ended with {self.process.returncode}: " + "\n".join(self.log)
+            )
+            return self.find(pattern, self.log if in_log else self.out)
+
+        match = eventually(look, f"a line that matches {pattern!r}", seconds)
+        assert isinstance(match, re.Match)
+        return match
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one kind."""
+        lines = [json.loads(line) for line in list(self.log) if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def family(self) -> list[psutil.Process]:
+        """This process and all below it; remembered, so that ``assert_gone`` can look for each."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            members = [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            members = []
+        self._family += [member for member in members if member not in self._family]
+        return members
+
+    def envoy(self) -> psutil.Process:
+        """The Envoy below this process."""
+        return next(member for member in self.family() if _command(member).endswith("envoy"))
+
+    def workers(self) -> list[psutil.Process]:
+        """The server processes below this process."""
+        return [member for member in self.family() if "taskgate.worker" in " ".join(_command_line(member))]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop and wait; the exit code."""
+        self.family()
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code."""
+        code = self.process.wait(STOP_SECONDS)
+        for reader in self._readers:
+            reader.join(5)
+        return code
+
+    def assert_gone(self, seconds: float = 5) -> None:
+        """Fail if any process that ever belonged to it still runs."""
+        eventually(lambda: not [p for p in self._family if _alive(p)], "all processes gone", seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End whatever still runs, however the test ended."""
+        self.family()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for member in self._family:
+            if _alive(member):
+                member.kill()
+        for reader in self._readers:
+            reader.join(5)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.NoSuchProcess:
+        return []
+
+
+class System(Running):
+    """``taskgate up`` on free ports over a SQLite file, ready to be asked."""
+
+    def __init__(self, database: Path, *arguments: str, workers: int = 2) -> None:
+        self.database = database
+        super().__init__(
+            "up",
+            *("--store", f"sqlite:///{database}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
+            *("--workers", str(workers), "--instance", "test-node", "--log-format", "json", *arguments),
+        )
+
+    def wait_ready(self) -> Self:
+        """Wait for the banner and read the ports from it."""
+        self.http = self.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
+        self.grpc = self.wait_for(r"gRPC .*?; ([^ ,]+)")[1]
+        return self
+
+
+@contextmanager
+def running_system(database: Path, *arguments: str, workers: int = 2) -> Iterator[System]:
+    """A ready ``System``, stopped at the end."""
+    with System(database, *arguments, workers=workers) as system:
+        yield system.wait_ready()
