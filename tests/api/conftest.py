@@ -4,18 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.documents import DOCUMENTED
+
 from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
-from support.running import System, running_system, taskgate
+from support.running import System, running_system
 
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """``taskgate up`` with two workers, over a store filled by ``taskgate import``."""
     database = tmp_path_factory.mktemp("api") / "tasks.db"
-    done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
-    assert done.returncode == 0, done.stderr
-    with running_system(database) as running:
+    with running_system(database, "--demo") as running:
         yield running
 
 

@@ -6,11 +6,11 @@ exists on gRPC only, where REST has the four keys of Conductor's error body.
 
 import json
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from support.documents import (
     DOCUMENTED,
     DOCUMENTED_COMPACT,
@@ -22,8 +22,12 @@ from support.documents import (
 )
 from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
 from support.running import System
-
 from taskgate.v1.task_pb2 import Task
+
+
+def refused_by_envoy(door: Door, task_id: str) -> bool:
+    """Envoy takes NUL and encoded slashes of both kinds for attacks and answers 400 itself, before any route."""
+    return isinstance(door, RestDoor | Http2Door) and any(character in task_id for character in "\0/\\")
 
 
 def new_id() -> str:
@@ -33,7 +37,7 @@ def new_id() -> str:
 def test_documented_task_comes_back_byte_for_byte(door: Door) -> None:
     """The documented task, without its insignificant whitespace and otherwise unchanged."""
     outcome = door.get_task_json(DOCUMENTED_ID)
-    assert (200, DOCUMENTED_COMPACT) == (outcome.status, outcome.document)
+    assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT)
 
 
 def test_documented_task_equals_the_contract_key_for_key(door: Door) -> None:
@@ -47,7 +51,8 @@ EXACT = {
     "null, nested null, empty": b'{"taskId":"%s","status":"COMPLETED","a":null,"b":{"c":null},"d":{},"e":[]}',
     "key order": b'{"z":1,"taskId":"%s","a":2,"status":"FAILED","m":3}',
     "numbers as written": b'{"taskId":"%s","status":"COMPLETED","n":[1.0,1e5,1E-7,-0,-0.0,0.10]}',
-    "beyond doubles": b'{"taskId":"%s","status":"COMPLETED","n":[1e400,123456789012345678901234567890,9007199254740993]}',
+    "beyond doubles": b'{"taskId":"%s","status":"COMPLETED","n":[1e400,123456789012345678901234567890]}',
+    "beyond 2^53": b'{"taskId":"%s","status":"COMPLETED","n":9007199254740993}',
     "escapes as written": b'{"taskId":"%s","status":"COMPLETED","s":"\\u0041\\/\\n\\ud83d\\ude00\\u0000"}',
     "lone surrogates": b'{"taskId":"%s","status":"COMPLETED","s":"\\ud800 \\udc00","\\udfff":1}',
     "duplicate keys": b'{"taskId":"%s","status":"COMPLETED","a":1,"a":2}',
@@ -74,7 +79,7 @@ MALFORMED = {
     "line break at the end": DOCUMENTED_ID + "\n",
     "braces": "{" + DOCUMENTED_ID + "}",
     "no hyphens": DOCUMENTED_ID.replace("-", ""),
-    "full-width digit": "６" + DOCUMENTED_ID[1:],
+    "full-width digit": "\uff16" + DOCUMENTED_ID[1:],
     "NUL": DOCUMENTED_ID[:-1] + "\0",
     "quote": "x'\"\\",
     "percent": "100%",
@@ -89,9 +94,10 @@ def test_malformed_id_is_400(door: Door, task_id: str) -> None:
     """A task ID that is not a UUID is refused with a message that says so."""
     outcome = door.get_task_json(task_id)
     assert outcome.status == 400
-    assert outcome.message.startswith("Invalid task ID")
-    assert "UUID" in outcome.message
     assert len(outcome.message) < 400
+    if not refused_by_envoy(door, task_id):
+        assert outcome.message.startswith("Invalid task ID")
+        assert "UUID" in outcome.message
 
 
 def test_unknown_id_is_404_in_conductors_words(door: Door) -> None:
@@ -182,6 +188,7 @@ ODD_IDS = {
     "percent": "100%41",
     "question mark and hash": "a?b#c",
     "backslash": "a\\b",
+    "slash": "a/b",
     "255 characters": "x" * 255,
     "quotes": "\"'`",
     "brackets": "{a}[b]<c>",
@@ -191,11 +198,17 @@ ODD_IDS = {
 
 @pytest.mark.parametrize("task_id", ODD_IDS.values(), ids=ODD_IDS)
 def test_any_format_serves_odd_ids(any_id_door: Door, any_id_system: System, task_id: str) -> None:
-    """With --task-id-format any, an ID is any text; percent-encoding is undone exactly once."""
+    """With --task-id-format any, an ID is any text; percent-encoding is undone exactly once.
+
+    Named exception: an ID with a slash or backslash cannot be had over REST (400), only over gRPC.
+    """
     document = task(task_id)
     put_row(any_id_system.database, task_id, document.decode())
     outcome = any_id_door.get_task_json(task_id)
-    assert (200, document) == (outcome.status, outcome.document)
+    if refused_by_envoy(any_id_door, task_id):
+        assert outcome.status == 400
+    else:
+        assert (200, document) == (outcome.status, outcome.document)
 
 
 @pytest.mark.parametrize("task_id", ["x" * 256, "a\x00b", "a\nb", "a\x7fb"], ids=["long", "NUL", "line break", "DEL"])
@@ -203,16 +216,17 @@ def test_any_format_still_refuses(any_id_door: Door, task_id: str) -> None:
     """Too long, or with control characters, an ID is malformed whatever the format."""
     outcome = any_id_door.get_task_json(task_id)
     assert outcome.status == 400
-    assert outcome.message.startswith("Invalid task ID")
+    assert refused_by_envoy(any_id_door, task_id) or outcome.message.startswith("Invalid task ID")
 
 
 # gRPC only: the typed task and error details -----------------------------------------------------------------------
 
 
 @pytest.fixture(params=["taskgate.v1.TaskService", "conductor.grpc.tasks.TaskService"])
-def service(request: pytest.FixtureRequest) -> Iterator[str]:
+def service(request: pytest.FixtureRequest) -> str:
     """Our service, and Conductor's name for it."""
-    yield request.param
+    name: str = request.param
+    return name
 
 
 def test_typed_task_holds_the_document(grpc_door: GrpcDoor, service: str) -> None:
@@ -220,7 +234,7 @@ def test_typed_task_holds_the_document(grpc_door: GrpcDoor, service: str) -> Non
     outcome, received = grpc_door.get_task(DOCUMENTED_ID, service)
     assert outcome.code == "OK"
     assert received.status == Task.COMPLETED
-    assert (DOCUMENTED_ID, "HTTP", 1770621022078) == (received.task_id, received.task_type, received.update_time)
+    assert (received.task_id, received.task_type, received.update_time) == (DOCUMENTED_ID, "HTTP", 1770621022078)
     body = received.output_data["response"].struct_value.fields["body"].struct_value.fields
     assert body["randomInt"].number_value == 2646
     assert received.workflow_task.task_reference_name == "http_ref"
@@ -261,7 +275,7 @@ def test_typed_task_too_large_for_a_message_is_refused(grpc_door: GrpcDoor, syst
     put_row(system.database, task_id, task(task_id, outputData={"n": [1] * 3_500_000}).decode())
     outcome, received = grpc_door.get_task(task_id)
     assert received is None
-    assert ("INTERNAL", "ERROR_REASON_DOCUMENT_TOO_LARGE") == (outcome.code, outcome.reason)
+    assert (outcome.code, outcome.reason) == ("INTERNAL", "ERROR_REASON_DOCUMENT_TOO_LARGE")
     assert grpc_door.get_task_json(task_id).status == 200
 
 
@@ -289,7 +303,7 @@ def test_bytes_that_are_no_request_are_invalid_argument(
 ) -> None:
     """A malformed request message is the caller's fault and says so."""
     outcome, _ = grpc_door.call(f"/{service}/GetTask", request_bytes, {})
-    assert ("INVALID_ARGUMENT", "ERROR_REASON_INVALID_REQUEST") == (outcome.code, outcome.reason)
+    assert (outcome.code, outcome.reason) == ("INVALID_ARGUMENT", "ERROR_REASON_INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +323,7 @@ def test_unknown_methods_are_unimplemented(grpc_door: GrpcDoor, path: str) -> No
 def test_query_cannot_change_the_task(rest_door: RestDoor | Http2Door, query: str) -> None:
     """A query string is ignored, whatever it says."""
     outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}?{query}")
-    assert (200, DOCUMENTED_COMPACT) == (outcome.status, outcome.document)
+    assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -347,12 +361,12 @@ def test_base_url_with_a_slash_works(rest_door: RestDoor | Http2Door) -> None:
         {"x_envoy_upstream_rq_timeout_ms": "1"},
         {"grpc_encoding": "gzip"},
     ],
-    ids=lambda headers: ",".join(headers),
+    ids=",".join,
 )
 def test_headers_cannot_spoil_a_rest_call(rest_door: RestDoor | Http2Door, headers: dict[str, str]) -> None:
     """Protocol headers of gRPC and Envoy from a REST caller are dropped; Accept and Content-Type never matter."""
     outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}", **headers)
-    assert (200, DOCUMENTED_COMPACT) == (outcome.status, outcome.document)
+    assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT)
 
 
 def test_contract_file_beside_the_checkout_is_what_we_ship() -> None:

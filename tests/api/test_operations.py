@@ -6,9 +6,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from support.documents import DOCUMENTED_ID, UNKNOWN_ID
 from support.doors import Door, GrpcDoor, RestDoor
 from support.running import System, eventually
+from taskgate.calls import usable_request_id
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -34,7 +36,7 @@ def test_reflection_lists_the_services_and_describes_ours(grpc_door: GrpcDoor) -
     stub = reflection_pb2_grpc.ServerReflectionStub(grpc_door.channel)
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="taskgate.v1.TaskService.GetTaskJson"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="taskgate.v1.TaskService"),
     ]
     listed, described = stub.ServerReflectionInfo(iter(requests), timeout=5)
     names = {service.name for service in listed.list_services_response.service}
@@ -59,8 +61,6 @@ def test_request_id_is_kept_or_made_and_returned(door: Door) -> None:
 
 def test_request_id_unfit_for_a_log_is_replaced() -> None:
     """Over-long or with odd characters, a caller's ID is not taken over by the server."""
-    from taskgate.calls import usable_request_id
-
     for offered in ("", "x" * 129, "a b", "a\nb", 'a"b', "é"):
         assert usable_request_id(offered) != offered
 

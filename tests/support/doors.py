@@ -6,11 +6,13 @@ import socket
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
+from urllib.parse import quote
 
 import grpc
 import h2.config
 import h2.connection
 import h2.events
+import pytest
 from google.api.httpbody_pb2 import HttpBody
 from google.rpc import error_details_pb2, status_pb2
 
@@ -138,8 +140,6 @@ def _rest_outcome(status: int, headers: dict[str, str], body: bytes) -> Outcome:
 
 def percent_encode(task_id: str) -> str:
     """Every byte that is not unreserved, as SDKs do it."""
-    from urllib.parse import quote
-
     return quote(task_id, safe="")
 
 
@@ -209,7 +209,7 @@ class Http2Door:
                     status = int(received.pop(":status"))
                     return _rest_outcome(status, received, bytes(body))
                 elif isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
-                    raise AssertionError(f"Envoy broke the stream: {event}")
+                    pytest.fail(f"Envoy broke the stream: {event}")
             self._flush()
 
     def _received(self) -> bytes:

@@ -69,8 +69,7 @@ class Running:
     @staticmethod
     def _collect(stream: Any, lines: list[str]) -> threading.Thread:
         def read() -> None:
-            for line in stream:
-                lines.append(line.decode(errors="replace").rstrip("\n"))
+            lines.extend(line.decode(errors="replace").rstrip("\n") for line in stream)
             stream.close()
 
         thread = threading.Thread(target=read, daemon=True)
