@@ -1,0 +1,253 @@
+"""Processes that die, are stopped, or cannot start: what callers and operators see of it."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
+from support.doors import GrpcDoor, RestDoor
+from support.running import Running, System, eventually, running_system, taskgate
+
+
+@contextmanager
+def callers(system: System, count: int) -> Iterator[Counter[str]]:
+    """REST callers that ask without pause; what they got, by kind, is complete when the block ends.
+
+    "refused" is a new connection that was not taken: the caller knows that nothing was done, and goes elsewhere.
+    """
+    outcomes: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def call() -> None:
+        connection = http.client.HTTPConnection(system.http, timeout=20)
+        while not stop.is_set():
+            new = connection.sock is None
+            try:
+                connection.request("GET", f"/api/tasks/{DOCUMENTED_ID}")
+                response = connection.getresponse()
+                body = response.read()
+                outcomes["ok" if body == DOCUMENTED_COMPACT else f"{response.status} {body[:200]!r}"] += 1
+            except OSError as error:
+                outcomes["refused" if new else repr(error)] += 1
+                connection.close()
+        connection.close()
+
+    threads = [threading.Thread(target=call) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+
+
+def answers(system: System) -> bool:
+    """Whether a REST call succeeds now."""
+    door = RestDoor("rest", system.http)
+    try:
+        return door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+    except OSError:
+        return False
+    finally:
+        door.close()
+
+
+def test_killed_worker_fails_no_rest_call_and_is_replaced(tmp_path: Path) -> None:
+    """Under load, a worker is killed three times: no caller notices, and a new one listens on the same port."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+        with callers(system, 32) as outcomes:
+            for _ in range(3):
+                victim = system.workers()[0]
+                eventually(lambda: outcomes["ok"] > 200, "calls under way")
+                victim.kill()
+                killed = time.monotonic()
+                eventually(
+                    lambda victim=victim: [w for w in system.workers() if w.pid != victim.pid][1:],
+                    "two workers again",
+                )
+                assert time.monotonic() - killed < 3
+                # Both workers dead at once would be another test: Envoy looks at each once a second.
+                time.sleep(3)
+                outcomes["ok"] = 1
+        assert set(outcomes) == {"ok"}, outcomes
+        assert len(system.events("worker ended; replacing it")) == 3
+        ports = Counter(event["grpc"] for event in system.events("worker listens"))
+        assert sum(ports.values()) == 5
+        assert len(ports) == 2
+
+
+def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
+    with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
+        first = system.envoy()
+        first.kill()
+        first.wait(5)
+        eventually(lambda: answers(system), "answers again")
+        assert system.envoy().pid != first.pid
+
+
+def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
+    """Calls in flight when SIGTERM arrives are answered; then the exit code is 0 and no process is left."""
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=2) as system:
+        with callers(system, 8) as outcomes:
+            eventually(lambda: outcomes["ok"] > 100, "calls under way")
+            system.family()
+            system.process.send_signal(signal.SIGTERM)
+            system.wait_for("draining", in_log=True)
+            before = outcomes["ok"]
+            eventually(lambda: outcomes["ok"] > before + 20, "calls answered while draining")
+            assert system.wait() == 0
+        assert set(outcomes) <= {"ok", "refused"}, outcomes
+        system.assert_gone()
+
+
+def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:
+    """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
+    database = tmp_path / "tasks.db"
+    with running_system(database, "--demo", "--drain-delay", "0", workers=1) as system:
+        task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
+        document = task(task_id, outputData={"text": "x" * 10_000_000})
+        put_row(database, task_id, document.decode())
+        connection = http.client.HTTPConnection(system.http, timeout=20)
+        connection.request("GET", f"/api/tasks/{task_id}")
+        response = connection.getresponse()
+        received = response.read(100_000)
+        system.family()
+        system.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not accepts(system.http), "the port closed")
+        assert received + response.read() == document
+        connection.close()
+        assert system.wait() == 0
+        system.assert_gone()
+
+
+def accepts(address: str) -> bool:
+    """Whether someone listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
+    with System(tmp_path / "tasks.db", "--demo", "--drain-delay", "0") as system:
+        system.wait_ready()
+        system.family()
+        os.killpg(system.process.pid, signal.SIGINT)
+        assert system.wait() == 0
+        system.assert_gone()
+        assert not [line for line in system.log if "Traceback" in line]
+
+
+def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path) -> None:
+    for delay in (0.3, 0.6, 0.9):
+        with System(tmp_path / "tasks.db", "--drain-delay", "0") as system:
+            time.sleep(delay)
+            system.stop(signal.SIGINT)
+            system.assert_gone()
+
+
+def test_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with System(tmp_path / "tasks.db", "--drain-delay", "30") as system:
+        system.wait_ready()
+        system.family()
+        system.process.send_signal(signal.SIGINT)
+        system.wait_for("draining", in_log=True)
+        system.process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert system.wait() == 128 + signal.SIGINT
+        assert time.monotonic() - started < 5
+        system.assert_gone()
+
+
+def test_killed_supervisor_takes_all_with_it(tmp_path: Path) -> None:
+    """Nothing can be done in a killed process; its workers and Envoy end by themselves."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+        assert len(system.family()) == 4
+        system.process.kill()
+        system.process.wait()
+        system.assert_gone(seconds=15)
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [(("serve",), "grpc"), (("serve", "--workers", "2"), "grpc"), (("up",), "grpc"), (("up",), "http")],
+    ids=["serve", "serve with workers", "up, grpc", "up, http"],
+)
+def test_port_in_use_is_an_error_that_names_it(
+    tmp_path: Path, taken_port: int, command: tuple[str, ...], setting: str
+) -> None:
+    """Exit code 2 and one sentence with the setting and the address; no second server on a shared port."""
+    addresses = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0"} | {setting: f"127.0.0.1:{taken_port}"}
+    if command[0] == "serve":
+        del addresses["http"]
+    flags = [part for key, value in addresses.items() for part in (f"--{key}", value)]
+    done = taskgate(*command, "--store", f"sqlite:///{tmp_path}/tasks.db", *flags)
+    assert done.returncode == 2, done.stderr
+    sentence = next(line for line in done.stderr.splitlines() if line.startswith("taskgate: "))
+    assert f"{setting}: cannot listen on 127.0.0.1:{taken_port}" in sentence
+    assert "Traceback" not in done.stderr
+
+
+def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
+    """A stale server is found out, although gRPC could share its port."""
+    store = f"sqlite:///{tmp_path}/tasks.db"
+    with Running("serve", "--store", store, "--grpc", "127.0.0.1:0", "--log-format", "json") as first:
+        port = first.wait_for(r'"grpc":"127.0.0.1:(\d+)","event":"listening"', in_log=True)[1]
+        done = taskgate("serve", "--store", store, "--grpc", f"127.0.0.1:{port}")
+        assert done.returncode == 2
+        assert port in done.stderr
+
+
+def test_serve_with_workers_shares_one_port_and_replaces_the_dead(tmp_path: Path) -> None:
+    """Without Envoy: N processes behind one port, kept up, drained at the end."""
+    database = tmp_path / "tasks.db"
+    arguments = ("--store", f"sqlite:///{database}", "--grpc", "127.0.0.1:0", "--drain-delay", "0")
+    with Running("serve", *arguments, "--workers", "3", "--log-format", "json") as running:
+        eventually(lambda: len(running.events("worker listens")) == 3, "three workers", 20)
+        (address,) = {event["grpc"] for event in running.events("worker listens")}
+        running.workers()[0].kill()
+        eventually(lambda: len(running.events("worker listens")) == 4, "a new worker")
+        door = GrpcDoor("grpc", address)
+        eventually(lambda: door.get_task_json("x").code == "INVALID_ARGUMENT", "an answer")
+        door.close()
+        assert running.stop() == 0
+        running.assert_gone()
+
+
+def test_worker_without_a_supervisor_leaves() -> None:
+    """A worker whose standard input ends drains and goes."""
+    process = subprocess.Popen([sys.executable, "-m", "taskgate.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n')
+    process.stdin.flush()
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"127.0.0.1:")
+    assert psutil.pid_exists(process.pid)
+    process.stdin.close()
+    assert process.wait(10) == 0
+    process.stdout.close()

@@ -1,0 +1,115 @@
+"""The store goes away, is locked or damaged, and comes back, while the system runs."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
+from support.doors import GrpcDoor, RestDoor
+from support.running import System, eventually, running_system
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("store") / "tasks.db", "--demo", workers=1) as running:
+        yield running
+
+
+@pytest.fixture
+def doors(system: System) -> Iterator[tuple[RestDoor, GrpcDoor]]:
+    rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+    yield rest, direct
+    rest.close()
+    direct.close()
+
+
+def health(door: GrpcDoor) -> int:
+    stub = health_pb2_grpc.HealthStub(door.channel)
+    status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+    return status
+
+
+def assert_unavailable(doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """503 and UNAVAILABLE, retryable, with a message that says why and leaks nothing."""
+    rest, direct = doors
+    outcome = rest.get_task_json(DOCUMENTED_ID)
+    assert outcome.status == 503
+    assert "sqlite3" not in outcome.message
+    typed, _ = direct.get_task(DOCUMENTED_ID)
+    assert (typed.code, typed.reason) == ("UNAVAILABLE", "ERROR_REASON_STORE_UNAVAILABLE")
+    # A malformed ID needs no store.
+    assert rest.get_task_json("x").status == 400
+
+
+def assert_serves(doors: tuple[RestDoor, GrpcDoor]) -> None:
+    rest, direct = doors
+    eventually(lambda: rest.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT, "served again")
+    eventually(lambda: health(direct) == SERVING, "SERVING again")
+
+
+def test_removed_store_is_503_and_restored_one_serves(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """The file is removed under the running system, and put back: no restart."""
+    assert_serves(doors)
+    backup = system.database.with_suffix(".backup")
+    for suffix in ("-wal", "-shm"):
+        sqlite3.connect(system.database).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        Path(f"{system.database}{suffix}").unlink(missing_ok=True)
+    system.database.rename(backup)
+    assert_unavailable(doors)
+    eventually(lambda: health(doors[1]) == NOT_SERVING, "NOT_SERVING")
+    backup.rename(system.database)
+    assert_serves(doors)
+
+
+def test_replaced_store_is_picked_up(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """Another file moved over it is what is read from then on."""
+    assert_serves(doors)
+    copy = system.database.with_suffix(".copy")
+    shutil.copy(system.database, copy)
+    connection = sqlite3.connect(copy)
+    with connection:
+        connection.execute("UPDATE task SET json_data = replace(json_data, 'COMPLETED', 'FAILED')")
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    original = system.database.with_suffix(".original")
+    system.database.rename(original)
+    copy.rename(system.database)
+    expected = DOCUMENTED_COMPACT.replace(b"COMPLETED", b"FAILED")
+    eventually(lambda: doors[0].get_task_json(DOCUMENTED_ID).document == expected, "the other file's document")
+    original.replace(system.database)
+    assert_serves(doors)
+
+
+def test_damaged_store_is_503(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """A file that is no database answers like one that is away."""
+    assert_serves(doors)
+    original = system.database.with_suffix(".original")
+    system.database.rename(original)
+    system.database.write_bytes(b"not a database at all" * 1000)
+    assert_unavailable(doors)
+    original.replace(system.database)
+    assert_serves(doors)
+
+
+def test_locked_store_is_503_and_holds_up_nobody_else(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """An exclusive lock makes reads fail within seconds; calls that need no store are answered meanwhile."""
+    assert_serves(doors)
+    locked = system.database.with_suffix(".locked")
+    connection = sqlite3.connect(locked, isolation_level=None)
+    connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
+    connection.execute("BEGIN EXCLUSIVE")
+    original = system.database.with_suffix(".original")
+    system.database.rename(original)
+    locked.rename(system.database)
+    assert_unavailable(doors)
+    connection.rollback()
+    connection.close()
+    original.replace(system.database)
+    assert_serves(doors)
