@@ -1,0 +1,96 @@
+"""The command line: help, refusals, and each command's answer and exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID
+from support.running import running_system, taskgate
+
+
+@pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("import",), ("get",), ("gateway",)], ids=str)
+def test_help_has_examples(command: tuple[str, ...]) -> None:
+    """``--help`` shows how to call it."""
+    done = taskgate(*command, "--help")
+    assert done.returncode == 0
+    assert "taskgate " in done.stdout.partition("\n")[2]
+    assert ("Try it:" if command == () else "Example") in done.stdout
+
+
+def test_version() -> None:
+    done = taskgate("--version")
+    assert done.stdout.startswith("taskgate, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("serve", "--store", "mongodb://x"), "taskgate: store: "),
+        (("serve", "--store", "sqlite:///:memory:"), "taskgate: store: "),
+        (("up", "--store", "sqlite:///"), "taskgate: store: "),
+        (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
+        (("up", "--workers", "9", "--grpc", "127.0.0.1:65530"), "taskgate: grpc: 9 workers from port 65530"),
+        (("gateway", "--http", "x"), "taskgate: http (--http): "),
+        (("serve", "--config", "/nowhere.toml"), "taskgate: config: there is no file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_asked_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    """Exit code 2, the sentence names the setting, and there is no traceback."""
+    done = taskgate(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(sentence)
+    assert "Traceback" not in done.stderr
+
+
+def test_up_refuses_a_store_that_it_cannot_use(tmp_path: Path) -> None:
+    """A damaged file, a missing folder: one sentence and exit code 1, before anything is started."""
+    (tmp_path / "damaged.db").write_bytes(b"no database" * 500)
+    for path, reason in ((tmp_path / "damaged.db", "damaged"), (tmp_path / "no" / "x.db", "cannot be opened")):
+        done = taskgate("up", "--store", f"sqlite:///{path}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_environment_is_read(tmp_path: Path) -> None:
+    done = taskgate("gateway", env={"TASKGATE_HTTP": "127.0.0.1:12345"})
+    assert "port_value: 12345" in done.stdout
+
+
+def test_gateway_prints_the_configuration_with_these_settings() -> None:
+    """Valid YAML, one endpoint for each worker, comments kept."""
+    done = taskgate("gateway", "--workers", "3", "--grpc", "127.0.0.1:6000")
+    config = YAML(typ="safe").load(done.stdout)
+    (group,) = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
+    ports = [e["endpoint"]["address"]["socket_address"]["port_value"] for e in group["lb_endpoints"]]
+    assert ports == [6000, 6001, 6002]
+    assert "# " in done.stdout
+
+
+def test_gateway_validate_has_envoy_check_it() -> None:
+    done = taskgate("gateway", "--validate")
+    assert (done.returncode, done.stdout) == (0, "Envoy accepts the configuration.\n")
+
+
+def test_get_asks_a_running_server(tmp_path: Path) -> None:
+    """The exact document, a summary for people, and exit code 1 with the server's words."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
+        for server in (system.grpc, system.http):
+            exact = taskgate("get", "--json", DOCUMENTED_ID, "--server", server)
+            assert (0, DOCUMENTED_COMPACT.decode() + "\n") == (exact.returncode, exact.stdout)
+            summary = taskgate("get", DOCUMENTED_ID, "--server", server)
+            assert "COMPLETED" in summary.stdout
+            assert "2026-02-09T07:10:22.070+00:00" in summary.stdout
+            unknown = taskgate("get", UNKNOWN_ID, "--server", server)
+            assert unknown.returncode == 1
+            assert f"NOT_FOUND: Task not found for taskId: {UNKNOWN_ID}" in unknown.stderr
+        assert json.loads(exact.stdout)["taskId"] == DOCUMENTED_ID
+
+
+def test_get_without_a_server_says_so() -> None:
+    done = taskgate("get", UNKNOWN_ID, "--server", "127.0.0.1:1", "--timeout", "2")
+    assert done.returncode == 1
+    assert "127.0.0.1:1: UNAVAILABLE" in done.stderr

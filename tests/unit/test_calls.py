@@ -1,0 +1,103 @@
+"""What happens around every call: masking, deadline, log line; without any transport."""
+
+import asyncio
+
+import pytest
+import structlog
+
+from taskgate.calls import Call, build_handler
+from taskgate.errors import STATUS_OF, DeadlineExceeded, InternalError, TaskgateError, TaskNotFound
+from taskgate.v1.error_reason_pb2 import ErrorReason
+
+
+async def answer(call: Call, request: bytes) -> bytes:
+    call.task_id = "some-id"
+    return request
+
+
+async def unexpected(call: Call, request: bytes) -> bytes:
+    raise ValueError("dsn postgres://user:password@host")
+
+
+async def not_found(call: Call, request: bytes) -> bytes:
+    call.task_id = "some\nid"
+    raise TaskNotFound("some-id")
+
+
+async def slow(call: Call, request: bytes) -> bytes:
+    await asyncio.sleep(60)
+    return request
+
+
+HANDLER = build_handler(
+    {"/answer": answer, "/unexpected": unexpected, "/not-found": not_found, "/slow": slow}, request_timeout=0.05
+)
+
+
+async def test_answer_passes_unchanged() -> None:
+    assert await HANDLER(Call("/answer", "id"), b"payload") == b"payload"
+
+
+async def test_unexpected_error_is_masked_and_logged_whole() -> None:
+    """The client gets a generic text and the request ID; the log gets the error."""
+    with structlog.testing.capture_logs() as logged, pytest.raises(InternalError) as refused:
+        await HANDLER(Call("/unexpected", "request-7"), b"")
+    assert "request-7" in refused.value.message
+    assert "postgres" not in refused.value.message
+    assert refused.value.metadata == {"request_id": "request-7"}
+    assert [line["event"] for line in logged] == ["unexpected error", "call"]
+    assert logged[0]["exc_info"]
+    assert logged[1]["code"] == "INTERNAL"
+
+
+async def test_domain_error_passes_as_it_is() -> None:
+    with structlog.testing.capture_logs() as logged, pytest.raises(TaskNotFound):
+        await HANDLER(Call("/not-found", "id"), b"")
+    assert [line["code"] for line in logged] == ["NOT_FOUND"]
+
+
+@pytest.mark.parametrize("allowed", [None, 60.0, 0.01, 0.0], ids=["none", "long", "short", "passed"])
+async def test_deadline_is_the_shorter_of_both(allowed: float | None) -> None:
+    """Neither the caller's deadline nor the server's limit is waited past."""
+    with pytest.raises(DeadlineExceeded, match="did not finish within"):
+        async with asyncio.timeout(5):
+            await HANDLER(Call("/slow", "id", allowed), b"")
+
+
+async def test_cancelled_call_is_logged_as_such() -> None:
+    with structlog.testing.capture_logs() as logged:
+        task = asyncio.create_task(HANDLER(Call("/slow", "id"), b""))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [line["code"] for line in logged] == ["CANCELLED"]
+
+
+async def test_log_line_has_the_call_and_no_payload() -> None:
+    """Method, code, duration, request ID and task ID; an ID that could forge a line is escaped."""
+    with structlog.testing.capture_logs() as logged:
+        await HANDLER(Call("/answer", "id"), b"payload")
+        with pytest.raises(TaskNotFound):
+            await HANDLER(Call("/not-found", "id"), b"payload")
+    assert set(logged[0]) == {"event", "log_level", "method", "code", "duration_ms", "request_id", "task_id"}
+    assert [line["task_id"] for line in logged] == ["some-id", r"'some\nid'"]
+    assert "payload" not in str(logged)
+
+
+def test_every_error_has_a_row_and_a_documented_reason() -> None:
+    """The table and the proto's catalogue name the same reasons; codes and HTTP statuses agree."""
+    assert set(TaskgateError.__subclasses__()) == set(STATUS_OF)
+    documented = set(ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"}
+    assert {status.reason for status in STATUS_OF.values()} == documented
+    http = {
+        "INVALID_ARGUMENT": 400,
+        "NOT_FOUND": 404,
+        "UNAVAILABLE": 503,
+        "DEADLINE_EXCEEDED": 504,
+        "DATA_LOSS": 500,
+        "INTERNAL": 500,
+    }
+    for status in STATUS_OF.values():
+        assert http[status.grpc_code] == status.http_status
+        assert status.retryable is (status.http_status in {503, 504})

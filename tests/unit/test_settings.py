@@ -1,0 +1,116 @@
+"""Settings: where they come from, and the sentence for each that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+
+from taskgate.addresses import Address
+from taskgate.errors import SettingsError
+from taskgate.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", *(field.upper() for field in Settings.model_fields)):
+        monkeypatch.delenv(f"TASKGATE_{name}", raising=False)
+
+
+def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One setting from each source, and each source loses to the one above it."""
+    config = tmp_path / "taskgate.toml"
+    config.write_text('workers = 2\nhttp = "127.0.0.1:2"\nlog_level = "error"\n')
+    monkeypatch.setenv("TASKGATE_WORKERS", "3")
+    monkeypatch.setenv("TASKGATE_HTTP", "127.0.0.1:3")
+    settings = load_settings(config, {"workers": "4"})
+    assert settings.workers == 4
+    assert settings.http == Address("127.0.0.1", 3)
+    assert settings.log_level == "error"
+    assert settings.grpc == Address("127.0.0.1", 50051)
+
+
+def test_config_file_can_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "taskgate.toml"
+    config.write_text("workers = 2\n")
+    monkeypatch.setenv("TASKGATE_CONFIG", str(config))
+    assert load_settings(None, {}).workers == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"workers": "0"}, "workers (--workers): Input should be greater than or equal to 1"),
+        ({"workers": "two"}, "workers (--workers): "),
+        ({"http": "8080"}, "http (--http): '8080' is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080"),
+        ({"grpc": "127.0.0.1:70000"}, "grpc (--grpc): '127.0.0.1:70000' has a port above 65535"),
+        ({"task_id_format": "uid"}, "task_id_format (--task-id-format): Input should be 'uuid' or 'any'"),
+        ({"request_timeout": "-1"}, "request_timeout (--request-timeout): "),
+        ({"instance": "a\nb"}, "instance (--instance): "),
+    ],
+)
+def test_bad_flag_is_named(flags: dict[str, str], sentence: str) -> None:
+    """The sentence names the key, where it was set, and what would be right."""
+    with pytest.raises(SettingsError) as refused:
+        load_settings(None, flags)
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+
+
+def test_bad_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASKGATE_DRAIN_DELAY", "soon")
+    with pytest.raises(SettingsError, match=r"drain_delay \(TASKGATE_DRAIN_DELAY\): "):
+        load_settings(None, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("wrokers = 2", "wrokers: there is no such setting"),
+        ("workers = ", "config: .*taskgate.toml"),
+        ('workers = "x"', "workers: "),
+    ],
+    ids=["unknown key", "not TOML", "bad value"],
+)
+def test_bad_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    config = tmp_path / "taskgate.toml"
+    config.write_text(text)
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings(config, {})
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"config: there is no file .*absent\.toml"):
+        load_settings(tmp_path / "absent.toml", {})
+
+
+def test_several_faults_are_all_named() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(None, {"workers": "0", "http": "x"})
+    assert "workers" in str(refused.value)
+    assert "http" in str(refused.value)
+
+
+def test_settings_survive_the_way_to_a_worker() -> None:
+    """A supervisor hands settings to its workers as JSON; nothing changes on the way."""
+    settings = load_settings(None, {"grpc": "[::1]:5", "store": "sqlite:////a b/c.db", "request_timeout": "0.5"})
+    assert Settings.model_validate_json(settings.model_dump_json()).model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+        ("[::1]:8080", Address("::1", 8080)),
+        ("localhost:65535", Address("localhost", 65535)),
+    ],
+)
+def test_address_is_read_and_written(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":80", "::1:80", "host", "host:", "host:x", "host:-1", "host:٣", "a:b:1", "[::1]"]
+)
+def test_text_that_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not HOST:PORT"):
+        Address.parse(text)
