@@ -6,6 +6,7 @@ A document is one JSON object (RFC 8259) in UTF-8. Numbers of any size, duplicat
 
 import re
 import sys
+from itertools import accumulate
 
 import msgspec
 
@@ -31,24 +32,41 @@ class _AnyObject(msgspec.Struct):
 
 
 _check_syntax = msgspec.json.Decoder(_AnyObject).decode
+
 _SURROGATE_OR_PAIR = re.compile(rb"\\\\|\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[^"\s]++', re.DOTALL)
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[][{}]', re.DOTALL)
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^"\s]++', re.DOTALL)
+
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_ALL_BUT_OPENING = bytes(set(range(256)) - set(b"[{"))
+_ALL_BUT_BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'[{]}"'))
+_DEPTH_CHANGE = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
 
 
 def check_document(document: bytes) -> None:
     """Raise DocumentError unless ``document`` is one JSON object in UTF-8, nested at most ``MAX_NESTING`` deep."""
-    _check_utf8(document)
-    _check_nesting(document)
+    check_text(document)
     try:
         _check_syntax(document)
     except msgspec.ValidationError as error:
         raise DocumentError("not a JSON object") from error
     except msgspec.DecodeError as error:
-        tame = _without_lone_surrogates(document)
-        if tame is None:
+        tame = _without_surrogates(document)
+        if tame == document:
             raise DocumentError(_syntax_reason(error)) from error
         check_document(tame)
+    except RecursionError as error:  # only where brackets are left open, or the count before would have said so
+        raise DocumentError(_TOO_DEEP) from error
+
+
+def check_text(document: bytes) -> None:
+    """Raise DocumentError unless ``document`` is UTF-8 and not too deep, the two things msgspec does not check."""
+    try:
+        document.decode()
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"not UTF-8 at byte {error.start}") from error
+    # Every level takes two bytes; most documents are too short to be too deep.
+    if len(document) > 2 * MAX_NESTING and _nesting(document) > MAX_NESTING:
+        raise DocumentError(_TOO_DEEP)
 
 
 def minify(document: bytes) -> bytes:
@@ -59,35 +77,31 @@ def minify(document: bytes) -> bytes:
         return b"".join(_TOKEN.findall(document))
 
 
-def _check_utf8(document: bytes) -> None:
-    try:
-        document.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"not UTF-8 at byte {error.start}") from error
+_TOO_DEEP = f"nested more than {MAX_NESTING} levels deep"
 
 
-def _check_nesting(document: bytes) -> None:
-    if document.count(b"[") + document.count(b"{") <= MAX_NESTING:
-        return
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(document):
-        token = match[0]
-        if token in b"[{":
-            depth += 1
-            if depth > MAX_NESTING:
-                raise DocumentError(f"nested more than {MAX_NESTING} levels deep")
-        elif token in b"]}":
-            depth -= 1
+def _nesting(document: bytes) -> int:
+    """How many levels of brackets ``document`` has, or any number up to ``MAX_NESTING`` where it cannot have more.
+
+    Linear and in C, 3 ms for 1 MB: a document is checked whenever it is served.
+    """
+    opening = len(document.translate(None, _ALL_BUT_OPENING))
+    if opening <= MAX_NESTING:
+        return opening
+    # Without escapes, a bracket is outside strings where the number of quotes before it is even.
+    plain = _ESCAPE.sub(b"", document).translate(None, _ALL_BUT_BRACKETS_AND_QUOTES)
+    outside = b"".join(plain.replace(b'""', b"").split(b'"')[::2])
+    return max(accumulate(memoryview(outside.translate(_DEPTH_CHANGE)).cast("b")), default=0)
 
 
-def _without_lone_surrogates(document: bytes) -> bytes | None:
-    """A copy of the same length and structure that msgspec accepts, or None if surrogates are not the trouble."""
-    tame = _SURROGATE_OR_PAIR.sub(lambda found: found[0] if found[0] == rb"\\" else rb"\u0020", document)
-    return None if tame == document else tame
+def _without_surrogates(document: bytes) -> bytes:
+    """A copy of the same length and structure in which no string holds a surrogate escape, lone or paired."""
+    return _SURROGATE_OR_PAIR.sub(lambda found: found[0] if found[0] == rb"\\" else rb"\u0020", document)
 
 
 def _syntax_reason(error: msgspec.DecodeError) -> str:
     text = str(error)
-    return (
-        "the JSON text ends too early" if "truncated" in text else text.replace("JSON is malformed", "malformed JSON")
-    )
+    return "the JSON text ends too early" if "truncated" in text else f"not JSON: {text.removeprefix(_MSGSPEC_PREFIX)}"
+
+
+_MSGSPEC_PREFIX = "JSON is malformed: "

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 MAX_LEVEL = 100
-"""Levels of messages below the outermost that protobuf parsers accept by default, in every language we know of."""
+"""Levels of messages below the outermost that protobuf parsers accept by default in C++, Java and Python."""
 
 
 class Misfit(Exception):

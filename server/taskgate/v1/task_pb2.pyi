@@ -61,50 +61,50 @@ class Task(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Task._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         IN_PROGRESS: Task._Status.ValueType  # 0
-        """A worker, or Conductor itself, is at work on it. Not terminal; retriable."""
+        """A worker, or Conductor itself, is at work on it. Successful so far; retriable."""
         CANCELED: Task._Status.ValueType  # 1
-        """Called off with its workflow. Terminal; neither successful nor retriable."""
+        """Called off, mostly with its workflow. Terminal."""
         FAILED: Task._Status.ValueType  # 2
         """Failed; its definition decides about another attempt. Terminal; retriable."""
         FAILED_WITH_TERMINAL_ERROR: Task._Status.ValueType  # 3
-        """Failed in a way that its worker declared final. Terminal; not retriable."""
+        """Failed in a way that its worker declared final. Terminal."""
         COMPLETED: Task._Status.ValueType  # 4
-        """Done. Terminal; successful."""
+        """Done. Terminal; successful; retriable."""
         COMPLETED_WITH_ERRORS: Task._Status.ValueType  # 5
-        """Failed, but its workflow treats it as optional and goes on. Terminal; successful."""
+        """Failed, but optional to its workflow, which goes on. Terminal; successful; retriable."""
         SCHEDULED: Task._Status.ValueType  # 6
-        """Waiting in a queue for a worker. Not terminal; retriable."""
+        """Waiting in a queue for a worker. Successful so far; retriable."""
         TIMED_OUT: Task._Status.ValueType  # 7
         """Ran out of one of its definition's time limits. Terminal; retriable."""
         SKIPPED: Task._Status.ValueType  # 8
-        """Passed over at somebody's request. Terminal; successful; not retriable."""
+        """Passed over at somebody's request. Terminal; successful."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Where an execution stands. Three traits sort the states: a *terminal* task will not change by itself any more, a
-        *successful* one lets its workflow go on, a *retriable* one may be followed by another attempt.
+        """Where an execution stands. Conductor sorts the states by three traits: a *terminal* one does not change by itself any
+        more, a *successful* one does not stand in its workflow's way, a *retriable* one may be followed by another attempt.
 
         buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
         buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to IN_PROGRESS; a task without a status is refused instead.
         """
 
     IN_PROGRESS: Task.Status.ValueType  # 0
-    """A worker, or Conductor itself, is at work on it. Not terminal; retriable."""
+    """A worker, or Conductor itself, is at work on it. Successful so far; retriable."""
     CANCELED: Task.Status.ValueType  # 1
-    """Called off with its workflow. Terminal; neither successful nor retriable."""
+    """Called off, mostly with its workflow. Terminal."""
     FAILED: Task.Status.ValueType  # 2
     """Failed; its definition decides about another attempt. Terminal; retriable."""
     FAILED_WITH_TERMINAL_ERROR: Task.Status.ValueType  # 3
-    """Failed in a way that its worker declared final. Terminal; not retriable."""
+    """Failed in a way that its worker declared final. Terminal."""
     COMPLETED: Task.Status.ValueType  # 4
-    """Done. Terminal; successful."""
+    """Done. Terminal; successful; retriable."""
     COMPLETED_WITH_ERRORS: Task.Status.ValueType  # 5
-    """Failed, but its workflow treats it as optional and goes on. Terminal; successful."""
+    """Failed, but optional to its workflow, which goes on. Terminal; successful; retriable."""
     SCHEDULED: Task.Status.ValueType  # 6
-    """Waiting in a queue for a worker. Not terminal; retriable."""
+    """Waiting in a queue for a worker. Successful so far; retriable."""
     TIMED_OUT: Task.Status.ValueType  # 7
     """Ran out of one of its definition's time limits. Terminal; retriable."""
     SKIPPED: Task.Status.ValueType  # 8
-    """Passed over at somebody's request. Terminal; successful; not retriable."""
+    """Passed over at somebody's request. Terminal; successful."""
 
     @_typing.final
     class InputDataEntry(_message.Message):

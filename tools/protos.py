@@ -1,0 +1,240 @@
+"""Everything that is done with ``protos/``: ``python tools/protos.py COMMAND``, from any folder, without a network.
+
+buf, the plugins and Google's protos are those of the Python environment that runs this script. Google's files are first
+laid out in ``build/googleapis``, where ``buf.yaml`` expects them.
+"""
+
+import argparse
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from google.api import annotations_pb2
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOS = "protos"
+GOOGLEAPIS = Path("build/googleapis")
+STUBS = Path("server/taskgate/v1")
+DESCRIPTOR_SET = Path("gateway/taskgate.binpb")
+
+ALSO_IN_DESCRIPTOR_SET = ("google/rpc/error_details.proto",)
+"""Files that no proto of ours imports: to read ``grpc-status-details-bin``, Envoy has to know ``ErrorInfo``."""
+
+_WHEEL = Path(annotations_pb2.__file__).resolve().parents[2]
+_IMPORT = re.compile(r'^import (?:public |weak )?"(google/(?!protobuf/)[^"]+)";', re.MULTILINE)
+
+
+def main() -> int:
+    """Run one command; the exit code is 0 if all is well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("generate", generate, "write the Python stubs and the descriptor set for Envoy"),
+        ("check", check, "fail if what is checked in differs from a fresh generation, naming each file"),
+        ("lint", lint, "check style and comments"),
+        ("format", format_in_place, "format in place"),
+        ("format-check", format_check, "fail, with a diff, if a file is not formatted"),
+        ("build", build, "check that the protos compile"),
+        ("breaking", breaking, "fail if a change breaks callers of the protos on the main branch"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if run is breaking:
+            command.add_argument("--against", metavar="REF", help="compare with this git revision instead")
+    arguments = vars(parser.parse_args())
+    run = arguments.pop("run")
+    lay_out_imports(ROOT)
+    return int(run(**arguments))
+
+
+def generate() -> int:
+    """Replace everything generated, so that nothing outlives the proto it was made from."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        if code := generate_into(fresh):
+            return code
+        for path in generated_files(ROOT):
+            (ROOT / path).unlink()
+        for path in generated_files(fresh):
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fresh / path, ROOT / path)
+    return 0
+
+
+def check() -> int:
+    """Compare what is in the tree with a fresh generation."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        if code := generate_into(fresh):
+            return code
+        faults = [
+            f"{path}: {fault}"
+            for path in sorted({*generated_files(ROOT), *generated_files(fresh)})
+            if (fault := difference(ROOT / path, fresh / path))
+        ]
+    for line in faults:
+        print(line, file=sys.stderr)
+    if faults:
+        print("Generated files do not match protos/; run: make protos", file=sys.stderr)
+    return int(bool(faults))
+
+
+def lint() -> int:
+    """Apply the rules of ``buf.yaml``."""
+    return buf("lint", PROTOS)
+
+
+def format_in_place() -> int:
+    """Rewrite the protos in buf's format."""
+    return buf("format", "--write", PROTOS)
+
+
+def format_check() -> int:
+    """Show what the formatter would change."""
+    return buf("format", "--diff", "--exit-code", PROTOS)
+
+
+def build() -> int:
+    """Compile, and keep nothing."""
+    return buf("build", PROTOS)
+
+
+def breaking(against: str | None) -> int:
+    """Compare with an earlier state of the protos in git; if there is none, say so and pass."""
+    if not (ROOT / ".git").exists():
+        return not_checked("this is not a git repository")
+    try:
+        revision = commit_of(against) if against else base_revision()
+        if against and not revision:
+            print(f"breaking: there is no revision {against}", file=sys.stderr)
+            return 1
+        paths = git("ls-tree", "--name-only", revision, PROTOS, "buf.yaml").splitlines() if revision else []
+        if PROTOS not in paths:
+            return not_checked("git has no earlier version of protos/")
+        archive = git_bytes("archive", "--format=tar", revision, *paths)
+    except subprocess.CalledProcessError as error:
+        print(f"breaking: git failed: {error.stderr.decode(errors='replace').strip()}", file=sys.stderr)
+        return 1
+    print(f"breaking: comparing with {git('log', '-1', '--format=%h %s', revision)}", flush=True)
+    return compare_with(archive)
+
+
+def compare_with(archive: bytes) -> int:
+    """Run the rules of ``buf.yaml`` on the protos here against those in a tar archive of an earlier tree."""
+    with tempfile.TemporaryDirectory() as folder:
+        earlier = Path(folder)
+        shutil.copyfile(ROOT / "buf.yaml", earlier / "buf.yaml")  # replaced by the earlier one where there was one
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(earlier, filter="data")
+        lay_out_imports(earlier)
+        return buf("breaking", PROTOS, "--against", str(earlier / PROTOS))
+
+
+def not_checked(reason: str) -> int:
+    """Pass, but loudly: nobody should take this for a comparison that found nothing."""
+    print(f"breaking: NOT CHECKED: {reason}, so there is nothing to compare with", file=sys.stderr)
+    return 0
+
+
+def base_revision() -> str:
+    """The commit whose promises must be kept; empty if there is none.
+
+    On a branch, main. On main itself, what has been published of it (origin/main); where that is also this very commit,
+    as in the pipeline of main, or unknown: the commit itself if the tree has changes to it, otherwise the one before.
+    """
+    head = git("rev-parse", "HEAD")
+    for name in ("main", "origin/main"):
+        if (commit := commit_of(name)) and commit != head:
+            return commit
+    changed = git("status", "--porcelain", "--", PROTOS)
+    return head if changed else commit_of("HEAD^")
+
+
+def commit_of(revision: str) -> str:
+    """The commit's full hash; empty if there is no such revision."""
+    try:
+        return git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    except subprocess.CalledProcessError:
+        return ""
+
+
+def lay_out_imports(tree: Path) -> None:
+    """Put the Google protos that ``tree``'s protos import, directly or not, into ``tree``'s ``build/googleapis``."""
+    folder = tree / GOOGLEAPIS
+    sources = [path.read_text(encoding="utf-8") for path in sorted((tree / PROTOS).rglob("*.proto"))]
+    wanted = imports_of(sources) | set(ALSO_IN_DESCRIPTOR_SET)
+    done: set[str] = set()
+    while pending := wanted - done:
+        for name in pending:
+            content = (_WHEEL / name).read_bytes()
+            target = folder / name
+            if not target.is_file() or target.read_bytes() != content:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            wanted |= imports_of([content.decode()])
+        done |= pending
+    for path in folder.rglob("*.proto"):
+        if path.relative_to(folder).as_posix() not in wanted:
+            path.unlink()
+
+
+def imports_of(sources: Iterable[str]) -> set[str]:
+    """The files under ``google/`` that ``sources`` import, but for ``google/protobuf``, which buf itself has."""
+    return {name for source in sources for name in _IMPORT.findall(source)}
+
+
+def generate_into(folder: Path) -> int:
+    """Generate everything into ``folder``, laid out as in the tree."""
+    (folder / DESCRIPTOR_SET).parent.mkdir(parents=True, exist_ok=True)
+    # The whole workspace and not only protos/: that is how ALSO_IN_DESCRIPTOR_SET gets in.
+    descriptors = ("--as-file-descriptor-set", "--exclude-source-info", "--output", str(folder / DESCRIPTOR_SET))
+    return buf("generate", "--output", str(folder)) or buf("build", ".", *descriptors)
+
+
+def generated_files(tree: Path) -> Iterator[Path]:
+    """The generated files that are in ``tree``, relative to it."""
+    yield from (path.relative_to(tree) for path in (tree / STUBS).glob("*_pb2*.py*") if path.is_file())
+    if (tree / DESCRIPTOR_SET).is_file():
+        yield DESCRIPTOR_SET
+
+
+def difference(checked_in: Path, fresh: Path) -> str:
+    """What is wrong with one checked-in file; empty if nothing."""
+    if not checked_in.is_file():
+        return "missing"
+    if not fresh.is_file():
+        return "no proto makes this file any more"
+    return "" if checked_in.read_bytes() == fresh.read_bytes() else "differs"
+
+
+def buf(*arguments: str) -> int:
+    """Run buf in the root of the tree; returns its exit code."""
+    folder = Path(sys.executable).parent  # buf looks for `python` and the plugins on PATH
+    path = os.pathsep.join((str(folder), os.environ.get("PATH", "")))
+    program = shutil.which("buf", path=path)
+    if program is None:
+        print(f"buf is not in {folder}; run: make setup", file=sys.stderr)
+        return 1
+    return subprocess.run([program, *arguments], cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
+
+
+def git(*arguments: str) -> str:
+    """What git says, without the final newline."""
+    return git_bytes(*arguments).decode().strip()
+
+
+def git_bytes(*arguments: str) -> bytes:
+    """What git says. Raises CalledProcessError if it fails."""
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
