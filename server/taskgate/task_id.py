@@ -9,7 +9,8 @@ MAX_TASK_ID_CHARACTERS = 255
 """The width of the ``task_id`` column in Conductor's own databases (contract section 3.1)."""
 
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}")
-_UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _QUOTED_CHARACTERS = 64
 
 
@@ -24,24 +25,31 @@ class TaskIdFormat(StrEnum):
 
 
 def check_task_id(task_id: str, task_id_format: TaskIdFormat) -> None:
-    """Raise InvalidTaskId, saying what is wrong, unless ``task_id`` is well formed."""
-    if task_id_format is TaskIdFormat.UUID:
+    """Raise InvalidTaskId, saying what is wrong and what is expected, unless ``task_id`` is well formed."""
+    if task_id_format == TaskIdFormat.UUID:
         if not _UUID.fullmatch(task_id):
             raise InvalidTaskId(
                 f"Invalid task ID {_quoted(task_id)}: expected a UUID such as 65fc73fe-0586-11f1-8b8d-6219b54da7fe"
             )
-    elif not task_id:
-        raise InvalidTaskId("Invalid task ID: it is empty")
-    elif len(task_id) > MAX_TASK_ID_CHARACTERS:
+    elif fault := _fault(task_id):
         raise InvalidTaskId(
-            f"Invalid task ID {_quoted(task_id)}: {len(task_id)} characters, at most {MAX_TASK_ID_CHARACTERS} are allowed"
+            f"Invalid task ID {_quoted(task_id)}: {fault}; expected 1 to {MAX_TASK_ID_CHARACTERS} characters,"
+            " none of them a control character"
         )
-    elif _UNUSABLE.search(task_id):
-        raise InvalidTaskId(f"Invalid task ID {_quoted(task_id)}: control characters are not allowed")
+
+
+def _fault(task_id: str) -> str | None:
+    if not task_id:
+        return "it is empty"
+    if len(task_id) > MAX_TASK_ID_CHARACTERS:
+        return f"it has {len(task_id)} characters"
+    if found := _CONTROL.search(task_id):
+        return f"it holds the control character U+{ord(found[0]):04X}"
+    if _SURROGATE.search(task_id):
+        return "it is not Unicode text (it holds half of a surrogate pair)"
+    return None
 
 
 def _quoted(task_id: str) -> str:
-    """The ID for a message: escaped where it is not printable, cut where it is long."""
-    cut = task_id[:_QUOTED_CHARACTERS]
-    text = cut if cut.isprintable() else cut.encode("unicode_escape").decode("ascii")
-    return f"'{text}{'…' if len(task_id) > _QUOTED_CHARACTERS else ''}'"
+    """The ID for a message: in quotes, escaped where it is not printable, cut where it is long."""
+    return repr(task_id[:_QUOTED_CHARACTERS]) + ("…" if len(task_id) > _QUOTED_CHARACTERS else "")

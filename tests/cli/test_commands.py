@@ -48,7 +48,7 @@ def test_what_cannot_be_asked_is_one_sentence(tmp_path: Path, arguments: tuple[s
 def test_up_refuses_a_store_that_it_cannot_use(tmp_path: Path) -> None:
     """A damaged file, a missing folder: one sentence and exit code 1, before anything is started."""
     (tmp_path / "damaged.db").write_bytes(b"no database" * 500)
-    for path, reason in ((tmp_path / "damaged.db", "damaged"), (tmp_path / "no" / "x.db", "cannot be opened")):
+    for path, reason in ((tmp_path / "damaged.db", "damaged"), (tmp_path / "no" / "x.db", "its folder does not exist")):
         done = taskgate("up", "--store", f"sqlite:///{path}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
         assert done.returncode == 1
         assert reason in done.stderr

@@ -30,8 +30,9 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
+    addresses = consecutive_addresses(settings.grpc, settings.workers)
     prepare_store(settings, demo=demo)
-    event_loop_runner()(_up(settings, demo=demo))
+    event_loop_runner()(_up(settings, addresses, demo=demo))
 
 
 def prepare_store(settings: Settings, *, demo: bool) -> None:
@@ -41,7 +42,7 @@ def prepare_store(settings: Settings, *, demo: bool) -> None:
             writer.write([demo_task()])
 
 
-async def _up(settings: Settings, *, demo: bool) -> None:
+async def _up(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
     """Start downwards, stop upwards.
 
     1. Envoy fails its health endpoint, stops taking connections and lets running calls finish.
@@ -53,9 +54,7 @@ async def _up(settings: Settings, *, demo: bool) -> None:
     stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         # Envoy does the waiting for balancers; its workers have no other callers that could need to notice.
-        pool = WorkerPool(
-            settings.model_copy(update={"drain_delay": 0.0}), consecutive_addresses(settings.grpc, settings.workers)
-        )
+        pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses)
         stack.push_async_callback(pool.stop, settings.shutdown_grace + _STOP_SLACK)
         await pool.start()
         envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))

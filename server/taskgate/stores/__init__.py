@@ -1,24 +1,32 @@
-"""Databases that hold tasks, chosen by URL. ``base`` says what each must do."""
+"""Databases that hold tasks, chosen by URL. ``base`` says what each of them must do."""
 
 from collections.abc import Callable
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass
+from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
 from taskgate.stores.base import TaskStore, TaskWriter
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 
-_READERS: dict[str, Callable[[str], TaskStore]] = {"sqlite": SqliteStore}
-_WRITERS: dict[str, Callable[[str], TaskWriter]] = {"sqlite": SqliteWriter}
+
+@dataclass(frozen=True, slots=True)
+class _Backend:
+    """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument."""
+
+    example: str
+    locate: Callable[[str], str]
+    open_store: Callable[[str], TaskStore]
+    open_writer: Callable[[str], TaskWriter]
 
 
 def open_store(url: str) -> TaskStore:
     """The store that ``url`` names, for reading. The database itself is first touched by the first read.
 
-    ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one.
-    Raises SettingsError if the URL is not one that taskgate knows.
+    ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
+    ``%3F`` and the like stand for single bytes. Raises SettingsError if the URL is not one that taskgate knows.
     """
-    scheme, path = _split(url)
-    return _READERS[scheme](path)
+    backend, location = _resolve(url)
+    return backend.open_store(location)
 
 
 def open_writer(url: str) -> TaskWriter:
@@ -26,19 +34,34 @@ def open_writer(url: str) -> TaskWriter:
 
     Raises SettingsError as ``open_store`` does, and StoreUnavailable if the database cannot be made or is not ours.
     """
-    scheme, path = _split(url)
-    return _WRITERS[scheme](path)
+    backend, location = _resolve(url)
+    return backend.open_writer(location)
 
 
-def _split(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    if parts.scheme not in _READERS:
-        known = ", ".join(f"{scheme}://" for scheme in _READERS)
-        raise SettingsError(f"store: the URL must begin with {known} (the default is sqlite:///tasks.db)")
-    path = unquote(url.removeprefix(f"{parts.scheme}://"))
-    if parts.netloc or not path.startswith("/"):
-        raise SettingsError("store: a SQLite URL has three slashes before a relative path, four before an absolute one")
-    path = path.removeprefix("/")
-    if not path or ":memory:" in path:
-        raise SettingsError("store: a SQLite URL needs a file, such as sqlite:///tasks.db; processes share the store")
-    return parts.scheme, path
+def _resolve(url: str) -> tuple[_Backend, str]:
+    scheme, separator, rest = url.partition("://")
+    backend = _BACKENDS.get(scheme.lower()) if separator else None
+    if backend is None:
+        known = " or ".join(f"{scheme}:// (as in {backend.example})" for scheme, backend in _BACKENDS.items())
+        raise SettingsError(f"store: expected a URL that begins with {known}")
+    return backend, backend.locate(rest)
+
+
+def _file_path(rest: str) -> str:
+    if not rest.startswith("/"):
+        raise SettingsError(
+            "store: a sqlite URL has three slashes before a relative path (sqlite:///tasks.db)"
+            " and four before an absolute one (sqlite:////var/lib/tasks.db)"
+        )
+    if "?" in rest or "#" in rest:
+        raise SettingsError("store: a sqlite URL takes no parameters; in a path, ? is written %3F and # is written %23")
+    path = unquote(rest[1:], errors="surrogateescape")
+    if not path or path == ":memory:" or "\0" in path:
+        raise SettingsError(
+            "store: a sqlite URL needs the path of a file, as in sqlite:///tasks.db;"
+            " a database in memory could not be shared by an import and the servers"
+        )
+    return path
+
+
+_BACKENDS = {"sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter)}

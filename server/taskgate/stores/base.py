@@ -10,37 +10,47 @@ from typing import Protocol, Self
 
 
 class TaskStore(Protocol):
-    """Read access for the server: asynchronous, shared by all calls, never blocking the event loop."""
+    """Read access for the server: used by many calls of one event loop at once."""
 
     async def get_document(self, task_id: str) -> bytes | None:
         """The stored document of ``task_id``, or None if no task has exactly this ID.
 
-        Must return the bytes as written, whatever they are, up to ``MAX_DOCUMENT_BYTES`` and beyond. Must compare IDs
-        exactly: case, trailing spaces and Unicode forms count. Must return, within one read, either the old or the new
-        document while a writer replaces it. Must not hold up other coroutines while the database is cold or locked.
+        - Must return the bytes as stored, whatever they are and however many.
+        - Must compare IDs exactly: case, spaces and Unicode forms count.
+        - Must take any string; one that no database could hold is an ID that no task has.
+        - Must see every write that was finished before the read began.
+        - Must return the old document or the new one, whole, while a writer replaces it.
+        - Must leave the event loop free while the database is cold, locked or away.
+        - Must answer later reads as usual after a read was cancelled.
 
         Raises:
-            StoreUnavailable: must be raised, within seconds, when the database is away, locked, damaged, overloaded or
-                closed; its message must name the store and hold no password and no driver's text.
+            StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged, overloaded or
+                closed. The message must be one sentence that names the store, without its password and without a
+                driver's words.
             DocumentUnreadable: must be raised when the stored value is neither text nor bytes.
         """
         ...
 
     async def check(self) -> None:
-        """Return if a read would be answered now; must raise StoreUnavailable, with the reason, if not.
+        """Return if a read would be answered now.
 
-        Must succeed again, without a new store object, once the database is back.
+        - Must raise StoreUnavailable where a read would, in the same words.
+        - Must return again, without a new store object, once the database is back.
         """
         ...
 
     async def close(self) -> None:
-        """Release everything. Must be safe to call twice; reads after it must raise StoreUnavailable."""
+        """Release every thread, file and connection.
+
+        - Must be safe to call twice, and on a store that was never used.
+        - Must make later reads and checks raise StoreUnavailable.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """One task to write: ``update_time`` in epoch milliseconds (0 where the document has none), minified ``document``."""
+    """One task to write: ``document`` in UTF-8, its ``update_time`` in epoch milliseconds (0 where it has none)."""
 
     task_id: str
     update_time: int
@@ -49,7 +59,7 @@ class StoredTask:
 
 @dataclass(slots=True)
 class WriteCounts:
-    """What one write did; the four add up to the number of tasks given."""
+    """What writing did; the four add up to the number of tasks given."""
 
     added: int = 0
     replaced: int = 0
@@ -66,17 +76,31 @@ class WriteCounts:
 
 
 class TaskWriter(Protocol):
-    """Write access for an import: synchronous, one per process, used as a context manager."""
+    """Write access for an import: synchronous, for one thread, a context manager that closes itself.
+
+    Opening one must create the database and the layout where they are missing, must leave alone what somebody else
+    made, and must raise StoreUnavailable, in the same kind of words as a read, where it can do neither.
+    """
+
+    created: bool
+    """Must tell whether opening made the layout; False if it was there before."""
+
+    total: WriteCounts
+    """Must be the sum over all writes that are in the database, exactly, also after Ctrl-C or an error."""
 
     def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """Write ``tasks`` in one transaction: after an error or a crash, must have written all of them or none.
+        """Write ``tasks`` in one transaction and say what that did.
 
-        Must count a task as *added* if its ID is new, *unchanged* if the same bytes are stored, *older* (and must keep
-        the stored document) if the stored ``update_time`` is later, otherwise *replaced*. Must treat several tasks
-        with one ID as if written one after the other. Must never block a reader.
+        - Must have written all of them or none, whatever interrupts it.
+        - Must count a task as *added* if its ID is new; as *older*, keeping what is stored, if the stored
+          ``update_time`` is later; as *unchanged* if the same ``update_time`` and bytes are stored; else as *replaced*.
+        - Must treat several tasks with one ID as if they were written one after the other.
+        - Must never hold up a reader.
+        - Must wait a while for another writer to finish.
 
         Raises:
-            StoreUnavailable: the database is locked for long, full, read-only, damaged or not ours.
+            StoreUnavailable: must be raised, in one sentence, when the database is locked for long, full, read-only,
+                damaged, gone or closed.
         """
         ...
 

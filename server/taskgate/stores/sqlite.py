@@ -1,209 +1,261 @@
 """Tasks in one SQLite file: the embedded default, and the layout that ``taskgate import`` writes.
 
-The table is a superset of Conductor's own (contract section 3.1), so the same statement reads both. Write-ahead logging
-lets any number of reading processes go on beside one writer.
+The table has Conductor's own columns (contract section 3.1) and one more, so the same statement reads both. In
+write-ahead mode any number of reading processes go on beside one writer.
+
+To replace the file under running servers, rename another one over it. Overwriting it in place is not noticed: SQLite
+promises nothing about a file that changes behind its back.
 """
 
-import asyncio
 import os
 import sqlite3
+import stat
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Self
-from urllib.parse import quote
+from typing import Any, Self
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
-from taskgate.stores.threads import ReadThreads
+from taskgate.stores.interrupts import interrupts_held
+from taskgate.stores.read_threads import ReadThreads
 
-READ_THREADS = 4
-"""Reads that run at once in one process; SQLite releases the interpreter lock while it works."""
-
-READ_TIMEOUT = 2.0
-"""Seconds until a read that has not answered counts as unavailable, queueing included."""
-
-MAX_WAITING = 1024
-"""Reads that may run or wait at once; further ones fail at once instead of queueing without end."""
-
-_BUSY_TIMEOUT = 1.0
+READ_BUSY_TIMEOUT = 1.0
 """Seconds a read waits for a lock; in write-ahead mode only recovery and exclusive locks make one wait."""
 
-_WRITE_BUSY_TIMEOUT = 30.0
+WRITE_BUSY_TIMEOUT = 30.0
 """Seconds an import waits for another writer."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS task (
+APPLICATION_ID = 0x54534B47
+"""``PRAGMA application_id`` of the files that taskgate makes: "TSKG"."""
+
+LAYOUT_VERSION = 1
+"""``PRAGMA user_version`` of the layout below."""
+
+# The document comes last: a column behind a long one would be found only through all of its overflow pages.
+_LAYOUT = """
+CREATE TABLE task (
     task_id     TEXT PRIMARY KEY,
-    json_data   TEXT NOT NULL,
-    update_time INTEGER NOT NULL DEFAULT 0, -- epoch milliseconds; Conductor's own table lacks this column
+    update_time INTEGER NOT NULL DEFAULT 0, -- the document's updateTime, epoch milliseconds
     created_on  DATETIME DEFAULT CURRENT_TIMESTAMP,
-    modified_on DATETIME DEFAULT CURRENT_TIMESTAMP
+    modified_on DATETIME DEFAULT CURRENT_TIMESTAMP,
+    json_data   TEXT NOT NULL
 )
 """
 
+_SELECT = "SELECT json_data FROM task WHERE task_id = ?"
+
 _UPSERT = """
-INSERT INTO task (task_id, json_data, update_time) VALUES (?, ?, ?)
+INSERT INTO task (task_id, update_time, json_data) VALUES (?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE SET
-    json_data = excluded.json_data, update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP
+    update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP, json_data = excluded.json_data
 """
 
 _IDS_PER_QUERY = 500
+
+_CHECKPOINT_PAGES = 16_384
+"""Pages in the write-ahead log (64 MiB) at which they are copied to the file: most index pages once, not many times."""
+
+_LONG_LOG_BYTES = 256 * 1024 * 1024
+"""A write-ahead log that readers have kept from starting over is cut at this size, waiting for them if need be."""
 
 _REASONS = {
     sqlite3.SQLITE_BUSY: "it is locked by another program",
     sqlite3.SQLITE_LOCKED: "it is locked by another program",
     sqlite3.SQLITE_CORRUPT: "it is damaged",
     sqlite3.SQLITE_NOTADB: "it is not a SQLite database, or is damaged",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; look at the permissions of the file and its folder",
-    sqlite3.SQLITE_PERM: "it cannot be opened; look at the permissions of the file and its folder",
-    sqlite3.SQLITE_READONLY: "it, or its folder, is read-only",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; look at the permissions of the file and of its folder",
+    sqlite3.SQLITE_PERM: "it cannot be opened; look at the permissions of the file and of its folder",
+    sqlite3.SQLITE_READONLY: "it is read-only; look at the permissions of the file and of its folder",
     sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "the disk reported an error",
     sqlite3.SQLITE_ERROR: "it has no table 'task' as taskgate or Conductor makes it",
+    sqlite3.SQLITE_TOOBIG: "a document is larger than SQLite takes",
 }
-"""Public words for SQLite's primary result codes; driver texts stay in the exception chain."""
+"""Public words for SQLite's primary result codes; its own stay in the exception chain."""
+
+
+_NOT_A_FILE = "it is not a file"
+
 
 class SqliteStore:
-    """Reads the table ``task`` of one file, which may be missing, replaced or restored at any time."""
+    """Reads the table ``task`` of one file, which may be missing, locked, removed or replaced at any time."""
 
     def __init__(self, path: str) -> None:
         """``path`` is looked up anew for every read; nothing is opened here."""
-        self._path = path
-        self._threads = ReadThreads(self._read_document, READ_THREADS, "sqlite-read")
-        self._local = threading.local()
-        self._connections: set[sqlite3.Connection] = set()
-        self._waiting = 0
-        self._closed = False
+        self._connections = _Connections(path)
+        self._threads = ReadThreads(path, self._read)
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``."""
-        return await self._ask(task_id)
+        return await self._threads.ask(task_id)
 
     async def check(self) -> None:
         """See ``TaskStore``."""
-        await self._ask(None)
+        await self._threads.ask("")  # as good as any ID: the answer does not matter
 
     async def close(self) -> None:
         """See ``TaskStore``."""
-        self._closed = True
-        await asyncio.to_thread(self._threads.stop)
-        while self._connections:
-            self._connections.pop().close()
+        await self._threads.close()
+        self._connections.discard()
 
-    async def _ask(self, task_id: str | None) -> bytes | None:
-        if self._closed:
-            raise StoreUnavailable(f"The store {self._path} is closed")
-        if self._waiting >= MAX_WAITING:
-            raise StoreUnavailable(f"The store {self._path} has {self._waiting} reads waiting")
-        self._waiting += 1
+    def _read(self, task_id: str) -> bytes | None:
         try:
-            async with asyncio.timeout(READ_TIMEOUT):
-                return await self._threads.ask(task_id)
-        except TimeoutError as error:
-            raise StoreUnavailable(f"The store {self._path} did not answer within {READ_TIMEOUT:g} s") from error
-        finally:
-            self._waiting -= 1
-
-    def _read_document(self, task_id: str | None) -> bytes | None:
-        """The document; without an ID, None if any could be read. Runs in a thread."""
-        if task_id is None:
-            self._read("SELECT json_data FROM task LIMIT 1", ())
-            return None
-        try:
-            row = self._read("SELECT json_data FROM task WHERE task_id = ?", (task_id,))
-        except UnicodeEncodeError:  # a lone surrogate: no stored ID can hold one
+            row = self._connections.fetch_one(_SELECT, task_id)
+        except UnicodeEncodeError:  # a lone surrogate
             return None
         if row is None:
             return None
-        if not isinstance(row[0], bytes):
+        if type(row[0]) is not bytes:
             raise DocumentUnreadable(task_id)
         return row[0]
 
-    def _read(self, statement: str, parameters: tuple[str, ...]) -> tuple[object, ...] | None:
-        connection = self._connection()
-        try:
-            return connection.execute(statement, parameters).fetchone()  # type: ignore[no-any-return]
-        except sqlite3.Error as error:
-            self._forget()
-            raise _unavailable(self._path, error) from error
 
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's connection to the file that is at the path now."""
+class _Connections:
+    """Read-only connections, all to the file that is at ``path`` now; used by several threads.
+
+    Connections to a removed file and to its successor must not be open at once: both would map the same ``-shm`` file,
+    and SQLite, taking the new connection for the first one, would reset it under the old.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._name = path
+        self._path = os.path.abspath(path)  # noqa: PTH100 - a string is what os.stat takes fastest
+        self._uri = f"{Path(self._path).as_uri()}?mode=ro"
+        self._mutex = threading.Lock()
+        self._returned = threading.Condition(self._mutex)
+        self._file: tuple[int, int] | None = None  # device and inode of what the connections below are to
+        self._generation = 0  # counts such files
+        self._idle: list[sqlite3.Connection] = []
+        self._in_use = 0
+        self._outdated = 0  # in use, but of an earlier generation: closed when they come back
+
+    def fetch_one(self, statement: str, parameter: str) -> tuple[Any, ...] | None:
+        """The first row, text as bytes; raises StoreUnavailable."""
+        generation = self._reserve()
+        connection: sqlite3.Connection | None = None
         try:
-            status = os.stat(self._path)  # noqa: PTH116 - on the hot path, and several times faster than pathlib
+            connection = self._idle_or_new()
+            return connection.execute(statement, (parameter,)).fetchone()  # type: ignore[no-any-return]
+        except sqlite3.Error as error:
+            if not _is_busy(error):
+                self.discard()  # whatever it is, it shall not be met again through what is open now
+            raise _unavailable(self._name, self._path, error) from error
+        finally:
+            self._take_back(connection, generation)
+
+    def discard(self) -> None:
+        """Close every connection, those in use as soon as they come back."""
+        with self._mutex:
+            self._discard()
+
+    def _reserve(self) -> int:
+        """Count one connection as in use; returns the generation that it is of."""
+        file = self._look()
+        with self._mutex:
+            if file != self._file:
+                self._discard()
+                self._file = file
+            if self._outdated and not self._returned.wait_for(lambda: not self._outdated, READ_BUSY_TIMEOUT):
+                raise _gone(self._name, "it was replaced, and a read of the old file has not come back")
+            self._in_use += 1
+            return self._generation
+
+    def _idle_or_new(self) -> sqlite3.Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._open()
+
+    def _take_back(self, connection: sqlite3.Connection | None, generation: int) -> None:
+        with self._mutex:
+            if generation == self._generation:
+                self._in_use -= 1
+                if connection is not None:
+                    self._idle.append(connection)
+                return
+            if connection is not None:
+                connection.close()
+            self._outdated -= 1
+            self._returned.notify_all()
+
+    def _look(self) -> tuple[int, int]:
+        """The device and inode of the file."""
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - several times faster than pathlib, and done for every read
         except OSError as error:
-            self._forget()
-            reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it cannot be looked up"
-            raise StoreUnavailable(f"The store {self._path} is unavailable: {reason}") from error
-        identity = (status.st_dev, status.st_ino)
-        if getattr(self._local, "identity", None) != identity:
-            self._forget()
-            try:
-                self._local.connection = self._open()
-            except sqlite3.Error as error:
-                raise _unavailable(self._path, error) from error
-            self._local.identity = identity
-            self._connections.add(self._local.connection)
-        return self._local.connection  # type: ignore[no-any-return]
+            self.discard()
+            missing = isinstance(error, FileNotFoundError)
+            raise _gone(self._name, "there is no such file" if missing else "it cannot be reached") from error
+        if not stat.S_ISREG(status.st_mode):
+            self.discard()
+            raise _gone(self._name, _NOT_A_FILE)
+        return status.st_dev, status.st_ino
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(self._path)}?mode=ro",
-            uri=True,
-            timeout=_BUSY_TIMEOUT,
-            isolation_level=None,
-            check_same_thread=False,  # opened and used by one pool thread, closed by close()
+            self._uri, uri=True, timeout=READ_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         connection.text_factory = bytes  # the document is bytes from here to the wire
         return connection
 
-    def _forget(self) -> None:
-        """Drop this thread's connection, if it has one."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            self._connections.discard(connection)
-            connection.close()
-        self._local.connection = self._local.identity = None
+    def _discard(self) -> None:
+        self._generation += 1
+        self._file = None
+        self._outdated += self._in_use
+        self._in_use = 0
+        while self._idle:
+            self._idle.pop().close()
 
 
 class SqliteWriter:
-    """Writes the table ``task`` of one file, creating both if need be. For one thread of one process."""
+    """Writes the table ``task`` of one file, creating both if need be."""
 
     def __init__(self, path: str) -> None:
-        """Open ``path`` for writing; raises StoreUnavailable if that fails or the table there is not ours."""
-        self._path = path
-        try:
-            self._connection = sqlite3.connect(path, timeout=_WRITE_BUSY_TIMEOUT, isolation_level=None)
-        except sqlite3.Error as error:
-            raise _unavailable(path, error) from error
-        try:
+        """Open ``path`` for writing; raises StoreUnavailable if that fails or the file is not ours."""
+        self.created = False
+        self.total = WriteCounts()
+        self._name = path
+        self._path = os.path.abspath(path)  # noqa: PTH100 - as in the reader
+        self._closed = False
+        with ExitStack() as on_failure, self._faults():
+            # Not SQLite's own waiting for locks: it would keep Ctrl-C waiting too.
+            self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+            on_failure.callback(self._connection.close)
             self._prepare()
-        except sqlite3.Error as error:
-            self._connection.close()
-            raise _unavailable(path, error) from error
+            on_failure.pop_all()
 
     def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """See ``TaskWriter``."""
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
+        if self._closed:
+            raise StoreUnavailable(f"The store {self._name} is closed")
+        if self._file != _identity(self._path):
+            raise _gone(self._name, "the file was removed or replaced while it was written to")
+        with self._faults():
             try:
+                self._execute_patiently("BEGIN IMMEDIATE")
                 counts, changed = self._compare(tasks)
                 self._connection.executemany(
-                    _UPSERT, ((task.task_id, task.document.decode(), task.update_time) for task in changed)
+                    _UPSERT, [(task.task_id, task.update_time, task.document.decode()) for task in changed]
                 )
-                self._connection.execute("COMMIT")
-            except BaseException:  # Ctrl-C included: the batch is wholly in or wholly out
+                with interrupts_held():
+                    self._connection.execute("COMMIT")
+                    self.total += counts
+            finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise _unavailable(self._path, error) from error
+            self._limit_log()
         return counts
 
     def close(self) -> None:
-        """See ``TaskWriter``."""
-        self._connection.close()
+        """See ``TaskWriter``. Leaves everything in the file itself, so that it can be copied or moved alone."""
+        if not self._closed:
+            self._closed = True
+            self._empty_log()
+            self._connection.close()
 
     def __enter__(self) -> Self:
         """Return this writer."""
@@ -215,27 +267,62 @@ class SqliteWriter:
         """Close."""
         self.close()
 
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Say what is wrong with the database in words for people."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _unavailable(self._name, self._path, error) from error
+
     def _prepare(self) -> None:
-        columns = {row[1] for row in self._connection.execute("PRAGMA table_info(task)")}
-        if columns and "update_time" not in columns:
-            self._connection.close()
-            raise StoreUnavailable(
-                f"The store {self._path} has a table 'task' that taskgate did not make (Conductor's own?);"
-                " taskgate writes only into its own"
-            )
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        """Make the layout in an empty database, or see that it is there."""
+        self._execute_patiently("BEGIN IMMEDIATE")
+        if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._connection.execute(_LAYOUT)
+            self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._connection.execute(f"PRAGMA user_version = {LAYOUT_VERSION}")
+            self.created = True
+        elif problem := self._foreign():
+            raise _gone(self._name, problem)
+        self._connection.execute("COMMIT")
+        self._file = _identity(self._path)
+        if self._execute_patiently("PRAGMA journal_mode = WAL") != ("wal",):
+            raise _gone(self._name, "its file system does not support SQLite's write-ahead log")
         # A crash of the machine may lose the last batches but damages nothing, and an import is safe to run again.
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        if not columns:
-            self._connection.execute(_SCHEMA)
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+
+    def _foreign(self) -> str | None:
+        """Why this database is not for us to write to, or None."""
+        (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if application_id != APPLICATION_ID:
+            return "it belongs to another program (Conductor's own?), and taskgate writes only into databases it made"
+        if version != LAYOUT_VERSION:
+            return f"it has layout {version}, and this taskgate writes layout {LAYOUT_VERSION}"
+        return None
+
+    def _execute_patiently(self, statement: str) -> tuple[Any, ...] | None:
+        """Execute ``statement``, waiting for other writers without being deaf to Ctrl-C; returns the first row."""
+        deadline = time.monotonic() + WRITE_BUSY_TIMEOUT
+        pause = 0.001
+        while True:
+            try:
+                return self._connection.execute(statement).fetchone()  # type: ignore[no-any-return]
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.1)
 
     def _compare(self, tasks: Sequence[StoredTask]) -> tuple[WriteCounts, list[StoredTask]]:
-        """Count what writing ``tasks`` in order does, and say which rows have to change."""
-        stored = self._stored_times([task.task_id for task in tasks])
+        """Count what writing ``tasks`` one after the other does, and say which rows have to change."""
+        times = self._stored_times([task.task_id for task in tasks])
         changed: dict[str, StoredTask] = {}
         counts = WriteCounts()
         for task in tasks:
-            known = stored.get(task.task_id)
+            known = times.get(task.task_id)
             if known is None:
                 counts.added += 1
             elif known > task.update_time:
@@ -246,7 +333,7 @@ class SqliteWriter:
                 continue
             else:
                 counts.replaced += 1
-            stored[task.task_id] = task.update_time
+            times[task.task_id] = task.update_time
             changed[task.task_id] = task
         return counts, list(changed.values())
 
@@ -262,12 +349,54 @@ class SqliteWriter:
     def _current(self, task_id: str, changed: dict[str, StoredTask]) -> bytes:
         if task_id in changed:
             return changed[task_id].document
-        row = self._connection.execute("SELECT json_data FROM task WHERE task_id = ?", (task_id,)).fetchone()
-        return row[0].encode()  # type: ignore[no-any-return]
+        statement = "SELECT CAST(json_data AS BLOB) FROM task WHERE task_id = ?"
+        return self._connection.execute(statement, (task_id,)).fetchone()[0]  # type: ignore[no-any-return]
+
+    def _limit_log(self) -> None:
+        try:
+            size = os.stat(f"{self._path}-wal").st_size  # noqa: PTH116 - once a batch
+        except OSError:
+            return
+        if size > _LONG_LOG_BYTES:
+            self._empty_log()
+
+    def _empty_log(self) -> None:
+        """Copy the write-ahead log into the file and cut it to nothing, if readers allow that within a second."""
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {READ_BUSY_TIMEOUT * 1000:.0f}")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error:
+            return  # nothing is lost: what is in the log is in the database
 
 
-def _unavailable(path: str, error: sqlite3.Error) -> StoreUnavailable:
-    # Extended result codes keep the primary one in their low byte.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - once a batch
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return _primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    # Extended result codes keep the primary one in their low byte; errors of the module itself have none.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _unavailable(name: str, path: str, error: sqlite3.Error) -> StoreUnavailable:
+    code = _primary_code(error)
     reason = _REASONS.get(code, "SQLite reported an error")
-    return StoreUnavailable(f"The store {path} is unavailable: {reason}")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        if not os.path.isdir(os.path.dirname(path)):  # noqa: PTH112, PTH120 - nothing else here has a Path
+            reason = "its folder does not exist"
+        elif os.path.isdir(path):  # noqa: PTH112
+            reason = _NOT_A_FILE
+    return _gone(name, reason)
+
+
+def _gone(name: str, reason: str) -> StoreUnavailable:
+    return StoreUnavailable(f"The store {name} is unavailable: {reason}")
