@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from support.documents import DOCUMENTED
 from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
-from support.running import System, running_system
+from support.running import System, running_system, taskgate
 
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """``taskgate up`` with two workers, over a store filled by ``taskgate import``."""
     database = tmp_path_factory.mktemp("api") / "tasks.db"
-    with running_system(database, "--demo") as running:
+    done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
+    assert done.returncode == 0, done.stderr
+    with running_system(database) as running:
         yield running
 
 

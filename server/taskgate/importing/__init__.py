@@ -1,0 +1,10 @@
+"""``taskgate import`` without its command line: files of task documents into a store.
+
+``source`` opens files, ``reader`` finds the documents in them, ``admission`` decides which of them are tasks,
+``importer`` writes those in batches and counts.
+"""
+
+from taskgate.importing.importer import ImportSummary, Progress, Reject, SourceSummary, run_import
+from taskgate.importing.source import Source
+
+__all__ = ["ImportSummary", "Progress", "Reject", "Source", "SourceSummary", "run_import"]

@@ -1,0 +1,109 @@
+"""Where documents come from: files, standard input, compressed or not."""
+
+import gzip
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, Self, cast
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_MAGIC_BYTES = 4
+
+
+class Readable(Protocol):
+    """The part of a binary stream that is needed here."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes, fewer at will, none at the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One stream of documents.
+
+    ``name`` is what messages call it, ``open`` is called once and may raise OSError, ``size`` is in bytes and None
+    where it cannot be known.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    size: int | None = None
+
+    @classmethod
+    def of(cls, argument: str) -> Self:
+        """The file at a path, or standard input for ``-``; whether there is such a file shows when it is opened."""
+        if argument == "-":
+            return cls("standard input", lambda: cast(BinaryIO, sys.stdin.buffer))
+        path = Path(argument)
+        return cls(argument, lambda: path.open("rb", buffering=0), _size(path))
+
+
+class Intake:
+    """The bytes of an opened source, decompressed where they are gzip.
+
+    A fault while reading ends the stream: ``fault`` then says why, and what was read before still counts.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        self.fault: str | None = None
+        self.bytes_read = 0
+        """Bytes taken from the source, before decompression."""
+        self._stream = stream
+        self._ahead = b""
+        self._plain: Readable | None = None
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end, and from a fault on."""
+        if self.fault is not None:
+            return b""
+        try:
+            if self._plain is None:
+                self._plain = self._recognized()
+            return self._plain.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            self.fault = f"cannot be read further: {reason_of(error)}"
+            return b""
+
+    def _recognized(self) -> Readable:
+        while len(self._ahead) < _MAGIC_BYTES and (more := self._take(_MAGIC_BYTES)):
+            self._ahead += more
+        raw = _Raw(self._take_ahead_first)
+        if self._ahead.startswith(_GZIP_MAGIC):
+            return gzip.GzipFile(fileobj=cast(BinaryIO, raw), mode="rb")
+        return raw
+
+    def _take_ahead_first(self, size: int) -> bytes:
+        if self._ahead:
+            piece, self._ahead = self._ahead[:size], self._ahead[size:]
+            return piece
+        return self._take(size)
+
+    def _take(self, size: int) -> bytes:
+        piece = self._stream.read(size)
+        self.bytes_read += len(piece)
+        return piece
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    read: Callable[[int], bytes]
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a file, without its name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - Path.stat with fewer surprises for names such as "" and "a\0b"
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

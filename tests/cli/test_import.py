@@ -1,0 +1,196 @@
+"""``taskgate import`` as a person or a script uses it: what it prints, what it keeps, how it ends."""
+
+import gzip
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, DOCUMENTED_ID, task
+from support.doors import RestDoor
+from support.running import System, running_system, taskgate
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("import") / "tasks.db", workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def door(system: System) -> Iterator[RestDoor]:
+    opened = RestDoor("rest", system.http)
+    yield opened
+    opened.close()
+
+
+def store_of(system: System) -> tuple[str, str]:
+    return ("--store", f"sqlite:///{system.database}")
+
+
+def test_imported_file_is_served_at_once(system: System, door: RestDoor) -> None:
+    """While the system runs, an import makes the task appear; exit code 0."""
+    done = taskgate("import", "-", *store_of(system), stdin=DOCUMENTED)
+    assert done.returncode == 0
+    assert "1 added" in done.stderr
+    assert done.stdout == ""
+    assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+    again = taskgate("import", "-", *store_of(system), stdin=DOCUMENTED)
+    assert (again.returncode, "1 unchanged" in again.stderr) == (0, True)
+
+
+def test_every_shape_of_file_is_taken(tmp_path: Path, system: System, door: RestDoor) -> None:
+    """A Task, a list, NDJSON, a Workflow, compressed or not, pretty-printed or not."""
+    ids = [new_id() for _ in range(9)]
+    documents = [task(task_id) for task_id in ids]
+    parsed = [json.loads(document) for document in documents]
+    shapes: dict[str, Any] = {
+        "task.json": json.dumps(parsed[0], indent=2, ensure_ascii=False).encode(),
+        "list.json": json.dumps(parsed[1:3], indent=1, ensure_ascii=False).encode(),
+        "tasks.ndjson": b"\n".join(documents[3:5]),
+        "workflow.json": json.dumps({"workflowId": "w", "tasks": parsed[5:7]}, indent=4, ensure_ascii=False).encode(),
+        "tasks.ndjson.gz": gzip.compress(b"\n".join(documents[7:9])),
+    }
+    for name, content in shapes.items():
+        (tmp_path / name).write_bytes(content)
+    done = taskgate("import", *(str(tmp_path / name) for name in shapes), *store_of(system))
+    assert done.returncode == 0, done.stderr
+    assert "9 added" in done.stderr
+    for task_id, document in zip(ids, documents, strict=True):
+        assert door.get_task_json(task_id).document == document
+
+
+def test_rejects_are_listed_and_the_rest_is_kept(tmp_path: Path, system: System, door: RestDoor) -> None:
+    """File, line and reason of each; counted; exit code 1; the good lines are in the store."""
+    ids = [new_id(), new_id()]
+    lines = [task(ids[0]), b'{"taskId": nonsense}', task("not-a-uuid"), b"[1, 2]", b"", task(ids[1]), b'{"cut": ']
+    file = tmp_path / "mixed.ndjson"
+    file.write_bytes(b"\n".join(lines))
+    missing = tmp_path / "missing.json"
+    done = taskgate("import", str(file), str(missing), *store_of(system))
+    assert done.returncode == 1
+    rejected = [line for line in done.stderr.splitlines() if line.startswith(str(tmp_path))]
+    assert [line.removeprefix(f"{file}:").partition(":")[0] for line in rejected[:-1]] == ["2", "3", "4", "4", "7"]
+    assert "--task-id-format any" in rejected[1]
+    assert rejected[-1].startswith(f"{missing}: cannot be opened: No such file")
+    assert "2 added" in done.stderr
+    assert "6 rejected" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {door.get_task_json(task_id).status for task_id in ids} == {200}
+
+
+def test_older_update_never_replaces_a_newer_one(system: System, door: RestDoor) -> None:
+    task_id = new_id()
+    newer, older = task(task_id, updateTime=2000, seq=2), task(task_id, updateTime=1000, seq=1)
+    for document, count in ((newer, "1 added"), (older, "1 older than what is stored (kept)")):
+        done = taskgate("import", "-", *store_of(system), stdin=document)
+        assert done.returncode == 0
+        assert count in done.stderr
+    assert door.get_task_json(task_id).document == newer
+
+
+def test_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    """Exit code 1 and the reason; nothing is read before."""
+    done = taskgate("import", "-", "--store", f"sqlite:///{tmp_path}/no/tasks.db", stdin=DOCUMENTED)
+    assert done.returncode == 1
+    assert done.stderr.startswith("taskgate: The store ")
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
+    """On a terminal, a bar with a percentage; in a pipe (all other tests) none."""
+    file = tmp_path / "many.ndjson"
+    file.write_bytes(b"\n".join(task(str(uuid.UUID(int=number))) for number in range(20_000)))
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "taskgate", "import", str(file), "--store", f"sqlite:///{tmp_path}/tasks.db"],
+        stderr=follower,
+    )
+    os.close(follower)
+    shown = b""
+    try:
+        while data := os.read(leader, 65536):
+            shown += data
+    except OSError:  # how Linux says that the other side has closed
+        pass
+    os.close(leader)
+    assert process.wait(30) == 0
+    assert b"%  " in shown
+    assert b"[#" in shown
+    assert b"20,000 added" in shown
+
+
+def test_ctrl_c_keeps_whole_batches_and_says_what_is_stored(tmp_path: Path) -> None:
+    """Interrupted in the middle of endless input: exit code 130, a true count, and a store in good order."""
+    store = f"sqlite:///{tmp_path}/tasks.db"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "taskgate", "import", "-", "--store", store],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    for number in range(5_000):
+        process.stdin.write(task(str(uuid.UUID(int=number))) + b"\n")
+    process.stdin.flush()
+    time.sleep(0.5)  # it now waits for more input
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read().decode()
+    assert process.wait(20) == 130
+    process.stdin.close()
+    process.stderr.close()
+    assert "interrupted" in said
+    added = int(said.partition(": ")[2].partition(" added")[0].replace(",", ""))
+    assert added % 1000 == 0
+    rest = taskgate("import", "-", "--store", store, stdin=task(str(uuid.UUID(int=0))))
+    assert ("1 unchanged" if added else "1 added") in rest.stderr
+
+
+json_text = st.text(st.characters(codec="utf-8"), max_size=20)
+number = st.one_of(
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(min_value=10**25, max_value=10**40),
+)
+json_value = st.recursive(
+    st.one_of(st.none(), st.booleans(), number, json_text),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(json_text, inner, max_size=4)),
+    max_leaves=20,
+)
+reserved = {"taskId", "updateTime"}
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    contents=st.lists(
+        st.dictionaries(json_text.filter(lambda key: key not in reserved), json_value, max_size=6), max_size=8
+    ),
+    indent=st.sampled_from([None, 0, 3]),
+    ascii_only=st.booleans(),
+)
+def test_arbitrary_documents_come_back_through_rest(
+    system: System, door: RestDoor, contents: list[dict[str, Any]], indent: int | None, ascii_only: bool
+) -> None:
+    """Import, then GET: the same document without whitespace, whatever is in it and however it was laid out."""
+    documents = [content | {"taskId": new_id()} for content in contents]
+    given_text = json.dumps(documents, indent=indent, ensure_ascii=ascii_only).encode()
+    done = taskgate("import", "-", *store_of(system), stdin=given_text)
+    assert done.returncode == 0, done.stderr
+    for document in documents:
+        expected = json.dumps(document, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+        assert door.get_task_json(document["taskId"]).document == expected
