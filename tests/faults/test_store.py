@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,18 +99,40 @@ def test_damaged_store_is_503(system: System, doors: tuple[RestDoor, GrpcDoor]) 
     assert_serves(doors)
 
 
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Another file, exclusively locked, in the place of ``database`` while the block runs."""
+    other, original = database.with_suffix(".locked"), database.with_suffix(".original")
+    connection = sqlite3.connect(other, isolation_level=None)
+    connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
+    connection.execute("BEGIN EXCLUSIVE")
+    if database.exists():
+        database.rename(original)
+    other.rename(database)
+    yield
+    connection.rollback()
+    connection.close()
+    if original.exists():
+        original.replace(database)
+
+
 def test_locked_store_is_503_and_holds_up_nobody_else(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
     """An exclusive lock makes reads fail within seconds; calls that need no store are answered meanwhile."""
     assert_serves(doors)
-    locked = system.database.with_suffix(".locked")
-    connection = sqlite3.connect(locked, isolation_level=None)
-    connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
-    connection.execute("BEGIN EXCLUSIVE")
-    original = system.database.with_suffix(".original")
-    system.database.rename(original)
-    locked.rename(system.database)
-    assert_unavailable(doors)
-    connection.rollback()
-    connection.close()
-    original.replace(system.database)
+    with locked(system.database):
+        assert_unavailable(doors)
     assert_serves(doors)
+
+
+def test_deadline_that_passes_is_504(tmp_path: Path) -> None:
+    """A call that the store holds up past the limit: 504 and DEADLINE_EXCEEDED, retryable, whoever notices first."""
+    with (
+        running_system(tmp_path / "tasks.db", "--demo", "--request-timeout", "0.2", workers=1) as system,
+        locked(system.database),
+    ):
+        rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+        assert rest.get_task_json(DOCUMENTED_ID).status == 504
+        outcome, _ = direct.get_task(DOCUMENTED_ID)
+        assert (outcome.code, outcome.reason) == ("DEADLINE_EXCEEDED", "ERROR_REASON_DEADLINE_EXCEEDED")
+        rest.close()
+        direct.close()

@@ -1,0 +1,22 @@
+"""gRPC through the gateway, with messages of any size and no retries of the client's own."""
+
+import grpc
+
+from taskgate.addresses import Address
+
+METHODS = [
+    "/taskgate.v1.TaskService/GetTaskJson",
+    "/taskgate.v1.TaskService/GetTask",
+    "/conductor.grpc.tasks.TaskService/GetTask",
+]
+
+
+def method(channel: grpc.Channel, path: str = METHODS[0]) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+    """One method of ``channel``, which takes and gives bytes."""
+    return channel.unary_unary(path)
+
+
+def open_channel(address: Address) -> grpc.Channel:
+    """A channel to ``address``; close it, or use it as a context manager."""
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    return grpc.insecure_channel(str(address), options=[*unlimited, ("grpc.enable_retries", 0)])

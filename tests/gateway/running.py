@@ -1,0 +1,88 @@
+"""The real Envoy in front of stub servers, for tests that are not async themselves."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from taskgate.addresses import Address
+from taskgate.gateway import EnvoyProcess, GatewaySettings
+
+T = TypeVar("T")
+
+
+class StubServer:
+    """A running ``stub_server.py``."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("stub_server.py")), str(port)], stdout=subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        self.address = Address("127.0.0.1", int(self.process.stdout.readline()))
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Gateway:
+    """An ``EnvoyProcess`` that lives in an event loop of its own, in a thread of its own."""
+
+    def __init__(self, *upstreams: StubServer | Address, **settings: Any) -> None:
+        addresses = tuple(up.address if isinstance(up, StubServer) else up for up in upstreams)
+        settings = {"listen": Address("127.0.0.1", 0), "instance": "test-node", "drain_seconds": 0.2, **settings}
+        self.log: list[tuple[str, str]] = []
+        self.envoy = EnvoyProcess(
+            GatewaySettings(upstreams=addresses, **settings),
+            on_log=lambda level, text: self.log.append((level, text)),
+            threads=1,
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run ``coroutine`` in the gateway's loop; its result, or what it raised."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    @property
+    def address(self) -> Address:
+        assert self.envoy.address is not None
+        return self.envoy.address
+
+    @property
+    def admin(self) -> Address:
+        assert self.envoy.admin is not None
+        return self.envoy.admin
+
+    def __enter__(self) -> Self:
+        try:
+            self.run(self.envoy.start())
+        except BaseException:
+            self._end_loop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(RuntimeError):
+            self.run(self.envoy.stop(0.1))
+        self._end_loop()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()

@@ -1,0 +1,197 @@
+"""Every error body over REST has one shape, whoever made it, and says nothing of what is behind the gateway."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gateway.running import Gateway, StubServer
+from gateway.stub_server import MESSAGE
+from gateway.wire import Ask, Http1, Http2, HungUp, ask_over, assert_error
+from taskgate.addresses import Address
+
+PATH = "/api/tasks/"
+
+HTTP_STATUS = {
+    1: 499,
+    2: 500,
+    3: 400,
+    4: 504,
+    5: 404,
+    6: 409,
+    7: 403,
+    8: 429,
+    9: 400,
+    10: 409,
+    11: 400,
+    12: 501,
+    13: 500,
+    14: 503,
+    15: 500,
+    16: 401,
+}
+"""gRPC codes as ``google.rpc.Code`` says they are over HTTP."""
+
+RETRYABLE = {4, 8, 14}
+
+
+@pytest.fixture
+def unused() -> Iterator[Address]:
+    """An address that is bound and not listened on: connections are refused."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield Address("127.0.0.1", bound.getsockname()[1])
+
+
+class TestFromTheServer:
+    @pytest.mark.parametrize("code", HTTP_STATUS)
+    def test_every_code(self, ask: Ask, code: int) -> None:
+        answer = ask(f"{PATH}stub.error.{code}")
+        assert_error(answer, HTTP_STATUS[code], MESSAGE, retryable=code in RETRYABLE)
+
+    def test_exact_bytes(self, ask: Ask) -> None:
+        message = json.dumps("The request cannot be decoded")
+        expected = f'{{"status":400,"message":{message},"instance":"test-node","retryable":false}}'
+        assert ask(f"{PATH}%FF").body == expected.encode()
+
+    def test_length_is_right(self, gateway: Gateway) -> None:
+        """The Lua filter replaces the body; a stale length would break the connection."""
+        with Http1(gateway.address) as connection:
+            answer = connection.ask(f"{PATH}stub.error.5")
+            assert answer.header("content-length") == str(len(answer.body))
+            assert connection.leftover() == b""
+
+    def test_details_of_an_unknown_type_lose_only_the_decoding(self, ask: Ask) -> None:
+        """The transcoder gives up on such an error; what gRPC escapes in headers stays escaped."""
+        answer = ask(f"{PATH}stub.unknown-detail")
+        escaped = 'quote " backslash \\ newline %0A accent %C3%A9 separator %E2%80%A8 {"message":"x"}'
+        assert_error(answer, 404, escaped)
+
+    def test_no_message(self, ask: Ask) -> None:
+        """SDKs show the message and nothing else, so it is never empty (contract sdk-clients, rule 10)."""
+        assert_error(ask(f"{PATH}stub.no-message"), 404, "No reason was given")
+
+    def test_error_after_initial_metadata(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}stub.after-metadata")
+        assert_error(answer, 404, "after initial metadata")
+        assert answer.header("x-early") == "yes"
+
+    def test_retry_after_is_kept(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}stub.retry-after")
+        assert_error(answer, 429, "Slowly", retryable=True)
+        assert answer.header("retry-after") == "7"
+
+    def test_a_failed_call_leaves_the_next_alone(self, gateway: Gateway) -> None:
+        with Http2(gateway.address) as connection:
+            streams = {code: connection.send(f"{PATH}stub.error.{code}") for code in HTTP_STATUS}
+            for code, stream in streams.items():
+                assert connection.answer(stream).status == HTTP_STATUS[code]
+
+
+class TestFromEnvoy:
+    def test_server_away(self, protocol: str, unused: Address, start_gateway: Callable[..., Gateway]) -> None:
+        ask = ask_over(protocol, start_gateway(unused).address)
+        assert_error(ask(f"{PATH}a"), 503, "No server could take the call; try again", retryable=True)
+        assert_error(ask("/healthz"), 503, "No server could take the call; try again", retryable=True)
+        assert_error(ask("/nope"), 404, "No such route")
+
+    def test_server_dies_during_the_call(
+        self, protocol: str, start_stub: Callable[..., StubServer], start_gateway: Callable[..., Gateway]
+    ) -> None:
+        ask = ask_over(protocol, start_gateway(start_stub()).address)
+        assert_error(ask(f"{PATH}stub.exit"), 503, "No server could take the call; try again", retryable=True)
+
+    def test_server_does_not_answer(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
+        gateway = start_gateway(stub, request_timeout=0.5)
+        for protocol in ("http1", "http2"):
+            started = time.monotonic()
+            answer = ask_over(protocol, gateway.address)(f"{PATH}stub.sleep.10.0")
+            assert_error(answer, 504, "No server answered in time; try again", retryable=True)
+            assert 0.4 < time.monotonic() - started < 3
+
+    def test_server_that_is_not_grpc(self, protocol: str, start_gateway: Callable[..., Gateway]) -> None:
+        """HTTP/1.1 where HTTP/2 was wanted: another program has the port."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.settimeout(0.1)
+            gateway = start_gateway(Address("127.0.0.1", listener.getsockname()[1]), request_timeout=0.5)
+            answer = ask_over(protocol, gateway.address)(f"{PATH}a")
+        assert_error(answer, 504, "No server answered in time; try again", retryable=True)
+
+    def test_answer_too_large(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
+        gateway = start_gateway(stub, max_message_bytes=100_000)
+        for protocol in ("http1", "http2"):
+            ask = ask_over(protocol, gateway.address)
+            assert ask(f"{PATH}stub.size.100000").status == 200
+            assert_error(ask(f"{PATH}stub.size.110000"), 500, "The answer is too large to be passed on")
+
+    def test_too_many_calls_at_a_time(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
+        gateway = start_gateway(stub, max_concurrent_requests=2)
+        with Http2(gateway.address) as connection:
+            streams = [connection.send(f"{PATH}stub.sleep.0.5") for _ in range(4)]
+            answers = [connection.answer(stream) for stream in streams]
+        assert sorted(answer.status for answer in answers) == [200, 200, 503, 503]
+        refused = next(answer for answer in answers if answer.status == 503)
+        assert_error(refused, 503, "No server could take the call; try again", retryable=True)
+
+    def test_websocket(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            answer = connection.ask(f"{PATH}a", headers=[("connection", "Upgrade"), ("upgrade", "websocket")])
+        assert_error(answer, 403, "The gateway could not pass the request on")
+
+    def test_headers_that_trickle_in(self, gateway: Gateway) -> None:
+        """408 after five seconds, and not a connection held for ever."""
+        with Http1(gateway.address) as connection:
+            connection.send(b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\nx-slow: ")
+            assert_error(connection.answer(), 408, "The request took too long to arrive; try again", retryable=True)
+
+
+class TestMalformed:
+    """HTTP/1.1 that is not; each gets an answer and not just a closed connection."""
+
+    @pytest.mark.parametrize(
+        "request_bytes",
+        [
+            b"nonsense\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n\r\n",  # TLS at the plain port
+            b"get /api/tasks/a HTTP/1.1\r\nhost: a\r\n\r\n",
+            b"GET * HTTP/1.1\r\nhost: a\r\n\r\n",
+            b"GET /api/tasks/a HTTP/1.1\r\n\r\n",  # no host
+            b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\nbad name: x\r\n\r\n",
+            b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\nx: a\x00b\r\n\r\n",
+            b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc",
+            b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n",
+            b"POST /api/tasks/a HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+            b"CONNECT /api/tasks/a HTTP/1.1\r\nhost: a\r\n\r\n",
+        ],
+    )
+    def test_is_400(self, gateway: Gateway, request_bytes: bytes) -> None:
+        with Http1(gateway.address) as connection:
+            connection.send(request_bytes)
+            answer = connection.answer()
+        assert answer.status in {400, 501}
+        assert_error(answer, answer.status)
+
+    @pytest.mark.parametrize("version", [b" HTTP/1.0", b""])
+    def test_old_versions_are_426(self, gateway: Gateway, version: bytes) -> None:
+        with Http1(gateway.address) as connection:
+            connection.send(b"GET /api/tasks/a" + version + b"\r\n\r\n")
+            assert_error(connection.answer(), 426, "HTTP/1.1 or HTTP/2 is required")
+
+    @pytest.mark.parametrize("headers", [[(f"h{n}", "x") for n in range(200)], [("h", "x" * 70_000)]])
+    def test_too_many_headers_are_431(self, gateway: Gateway, headers: list[tuple[str, str]]) -> None:
+        with Http1(gateway.address) as connection:
+            assert_error(connection.ask(f"{PATH}a", headers=headers), 431, "The request headers are too large")
+
+    @pytest.mark.parametrize(
+        "headers",
+        [[("Upper", "x")], [("bad name", "x")], [("x", "a\x00b")], [("connection", "close")], [(":path", "/again")]],
+    )
+    def test_http2_call_ends_and_the_others_go_on(self, gateway: Gateway, headers: list[tuple[str, str]]) -> None:
+        with Http2(gateway.address) as connection:
+            other = connection.send(f"{PATH}stub.sleep.0.3")
+            with pytest.raises(HungUp, match="stream reset"):
+                connection.ask(f"{PATH}a", headers=headers)
+            assert connection.answer(other).status == 200

@@ -1,0 +1,57 @@
+"""Large messages pass whole, with the small buffers that the gateway has."""
+
+from collections.abc import Callable
+
+import pytest
+from google.api.httpbody_pb2 import HttpBody
+
+from gateway.channels import method, open_channel
+from gateway.running import Gateway, StubServer
+from gateway.wire import Ask, ask_over, assert_error
+from taskgate.document import MAX_DOCUMENT_BYTES
+from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize("size", [40_000, 2 * MEBIBYTE, 10 * MEBIBYTE])
+def test_rest_answer(ask: Ask, size: int) -> None:
+    """Byte for byte, with its length said beforehand."""
+    assert_document(ask, size)
+
+
+def test_largest_rest_answer(gateway: Gateway) -> None:
+    """Over HTTP/1.1 only: what is tested is the limit, and our HTTP/2 client is slow."""
+    assert_document(ask_over("http1", gateway.address), MAX_DOCUMENT_BYTES)
+
+
+def assert_document(ask: Ask, size: int) -> None:
+    answer = ask(f"/api/tasks/stub.size.{size}")
+    assert answer.status == 200
+    assert answer.header("content-length") == str(size)
+    assert answer.body == b'"' + b"x" * (size - 2) + b'"'
+
+
+def test_rest_answer_beyond_the_limit(ask: Ask) -> None:
+    assert_error(ask(f"/api/tasks/stub.size.{33 * MEBIBYTE}"), 500, "The answer is too large to be passed on")
+
+
+@pytest.mark.parametrize("size", [40_000, 10 * MEBIBYTE, MAX_DOCUMENT_BYTES])
+def test_grpc_answer(gateway: Gateway, size: int) -> None:
+    request = GetTaskJsonRequest(task_id=f"stub.size.{size}").SerializeToString()
+    with open_channel(gateway.address) as channel:
+        response = method(channel)(request, timeout=30)
+    assert len(HttpBody.FromString(response).data) == size
+
+
+def test_grpc_request(gateway: Gateway) -> None:
+    request = GetTaskJsonRequest(task_id="x" * MAX_DOCUMENT_BYTES).SerializeToString()
+    with open_channel(gateway.address) as channel:
+        response = method(channel)(request, timeout=30)
+    assert b"x" * MAX_DOCUMENT_BYTES in response
+
+
+def test_a_smaller_limit_holds(protocol: str, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
+    ask = ask_over(protocol, start_gateway(stub, max_message_bytes=MEBIBYTE).address)
+    assert ask(f"/api/tasks/stub.size.{MEBIBYTE}").status == 200
+    assert ask(f"/api/tasks/stub.size.{MEBIBYTE + 8192}").status == 500

@@ -1,0 +1,273 @@
+"""Envoy's process: started, found, drained, stopped, and never left behind."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import uvloop
+
+from gateway.channels import method, open_channel
+from gateway.running import Gateway, StubServer
+from gateway.stub_server import DOCUMENT
+from gateway.wire import Http1, ask_over, assert_error
+from support.running import eventually
+from taskgate.addresses import Address
+from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
+from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
+
+PATH = "/api/tasks/"
+ANY_PORT = Address("127.0.0.1", 0)
+
+
+def refused(address: Address) -> bool:
+    """Whether nothing listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(address) != 0
+
+
+class TestStart:
+    @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+    def test_under_either_event_loop(self, stub: StubServer, runner: Callable[..., int]) -> None:
+        async def scenario() -> int:
+            envoy = EnvoyProcess(GatewaySettings(listen=ANY_PORT, upstreams=(stub.address,)), on_log=lambda *_: None)
+            address = await envoy.start()
+            assert address.port > 0
+            answer = await asyncio.to_thread(ask_over("http1", address), f"{PATH}stub.document")
+            assert answer.body == DOCUMENT
+            await envoy.drain(0)
+            await envoy.stop()
+            assert envoy.pid is None
+            return await envoy.wait()
+
+        assert runner(scenario()) == 0
+
+    def test_taken_port_is_named_with_its_setting(self, stub: StubServer) -> None:
+        """Envoy by itself would share the port (SO_REUSEPORT) and get half of the connections."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with (
+                pytest.raises(GatewayError, match=f"http: cannot listen on 127.0.0.1:{port}: Address already in use"),
+                Gateway(stub, listen=Address("127.0.0.1", port)),
+            ):
+                pass
+
+    def test_port_of_another_gateway_is_taken(self, gateway: Gateway, stub: StubServer) -> None:
+        with pytest.raises(GatewayError, match="http: cannot listen on"), Gateway(stub, listen=gateway.address):
+            pass
+
+    def test_envoys_reason_when_it_does_not_start(self, stub: StubServer, tmp_path: Path) -> None:
+        missing = tmp_path / "no.binpb"
+        with pytest.raises(GatewayError, match=r"Envoy did not start\..*no\.binpb"), Gateway(stub, descriptor=missing):
+            pass
+
+    def test_taken_admin_port(self, stub: StubServer) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(GatewayError, match="Address already in use"), Gateway(stub, admin_port=port):
+                pass
+
+    def test_servers_need_not_be_there_yet(self, start_stub: Callable[..., StubServer]) -> None:
+        with socket.socket() as later:
+            later.bind(("127.0.0.1", 0))
+            port = later.getsockname()[1]
+        with Gateway(Address("127.0.0.1", port)) as gateway:
+            ask = ask_over("http1", gateway.address)
+            assert ask(f"{PATH}a").status == 503
+            start_stub(port)
+            eventually(lambda: ask(f"{PATH}a").status == 200, "served", 8)
+
+    def test_several_on_one_machine(self, stub: StubServer, gateway: Gateway) -> None:
+        with Gateway(stub) as second:
+            assert second.address != gateway.address
+            assert ask_over("http1", second.address)(f"{PATH}a").status == 200
+
+    def test_a_terminals_interrupt_does_not_reach_it(self, gateway: Gateway) -> None:
+        assert gateway.envoy.pid is not None
+        assert os.getsid(gateway.envoy.pid) == gateway.envoy.pid
+
+    def test_access_log_line_names_the_path_without_its_query(self, stub: StubServer, tmp_path: Path) -> None:
+        log = tmp_path / "access.log"
+        with Gateway(stub, access_log=str(log)) as gateway:
+            ask_over("http1", gateway.address)(f"{PATH}stub.document?token=secret", headers=[("x-request-id", "r-1")])
+            ask_over("http1", gateway.address)("/nope?token=secret")
+        lines = log.read_text()
+        assert '"path":"/api/tasks/stub.document"' in lines
+        assert '"path":"/nope"' in lines
+        assert '"request_id":"r-1"' in lines
+        assert "secret" not in lines
+
+
+class TestEnd:
+    def test_stop_leaves_no_process_port_or_file(self, stub: StubServer) -> None:
+        with Gateway(stub) as gateway:
+            process = psutil.Process(gateway.envoy.pid)
+            config = Path(process.cmdline()[process.cmdline().index("-c") + 1])
+            assert config.is_file()
+            gateway.run(gateway.envoy.stop())
+            assert not process.is_running()
+            assert refused(gateway.address)
+            assert not config.parent.exists()
+            gateway.run(gateway.envoy.stop())  # a second time does nothing
+
+    def test_a_crash_is_noticed_and_start_takes_the_same_port_again(self, stub: StubServer) -> None:
+        with Gateway(stub) as gateway:
+            before = gateway.address
+            assert gateway.envoy.pid is not None
+            os.kill(gateway.envoy.pid, signal.SIGKILL)
+            assert gateway.run(gateway.envoy.wait()) == -signal.SIGKILL
+            assert gateway.envoy.pid is None
+            assert gateway.run(gateway.envoy.start()) == before
+            assert ask_over("http1", before)(f"{PATH}stub.document").body == DOCUMENT
+
+    def test_it_does_not_outlive_a_killed_supervisor(self) -> None:
+        """On Linux; other kernels cannot end a process with its parent, and there it has to be killed by hand."""
+        script = Path(__file__).with_name("hold_envoy.py")
+        with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as supervisor:
+            assert supervisor.stdout is not None
+            envoy = psutil.Process(int(supervisor.stdout.readline()))
+            assert envoy.name() == "envoy"
+            supervisor.kill()
+        if sys.platform != "linux":
+            envoy.kill()
+        eventually(lambda: not envoy.is_running() or envoy.status() == psutil.STATUS_ZOMBIE, "Envoy gone", 5)
+
+
+class TestDrain:
+    def test_http1_callers_are_asked_to_leave_and_none_is_dropped(
+        self, start_gateway: Callable[..., Gateway], stub: StubServer
+    ) -> None:
+        gateway = start_gateway(stub)
+        with Http1(gateway.address) as kept, Http1(gateway.address) as running:
+            assert kept.ask(f"{PATH}stub.document").header("connection") is None
+            running.send(f"GET {PATH}stub.sleep.1.5 HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+            drain = in_thread(lambda: gateway.run(gateway.envoy.drain(0.8)))
+            time.sleep(0.3)
+
+            assert_error(ask_over("http1", gateway.address)("/healthz"), 503, retryable=True)
+            last = kept.ask(f"{PATH}stub.document")
+            assert (last.body, last.header("connection")) == (DOCUMENT, "close")
+            assert ask_over("http1", gateway.address)(f"{PATH}stub.document").body == DOCUMENT
+
+            drain.join()
+            eventually(lambda: refused(gateway.address), "the listener is closed", 2)
+            stop = in_thread(lambda: gateway.run(gateway.envoy.stop(5)))
+            assert running.answer().body == DOCUMENT
+            stop.join()
+
+    def test_http2_callers_move_without_noticing(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
+        """They are sent GOAWAY, open new connections, and lose no call."""
+        gateway = start_gateway(stub)
+        request = GetTaskJsonRequest(task_id="stub.sleep.0.02").SerializeToString()
+        with open_channel(gateway.address) as channel:
+            call = method(channel)
+            call(request, timeout=5)
+            before = connections(gateway)
+            drain = in_thread(lambda: gateway.run(gateway.envoy.drain(1.5)))
+            until = time.monotonic() + 1.2
+            while time.monotonic() < until:
+                call(request, timeout=5)
+            assert connections(gateway) > before
+            drain.join()
+
+    def test_grpc_call_in_flight_ends_well(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
+        gateway = start_gateway(stub)
+        request = GetTaskJsonRequest(task_id="stub.sleep.1.0").SerializeToString()
+        with open_channel(gateway.address) as channel:
+            future = method(channel).future(request, timeout=10)
+            time.sleep(0.3)
+            gateway.run(gateway.envoy.stop(5))
+            assert DOCUMENT in future.result()
+
+    def test_stop_waits_for_a_slow_reader(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
+        """A call counts as done for Envoy when its answer is in a buffer; the reader has not got it by then."""
+        gateway = start_gateway(stub)
+        size = 8 << 20
+        with Http1(gateway.address) as connection:
+            connection.send(f"GET {PATH}stub.size.{size} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+            time.sleep(0.5)
+            stop = in_thread(lambda: gateway.run(gateway.envoy.stop(20)))
+            received = 0
+            while data := connection.read_slowly(1 << 18):
+                received += len(data)
+                time.sleep(0.02)
+            stop.join()
+        assert received > size
+
+    def test_stop_does_not_wait_beyond_its_grace(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
+        gateway = start_gateway(stub)
+        with Http1(gateway.address) as connection:
+            connection.send(f"GET {PATH}stub.sleep.10.0 HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+            time.sleep(0.2)
+            started = time.monotonic()
+            gateway.run(gateway.envoy.stop(0.5))
+            assert 0.4 < time.monotonic() - started < 4
+
+
+class TestAdmin:
+    @pytest.mark.parametrize("path", ["/ready", "/stats/prometheus", "/stats/prometheus?usedonly", "/listeners"])
+    def test_answers_what_is_needed(self, gateway: Gateway, path: str) -> None:
+        with Http1(gateway.admin) as connection:
+            connection.send(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+            assert connection.read_slowly(15) == b"HTTP/1.1 200 OK"
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/quitquitquit",
+            "/config_dump",
+            "/",
+            "/clusters",
+            "/certs",
+            "/logging?level=trace",
+            "/runtime_modify?a=b",
+            "/stats",
+            "/healthcheck/ok",
+            "/reset_counters",
+            "/cpuprofiler?enable=y",
+            "/server_info",
+            "/init_dump",
+            "/ready/../config_dump",
+        ],
+    )
+    def test_refuses_everything_else(self, gateway: Gateway, path: str, method: str) -> None:
+        with Http1(gateway.admin) as connection:
+            connection.send(
+                f"{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
+            )
+            assert connection.read_slowly(12) == b"HTTP/1.1 403"
+
+    @pytest.mark.parametrize("path", ["/healthcheck/fail", "/drain_listeners"])
+    def test_changes_nothing_on_get(self, gateway: Gateway, path: str) -> None:
+        with Http1(gateway.admin) as connection:
+            connection.send(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+            assert connection.read_slowly(12) == b"HTTP/1.1 405"
+
+    def test_listens_on_loopback_only(self, gateway: Gateway) -> None:
+        listening = [
+            c for c in psutil.Process(gateway.envoy.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN
+        ]
+        assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+
+
+def connections(gateway: Gateway) -> int:
+    """How many connections there have been so far."""
+    url = f"http://{gateway.admin}/stats/prometheus?filter=http.taskgate.downstream_cx_total$"
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return int(response.read().split()[-1])
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread

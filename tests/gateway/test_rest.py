@@ -1,0 +1,328 @@
+"""``GET /api/tasks/{taskId}`` through Envoy: what reaches the server, and what comes back."""
+
+from typing import Any
+
+import pytest
+
+from gateway.running import Gateway
+from gateway.stub_server import DOCUMENT
+from gateway.wire import Answer, Ask, Http1, Http2, HungUp, assert_error, assert_nothing_leaks
+
+PATH = "/api/tasks/"
+
+
+def described(answer: Answer) -> Any:
+    """What the stub server says that it got."""
+    assert answer.status == 200, answer
+    assert_nothing_leaks(answer)
+    return answer.json
+
+
+def metadata(answer: Answer) -> dict[str, str]:
+    pairs = described(answer)["metadata"]
+    assert len(dict(pairs)) == len(pairs), "metadata that is there twice"
+    return dict(pairs)
+
+
+class TestSuccess:
+    def test_body_is_the_servers_bytes(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}stub.document")
+        assert answer.status == 200
+        assert answer.body == DOCUMENT
+
+    def test_headers_are_these_and_no_others(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}stub.document")
+        names = sorted(name for name, _ in answer.headers)
+        assert names == ["content-length", "content-type", "date", "x-request-id"]
+        assert answer.header("content-type") == "application/json"
+        assert not answer.trailers
+
+    @pytest.mark.parametrize("accept", ["*/*", "text/html", "application/xml;q=0.1", "nonsense", ""])
+    @pytest.mark.parametrize(
+        "content_type", ["application/json", "text/plain", "application/grpc", "application/grpc+proto", "nonsense"]
+    )
+    def test_accept_and_content_type_do_not_matter(self, ask: Ask, accept: str, content_type: str) -> None:
+        answer = ask(f"{PATH}stub.document", headers=[("accept", accept), ("content-type", content_type)])
+        assert (answer.status, answer.body) == (200, DOCUMENT)
+        assert answer.header("content-type") == "application/json"
+
+    def test_several_requests_share_a_connection(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            for path, status in [("stub.document", 200), ("stub.error.5", 404), ("", 404), ("stub.document", 200)] * 3:
+                assert connection.ask(PATH + path).status == status
+
+    def test_upgrade_offer_to_http2_is_ignored(self, gateway: Gateway) -> None:
+        """Some clients offer h2c on every cleartext request."""
+        offer = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQ")]
+        with Http1(gateway.address) as connection:
+            assert connection.ask(f"{PATH}stub.document", headers=offer).body == DOCUMENT
+
+
+class TestRequestId:
+    def test_the_callers_is_kept(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}x", headers=[("x-request-id", "caller:42")])
+        assert answer.header("x-request-id") == "caller:42"
+        assert metadata(answer)["x-request-id"] == "caller:42"
+
+    def test_without_one_it_is_made(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}x")
+        assert answer.header("x-request-id") == metadata(answer)["x-request-id"]
+        assert len(answer.header("x-request-id") or "") == 36
+
+    @pytest.mark.parametrize("path", ["stub.error.5", "", "a%2Fb"])
+    def test_errors_have_it_too(self, ask: Ask, path: str) -> None:
+        assert ask(PATH + path, headers=[("x-request-id", "caller:42")]).header("x-request-id") == "caller:42"
+
+
+class TestOnlyThePathNamesTheTask:
+    @pytest.mark.parametrize(
+        "query",
+        [
+            *(
+                "taskId=OTHER",
+                "task_id=OTHER",
+                "task%5Fid=OTHER",
+                "%74askId=OTHER",
+                "taskId=OTHER&taskId=MORE",
+                "task_id",
+            ),
+            *("", "pretty=true", "a=b&c=d", "a?b", "%", "%FF", "extensions.type_url=x", "=", "&&", "taskId[]=1"),
+        ],
+    )
+    def test_query_string_changes_nothing(self, ask: Ask, query: str) -> None:
+        """Conductor ignores query strings here, and the transcoder would bind them."""
+        assert described(ask(f"{PATH}THIS?{query}"))["task_id"] == "THIS"
+
+    def test_query_string_does_not_reach_the_server(self, ask: Ask) -> None:
+        assert "secret" not in ask(f"{PATH}THIS?token=secret").body.decode()
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"hello", b'{"taskId":"OTHER"}', b'{"task_id":"OTHER"}', b"[1]", b"\x00\xff", b"x" * 20_000]
+    )
+    def test_body_changes_nothing(self, ask: Ask, body: bytes) -> None:
+        """A body {"taskId": …} would win over the path, if the transcoder saw it."""
+        assert described(ask(f"{PATH}THIS", body=body))["task_id"] == "THIS"
+
+    def test_chunked_body_changes_nothing_and_leaves_the_connection_clean(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            connection.send(b"GET /api/tasks/THIS HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+            connection.send(b'12\r\n{"taskId":"OTHER"}\r\n0\r\n\r\n')
+            assert described(connection.answer())["task_id"] == "THIS"
+            assert described(connection.ask(f"{PATH}NEXT"))["task_id"] == "NEXT"
+
+    @pytest.mark.parametrize("size", [100_000, 3_000_000])
+    def test_large_body_is_refused(self, ask: Ask, size: int) -> None:
+        assert_error(ask(f"{PATH}THIS", body=b"x" * size), 413, "The request body is too large")
+
+
+class TestTaskIds:
+    @pytest.mark.parametrize(
+        ("written", "meant"),
+        [
+            ("65fc73fe-0586-11f1-8b8d-6219b54da7fe", "65fc73fe-0586-11f1-8b8d-6219b54da7fe"),
+            *[
+                (text, text)
+                for text in ("a:b", "a:verb", "a;v=1", "a+b", "a~b", "a,b", "a@b", "a=b&c", "a!$()*'b", "...")
+            ],
+            ("a%20b", "a b"),
+            ("%C3%A9", "é"),
+            ("%41", "A"),
+            ("a%3Ab", "a:b"),
+            ("a%3Fb%23c", "a?b#c"),
+            ("a%252Fb", "a%2Fb"),
+            ("a%25b", "a%b"),
+            ("a%2Bb", "a+b"),
+            ("a%zzb", "a%zzb"),
+            ("a%", "a%"),
+            ("a%0Ab", "a\nb"),
+            ("a%7Fb", "a\x7fb"),
+            ("a" * 8192, "a" * 8192),
+            ("%61" * 8192, "a" * 8192),
+        ],
+    )
+    def test_reach_the_server_decoded_once(self, ask: Ask, written: str, meant: str) -> None:
+        """Which IDs name a task is the server's to say."""
+        assert described(ask(PATH + written))["task_id"] == meant
+
+    @pytest.mark.parametrize("written", ["%FF", "a%C3", "%ED%A0%80"])
+    def test_invalid_utf8_is_refused_by_the_server(self, ask: Ask, written: str) -> None:
+        assert_error(ask(PATH + written), 400, "The request cannot be decoded")
+
+    @pytest.mark.parametrize("written", ["%00", "a%00b", "a%2Fb", "a%2fb", "a%5Cb", "%2e%2e%2f", "a#fragment"])
+    def test_ambiguous_ones_are_refused(self, ask: Ask, written: str) -> None:
+        assert_error(ask(PATH + written), 400, "Malformed HTTP request")
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "",
+            "/",
+            "//",
+            "..",
+            "%2e%2e",
+            "%2E.",
+            ".",
+            "%2e",
+            "../x",
+            "%2e%2e/x",
+            "x/",
+            "x/y",
+            "x/..",
+            "../../etc",
+            "a\\b",
+            "?x",
+        ],
+    )
+    def test_no_id_or_more_than_one_segment_is_no_route(self, ask: Ask, written: str) -> None:
+        assert_error(ask(PATH + written), 404, "No such route")
+
+    @pytest.mark.parametrize("written", [b"a\x7fb", b"a\xffb", b"\xc3\xa9", b"a\x01b"])
+    def test_raw_bytes_that_http_forbids_are_refused(self, gateway: Gateway, written: bytes) -> None:
+        with Http1(gateway.address) as connection:
+            assert_error(connection.ask(PATH.encode() + written), 400, "Malformed HTTP request")
+
+    def test_a_path_of_31_kb_reaches_the_server(self, ask: Ask) -> None:
+        assert described(ask(PATH + "a" * 31_000))["task_id"] == "a" * 31_000
+
+    @pytest.mark.parametrize("length", [40_000, 200_000])
+    def test_a_longer_one_is_431(self, gateway: Gateway, length: int) -> None:
+        with Http1(gateway.address) as connection:
+            assert_error(connection.ask(PATH + "a" * length), 431, "The request headers are too large")
+
+    def test_a_longer_one_resets_its_http2_stream_and_no_other(self, gateway: Gateway) -> None:
+        """Envoy has no answer to give before it has all headers; it resets the stream."""
+        with Http2(gateway.address) as connection:
+            with pytest.raises(HungUp, match="stream reset"):
+                connection.ask(PATH + "a" * 40_000)
+            assert connection.ask(f"{PATH}stub.document").body == DOCUMENT
+
+    @pytest.mark.parametrize("path", ["/api//tasks/a", "//api/tasks/a", "/api/tasks//a", "/api///tasks///a"])
+    def test_doubled_slashes_are_tolerated(self, ask: Ask, path: str) -> None:
+        """SDKs given a base URL that ends in a slash send these (contract sdk-clients, rule 1)."""
+        assert described(ask(path))["task_id"] == "a"
+
+    def test_absolute_form_is_understood(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            assert described(connection.ask("http://elsewhere/api/tasks/a?x"))["task_id"] == "a"
+
+
+class TestMethods:
+    @pytest.mark.parametrize("method", ["OPTIONS", "POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"])
+    @pytest.mark.parametrize("content_type", ["application/json", "application/grpc-web", "text/plain"])
+    def test_other_than_get_is_405(self, ask: Ask, method: str, content_type: str) -> None:
+        answer = ask(f"{PATH}a", method=method, body=b"", headers=[("content-type", content_type)])
+        assert_error(answer, 405, "Method not allowed")
+        assert answer.header("allow") == "GET"
+
+    def test_head_is_405_without_a_body(self, ask: Ask) -> None:
+        answer = ask(f"{PATH}stub.document", method="HEAD")
+        assert (answer.status, answer.header("allow"), answer.body) == (405, "GET", b"")
+        assert_nothing_leaks(answer)
+
+    def test_connection_is_clean_after_head(self, gateway: Gateway) -> None:
+        """The transcoder sends a body after the headers of HEAD, which the next request would take for its answer."""
+        with Http1(gateway.address) as connection:
+            for task_id in ("stub.document", "stub.error.5", "", "a%2Fb"):
+                connection.ask(PATH + task_id, "HEAD")
+                if task_id != "a%2Fb":
+                    assert connection.ask(f"{PATH}stub.document").body == DOCUMENT
+            assert connection.leftover() == b""
+
+    def test_http2_connection_is_clean_after_head(self, gateway: Gateway) -> None:
+        with Http2(gateway.address) as connection:
+            assert connection.ask(f"{PATH}stub.document", "HEAD").status == 405
+            assert connection.ask(f"{PATH}stub.document").body == DOCUMENT
+
+
+class TestHeaders:
+    def test_what_speaks_to_grpc_or_envoy_is_dropped(self, ask: Ask) -> None:
+        """Each of these would otherwise set a deadline, break the call, or be believed."""
+        hostile = [
+            ("grpc-timeout", "1n"),
+            ("grpc-encoding", "gzip"),
+            ("grpc-status", "5"),
+            ("grpc-anything", "x"),
+            ("foo-bin", "!!! not base64"),
+            ("x-envoy-original-method", "SPOOFED"),
+            ("x-envoy-original-path", "/spoofed"),
+            ("x-envoy-upstream-rq-timeout-ms", "1"),
+            ("x-envoy-retry-on", "5xx"),
+            ("x-taskgate-protocol", "HTTP/9"),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+        ]
+        got = metadata(ask(f"{PATH}a", headers=hostile))
+        assert got["x-envoy-original-path"] == "/api/tasks/a"
+        assert got["x-envoy-original-method"] == "GET"
+        kept = {"x-envoy-original-path", "x-envoy-original-method", "x-envoy-external-address"}
+        assert [name for name in got if name.startswith(("grpc-", "x-envoy-")) and name not in kept] == []
+        assert [
+            name for name in got if name.endswith("-bin") or name in {"te", "content-type", "x-taskgate-protocol"}
+        ] == []
+
+    def test_others_reach_the_server(self, ask: Ask) -> None:
+        got = metadata(
+            ask(f"{PATH}a", headers=[("x-authorization", "token"), ("under_score", "1"), ("traceparent", "t")])
+        )
+        assert (got["x-authorization"], got["under_score"], got["traceparent"]) == ("token", "1", "t")
+
+    def test_a_forged_client_address_is_not_the_last_one(self, ask: Ask) -> None:
+        got = metadata(ask(f"{PATH}a", headers=[("x-forwarded-for", "203.0.113.9")]))
+        assert got["x-forwarded-for"].startswith("203.0.113.9,")
+        assert not got["x-forwarded-for"].endswith("203.0.113.9")
+
+    def test_the_server_is_told_the_deadline(self, ask: Ask) -> None:
+        assert 14 < described(ask(f"{PATH}a"))["remaining"] <= 15
+
+
+class TestOtherPaths:
+    @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *(
+                "/",
+                "/api/token",
+                "/api",
+                "/api/tasks",
+                "/api/tasks/",
+                "/API/tasks/a",
+                "/api/tasks/a/log",
+                "/api/workflow/a",
+            ),
+            *("/taskgate.v1.TaskService/GetTaskJson", "/grpc.health.v1.Health/Check", "/stats", "/config_dump"),
+        ],
+    )
+    def test_are_404(self, ask: Ask, path: str, method: str) -> None:
+        """/api/token too: SDKs that hold keys then go on without authentication (contract sdk-clients, rule 13)."""
+        assert_error(ask(path, method=method, body=b'{"keyId":"a"}'), 404, "No such route")
+
+    def test_token_call_of_the_javascript_sdk(self, gateway: Gateway) -> None:
+        """With a chunked body. Envoy answers before it has read that, and says that it will hang up."""
+        with Http1(gateway.address) as connection:
+            connection.send(
+                b"POST /api/token HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                b'transfer-encoding: chunked\r\n\r\n20\r\n{"keyId":"ok","keySecret":"sec"}\r\n0\r\n\r\n'
+            )
+            answer = connection.answer()
+            assert_error(answer, 404, "No such route")
+            assert answer.header("connection") == "close"
+
+
+class TestHealth:
+    @pytest.mark.parametrize("path", ["/healthz", "/healthz?verbose"])
+    def test_is_200_in_json(self, ask: Ask, path: str) -> None:
+        answer = ask(path)
+        assert (answer.status, answer.body) == (200, b'{"healthy":true}')
+        assert answer.header("content-type") == "application/json"
+        assert_nothing_leaks(answer)
+
+    def test_answers_head(self, ask: Ask) -> None:
+        answer = ask("/healthz", method="HEAD")
+        assert (answer.status, answer.body) == (200, b"")
+
+    @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
+    def test_answers_no_other_method(self, ask: Ask, method: str) -> None:
+        answer = ask("/healthz", method=method, body=b"")
+        assert_error(answer, 405, "Method not allowed")
+        assert answer.header("allow") == "GET, HEAD"
