@@ -65,7 +65,7 @@ def build_handler(endpoints: Mapping[str, Handler], *, request_timeout: float) -
 
 def log_call(handler: Handler) -> Handler:
     """Write one line a call: method, status, duration in milliseconds, request and task ID. Never a payload."""
-    log = structlog.get_logger("taskgate.calls")
+    log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
     async def logged(call: Call, request: bytes) -> bytes:
         started = time.perf_counter()
@@ -95,7 +95,7 @@ def log_call(handler: Handler) -> Handler:
 
 def mask_unexpected(handler: Handler) -> Handler:
     """Turn anything that is not a domain error into ``InternalError``; the log gets all of it, the client an ID."""
-    log = structlog.get_logger("taskgate.calls")
+    log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
     async def masked(call: Call, request: bytes) -> bytes:
         try:

@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,8 +59,9 @@ def test_removed_store_is_503_and_restored_one_serves(system: System, doors: tup
     """The file is removed under the running system, and put back: no restart."""
     assert_serves(doors)
     backup = system.database.with_suffix(".backup")
+    with closing(sqlite3.connect(system.database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):
-        sqlite3.connect(system.database).execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
         Path(f"{system.database}{suffix}").unlink(missing_ok=True)
     system.database.rename(backup)
     assert_unavailable(doors)
