@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from bench.cases import CASES, choose
 from bench.commands import Import
 from bench.errors import BenchError

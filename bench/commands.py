@@ -1,0 +1,98 @@
+"""What is measured once instead of in rounds: importing, starting, and memory at rest."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from bench.cases import rest
+from bench.errors import BenchError
+from bench.processes import LOG_TAIL, ended_children_cpu_seconds, machine_cpu_seconds
+from bench.servers import Server, Site, start_taskgate
+from bench.targets import check
+from bench.tasks import write_tasks
+
+IMPORT_SECONDS = 300
+_MEMORY_POLL_SECONDS = 0.02
+_START_POLL_SECONDS = 0.005
+SETTLE_SECONDS = 1.0
+"""How long a server that has just answered is left alone before its memory counts as that of an idle one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One run of ``taskgate import``, the start of the command included.
+
+    ``other_cores`` is what everything else on the machine used meanwhile, on average.
+    """
+
+    tasks: int
+    file_bytes: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    other_cores: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Tasks a second."""
+        return self.tasks / self.seconds
+
+
+def import_tasks(database: Path, count: int) -> Import:
+    """Import ``count`` tasks of 1.9 KB from NDJSON into a SQLite file. Raises BenchError if the command fails."""
+    source = database.with_suffix(".ndjson")
+    size = write_tasks(source, count)
+    log = database.with_suffix(".log")
+    command = [sys.executable, "-m", "taskgate", "import", "--quiet", "--store", f"sqlite:///{database}", str(source)]
+    with log.open("wb") as output:
+        started, used, busy = time.monotonic(), ended_children_cpu_seconds(), machine_cpu_seconds()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        peak = _watch_memory(process, started)
+        seconds, used = time.monotonic() - started, ended_children_cpu_seconds() - used
+    others = max(0.0, (machine_cpu_seconds() - busy - used) / seconds)
+    source.unlink()
+    if process.returncode != 0:
+        raise BenchError(f"taskgate import ended with code {process.returncode}: {log.read_text()[-LOG_TAIL:]}")
+    return Import(count, size, seconds, used, peak, others)
+
+
+def _watch_memory(process: "subprocess.Popen[bytes]", started: float) -> int:
+    """Wait until ``process`` has ended; the most resident memory seen until then, with all below it."""
+    peak = 0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            parent = psutil.Process(process.pid)
+            peak = max(peak, sum(p.memory_info().rss for p in (parent, *parent.children(recursive=True))))
+        if time.monotonic() - started > IMPORT_SECONDS:
+            process.kill()
+            process.wait()
+            raise BenchError(f"taskgate import did not end within {IMPORT_SECONDS} s")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_MEMORY_POLL_SECONDS)
+    return peak
+
+
+def seconds_to_first_answer(site: Site, times: int) -> float:
+    """Median time from running ``taskgate up`` to its first right answer over REST, on a store that exists."""
+    return statistics.median(_start_once(site) for _ in range(times))
+
+
+def _start_once(site: Site) -> float:
+    started = time.monotonic()
+    server = start_taskgate(site)
+    with server.process:
+        server.process.wait_until(lambda: check(rest(server.http)), poll_seconds=_START_POLL_SECONDS)
+        return time.monotonic() - started
+
+
+def idle_memory(servers: Mapping[str, Server]) -> dict[str, dict[str, int]]:
+    """Resident bytes of each server by what its processes are; to be called before there is load."""
+    time.sleep(SETTLE_SECONDS)
+    return {name: server.process.resident_bytes() for name, server in servers.items()}

@@ -1,0 +1,67 @@
+"""What the conformance suite needs to know about a database: how to make one, and a side door into it.
+
+A read test must not depend on our writing, nor a write test on our reading: ``put`` and ``stored`` go past both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import MappingProxyType
+
+from taskgate.stores import open_store, open_writer
+from taskgate.stores.base import TaskStore, TaskWriter
+
+
+class Rig(ABC):
+    """One new, empty database. A rig may excuse itself from a test by name, with the reason."""
+
+    excused: Mapping[str, str] = MappingProxyType({})
+    """Names of tests that this store is excused from, each with the reason."""
+
+    name: str
+    """What messages must call the store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The URL that opens the database."""
+
+    @abstractmethod
+    def put(self, task_id: str, value: object) -> None:
+        """Store any value under an ID, without taskgate."""
+
+    @abstractmethod
+    def stored(self) -> dict[str, bytes]:
+        """Every document that another program finds, by ID."""
+
+    @abstractmethod
+    def away(self) -> AbstractContextManager[None]:
+        """The database cannot be reached while the block runs, and is back after it."""
+
+    @abstractmethod
+    def locked(self) -> AbstractContextManager[None]:
+        """Another program keeps the database from answering while the block runs."""
+
+    @abstractmethod
+    def damaged(self) -> AbstractContextManager[None]:
+        """The database is there and cannot be understood while the block runs."""
+
+    @abstractmethod
+    def foreign(self) -> None:
+        """Instead of ours, make a database as Conductor itself does."""
+
+    def open_store(self) -> TaskStore:
+        """The store under test."""
+        return open_store(self.url)
+
+    def open_writer(self) -> TaskWriter:
+        """The writer under test."""
+        return open_writer(self.url)
+
+    def create(self) -> None:
+        """Make the layout, so that the side door has somewhere to put things."""
+        self.open_writer().close()

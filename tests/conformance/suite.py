@@ -1,0 +1,338 @@
+"""The conformance suite: every "must" of ``taskgate.stores.base``, for any store.
+
+A store takes part by a subclass with a ``rig`` fixture (see ``test_sqlite.py``). The docstring of each test is the
+sentence that it checks.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from conformance.rig import Rig
+from taskgate.document import MAX_DOCUMENT_BYTES
+from taskgate.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
+
+ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
+OTHER_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7ff"
+PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+DRIVER_WORDS = ("sqlite3", "Error(", "Traceback", "errno", "psycopg", "OperationalError", PASSWORD)
+
+
+def stored(task_id: str = ID, update_time: int = 1, document: bytes = b'{"a":1}') -> StoredTask:
+    return StoredTask(task_id, update_time, document)
+
+
+def assert_public(error: StoreUnavailable, rig: Rig) -> None:
+    """One sentence that names the store, without a driver's words."""
+    assert rig.name in error.message
+    assert "\n" not in error.message
+    assert not [word for word in DRIVER_WORDS if word in error.message]
+
+
+@pytest.fixture(autouse=True)
+def _excuse(request: pytest.FixtureRequest, rig: Rig) -> None:
+    reason = rig.excused.get(request.node.originalname)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+class StoreSuite:
+    """Reading."""
+
+    async def test_document_is_returned_as_stored(self, rig: Rig) -> None:
+        """Must return the bytes as stored, whatever they are."""
+        rig.create()
+        store = rig.open_store()
+        for number, document in enumerate(("{}", '{"a": "\\ud800 é 😀"}', "not json", "", " " * 1000)):
+            rig.put(f"id-{number}", document)
+            assert await store.get_document(f"id-{number}") == document.encode()
+        await store.close()
+
+    async def test_large_document_is_returned_as_stored(self, rig: Rig) -> None:
+        """Must return the bytes however many they are."""
+        rig.create()
+        document = "x" * (MAX_DOCUMENT_BYTES + 1)
+        rig.put(ID, document)
+        store = rig.open_store()
+        assert await store.get_document(ID) == document.encode()
+        await store.close()
+
+    async def test_unknown_id_is_none(self, rig: Rig) -> None:
+        """None if no task has this ID."""
+        rig.create()
+        store = rig.open_store()
+        assert await store.get_document(ID) is None
+        await store.close()
+
+    async def test_ids_are_compared_exactly(self, rig: Rig) -> None:
+        """Must compare IDs exactly: case, spaces and Unicode forms count."""
+        rig.create()
+        ids = ["abc", "ABC", "abc ", " abc", "\u00e9", "e\u0301", "a%c", "a_c", "'; DROP TABLE task; --", "\u0130", "i"]
+        for task_id in ids:
+            rig.put(task_id, f"{{}}{task_id}")
+        store = rig.open_store()
+        for task_id in ids:
+            assert await store.get_document(task_id) == f"{{}}{task_id}".encode()
+        assert await store.get_document("Abc") is None
+        assert await store.get_document("ABC ") is None
+        await store.close()
+
+    @pytest.mark.parametrize("task_id", ["", "\0", "a\0b", "\ud800", "x" * 100_000, "😀"], ids=ascii)
+    async def test_any_string_is_taken(self, rig: Rig, task_id: str) -> None:
+        """Must take any string; one that no database could hold is an ID that no task has."""
+        rig.create()
+        store = rig.open_store()
+        assert await store.get_document(task_id) is None
+        await store.close()
+
+    async def test_finished_write_is_seen(self, rig: Rig) -> None:
+        """Must see every write that was finished before the read began."""
+        rig.create()
+        store = rig.open_store()
+        for number in range(50):
+            rig.put(ID, f'{{"n":{number}}}')
+            assert await store.get_document(ID) == f'{{"n":{number}}}'.encode()
+        await store.close()
+
+    async def test_replaced_document_is_old_or_new_and_whole(self, rig: Rig) -> None:
+        """Must return the old document or the new one, whole, while a writer replaces it."""
+        versions = {b"a" * 300_000, b"b" * 300_000}
+        writer = rig.open_writer()
+        writer.write([stored(document=b"a" * 300_000)])
+        store = rig.open_store()
+        stop = False
+
+        def replace() -> int:
+            count = 0
+            with rig.open_writer() as other:
+                while not stop:
+                    count += 1
+                    other.write([stored(update_time=count + 1, document=(b"a" if count % 2 else b"b") * 300_000)])
+            return count
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(replace)
+            seen = {await store.get_document(ID) for _ in range(200)}
+            stop = True
+            assert writing.result() > 10
+        assert seen <= versions
+        writer.close()
+        await store.close()
+
+    async def test_event_loop_stays_free_while_locked(self, rig: Rig) -> None:
+        """Must leave the event loop free while the database is locked."""
+        rig.create()
+        store = rig.open_store()
+        with rig.locked():
+            reads = [asyncio.create_task(store.get_document(ID)) for _ in range(20)]
+            longest, before = 0.0, time.perf_counter()
+            while not all(read.done() for read in reads):
+                await asyncio.sleep(0.005)
+                now = time.perf_counter()
+                longest, before = max(longest, now - before), now
+            results = await asyncio.gather(*reads, return_exceptions=True)
+        assert {type(result) for result in results} == {StoreUnavailable}
+        assert longest < 0.5
+        await store.close()
+
+    async def test_cancelled_reads_leave_no_trace(self, rig: Rig) -> None:
+        """Must answer later reads as usual after a read was cancelled."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        for _ in range(5):
+            reads = [asyncio.create_task(store.get_document(ID)) for _ in range(100)]
+            await asyncio.sleep(0)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    @pytest.mark.parametrize("trouble", ["away", "locked", "damaged"])
+    async def test_trouble_is_unavailable_within_seconds_and_passes(self, rig: Rig, trouble: str) -> None:
+        """Must raise StoreUnavailable within 3 seconds, in public words, from reads and checks alike, and recover."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"{}"
+        await store.check()
+        with getattr(rig, trouble)():
+            messages = set()
+            for ask in (store.get_document(ID), store.check()):
+                started = time.perf_counter()
+                with pytest.raises(StoreUnavailable) as refused:
+                    await ask
+                assert time.perf_counter() - started < 3
+                assert_public(refused.value, rig)
+                messages.add(refused.value.message)
+            assert len(messages) == 1
+        await store.check()
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    async def test_overload_fails_fast(self, rig: Rig) -> None:
+        """Must raise StoreUnavailable when overloaded, and answer again afterwards."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        started = time.perf_counter()
+        with rig.locked():
+            results = await asyncio.gather(*(store.get_document(ID) for _ in range(20_000)), return_exceptions=True)
+        assert {type(result) for result in results} == {StoreUnavailable}
+        assert time.perf_counter() - started < 15
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    @pytest.mark.parametrize("value", [None, 5, 1.5], ids=repr)
+    async def test_value_of_another_type_is_unreadable(self, rig: Rig, value: object) -> None:
+        """Must raise DocumentUnreadable when the stored value is neither text nor bytes."""
+        rig.foreign()
+        rig.put(ID, value)
+        store = rig.open_store()
+        with pytest.raises(DocumentUnreadable) as refused:
+            await store.get_document(ID)
+        assert ID in refused.value.message
+        await store.close()
+
+    async def test_conductors_own_table_is_read(self, rig: Rig) -> None:
+        """The same statement reads the table that Conductor makes."""
+        rig.foreign()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    @pytest.mark.parametrize("used", [False, True])
+    async def test_closed_store_is_unavailable(self, rig: Rig, used: bool) -> None:
+        """Close must be safe to call twice, used or not; later reads and checks raise StoreUnavailable."""
+        rig.create()
+        store: TaskStore = rig.open_store()
+        if used:
+            await store.get_document(ID)
+        await store.close()
+        await store.close()
+        for ask in (store.get_document(ID), store.check()):
+            with pytest.raises(StoreUnavailable):
+                await ask
+
+
+class WriterSuite:
+    """Writing."""
+
+    def test_written_tasks_are_there_for_others(self, rig: Rig) -> None:
+        """What was written is found past taskgate, byte for byte."""
+        documents = {f"id-{n}": f'{{"n":{n},"s":"é\\ud800"}}'.encode() for n in range(1200)}
+        with rig.open_writer() as writer:
+            assert writer.created
+            counts = writer.write([stored(task_id, 1, document) for task_id, document in documents.items()])
+            assert counts == WriteCounts(added=1200) == writer.total
+        assert rig.stored() == documents
+        with rig.open_writer() as again:
+            assert not again.created
+
+    def test_each_count(self, rig: Rig) -> None:
+        """Added, unchanged, older (kept) and replaced, as ``TaskWriter.write`` defines them."""
+        with rig.open_writer() as writer:
+            assert writer.write([stored(update_time=10, document=b"{}")]) == WriteCounts(added=1)
+            assert writer.write([stored(update_time=10, document=b"{}")]) == WriteCounts(unchanged=1)
+            assert writer.write([stored(update_time=9, document=b'{"older":1}')]) == WriteCounts(older=1)
+            assert rig.stored() == {ID: b"{}"}
+            assert writer.write([stored(update_time=10, document=b'{"same":1}')]) == WriteCounts(replaced=1)
+            assert writer.write([stored(update_time=11, document=b'{"same":1}')]) == WriteCounts(replaced=1)
+            assert writer.write([stored(update_time=10, document=b'{"x":1}')]) == WriteCounts(older=1)
+            assert writer.write([]) == WriteCounts()
+            assert writer.total == WriteCounts(added=1, unchanged=1, older=2, replaced=2)
+        assert rig.stored() == {ID: b'{"same":1}'}
+
+    def test_one_id_several_times_in_a_write(self, rig: Rig) -> None:
+        """Must treat several tasks with one ID as if written one after the other."""
+        tasks = [
+            stored(update_time=5, document=b'{"n":1}'),
+            stored(update_time=4, document=b'{"n":2}'),
+            stored(update_time=5, document=b'{"n":1}'),
+            stored(OTHER_ID, 1, b"{}"),
+            stored(update_time=6, document=b'{"n":3}'),
+        ]
+        with rig.open_writer() as writer:
+            assert writer.write(tasks) == WriteCounts(added=2, older=1, unchanged=1, replaced=1)
+        assert rig.stored() == {ID: b'{"n":3}', OTHER_ID: b"{}"}
+
+    def test_failed_write_leaves_nothing(self, rig: Rig) -> None:
+        """Must have written all of them or none, whatever interrupts it."""
+        broken = StoredTask(OTHER_ID, 1, b"\xff")  # not UTF-8: the last one makes the transaction fail
+        with rig.open_writer() as writer:
+            with pytest.raises(UnicodeDecodeError):
+                writer.write([stored(f"id-{n}") for n in range(100)] + [broken])
+            assert writer.total == WriteCounts()
+            assert rig.stored() == {}
+            assert writer.write([stored()]) == WriteCounts(added=1)
+        assert set(rig.stored()) == {ID}
+
+    async def test_reader_is_not_held_up(self, rig: Rig) -> None:
+        """Must never hold up a reader."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        stop = False
+
+        def write() -> int:
+            count = 0
+            with rig.open_writer() as writer:
+                while not stop:
+                    writer.write([stored(f"{count}-{n}", 1, b"x" * 2000) for n in range(500)])
+                    count += 1
+            return count
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            slowest = 0.0
+            for _ in range(300):
+                started = time.perf_counter()
+                assert await store.get_document(ID) == b"{}"
+                slowest = max(slowest, time.perf_counter() - started)
+            stop = True
+            assert writing.result() > 0
+        assert slowest < 1
+        await store.close()
+
+    def test_second_writer_waits(self, rig: Rig) -> None:
+        """Must wait a while for another writer to finish; nothing of either is lost."""
+
+        def write(first: int) -> None:
+            with rig.open_writer() as writer:
+                for number in range(20):
+                    writer.write([stored(f"{first}-{number}")])
+
+        rig.create()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert len(rig.stored()) == 80
+
+    @pytest.mark.parametrize("trouble", ["damaged"])
+    def test_trouble_is_told_in_public_words(self, rig: Rig, trouble: str) -> None:
+        """Opening must raise StoreUnavailable in the same kind of words as a read."""
+        rig.create()
+        with getattr(rig, trouble)(), pytest.raises(StoreUnavailable) as refused:
+            rig.open_writer()
+        assert_public(refused.value, rig)
+
+    def test_foreign_database_is_left_alone(self, rig: Rig) -> None:
+        """Opening must leave alone what somebody else made."""
+        rig.foreign()
+        rig.put(ID, "{}")
+        with pytest.raises(StoreUnavailable, match="belongs to another program") as refused:
+            rig.open_writer()
+        assert_public(refused.value, rig)
+        assert rig.stored() == {ID: b"{}"}
+
+    def test_closed_writer_is_unavailable(self, rig: Rig) -> None:
+        """Close must be safe to call twice; a write after it raises StoreUnavailable."""
+        writer = rig.open_writer()
+        writer.close()
+        writer.close()
+        with pytest.raises(StoreUnavailable):
+            writer.write([stored()])
