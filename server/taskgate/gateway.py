@@ -19,6 +19,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -291,8 +292,10 @@ class EnvoyProcess:
             head, tab, text = line.rstrip("\n").partition("\t")
             if tab:
                 level = head
-            self._last_words.append(text if tab else head)
-            self._on_log(level, text if tab else head)
+            text = text if tab else head
+            if text != "caught ENVOY_SIGTERM":  # a warning to Envoy, and our own doing
+                self._last_words.append(text)
+                self._on_log(level, text)
 
     async def _wait_ready(self, admin_file: Path) -> None:
         """Poll until Envoy says that it is live; raises GatewayError if it ends instead."""
@@ -392,7 +395,7 @@ def _envoy() -> str:
 def _set_listener(config: Any, settings: GatewaySettings) -> None:
     host = _resolve(settings.listen.host)
     socket_address = "static_resources/listeners/taskgate/address/socket_address"
-    _put(config, f"{socket_address}/address", host)
+    _put(config, f"{socket_address}/address", _host(host))
     _put(config, f"{socket_address}/port_value", settings.listen.port)
     if host == "::":
         _find(config, socket_address)["ipv4_compat"] = True  # both families, as everywhere else
@@ -420,10 +423,13 @@ def _set_upstreams(config: Any, settings: GatewaySettings) -> None:
     if not all(map(_is_ip, hosts)):
         _put(config, f"{_CLUSTER}/type", "STRICT_DNS")
     endpoints = _find(config, f"{_CLUSTER}/load_assignment/endpoints/0/lb_endpoints")
-    endpoints[:] = [
-        {"endpoint": {"address": {"socket_address": {"address": host, "port_value": address.port}}}}
-        for host, address in zip(hosts, settings.upstreams, strict=True)
-    ]
+    pattern = endpoints[0]
+    endpoints.clear()
+    for host, address in zip(hosts, settings.upstreams, strict=True):
+        endpoints.append(deepcopy(pattern))
+        socket_address = f"{len(endpoints) - 1}/endpoint/address/socket_address"
+        _put(endpoints, f"{socket_address}/address", _host(host))
+        _put(endpoints, f"{socket_address}/port_value", address.port)
 
 
 def _set_descriptor(config: Any, descriptor: Path | bytes | None) -> None:
@@ -479,6 +485,11 @@ def _resolve(host: str) -> str:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
         raise GatewayError(f"http: {host} is not an address of this machine: {error.strerror}") from error
+
+
+def _host(host: str) -> str:
+    """``host`` as YAML needs it: an IPv6 address without quotes would read as a mapping."""
+    return DoubleQuotedScalarString(host) if ":" in host else host
 
 
 def _is_ip(host: str) -> bool:

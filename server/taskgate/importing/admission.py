@@ -12,7 +12,7 @@ from taskgate.stores.base import StoredTask
 from taskgate.task_id import TaskIdFormat, check_task_id
 
 
-class Refused(Exception):  # noqa: N818 - it is not an error of the program
+class Refused(Exception):
     """A document that is not stored; ``reason`` names the fault and quotes nothing but the ID."""
 
     def __init__(self, reason: str) -> None:

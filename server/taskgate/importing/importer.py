@@ -1,20 +1,23 @@
 """Documents from many sources into one store: in batches, with everything counted."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from taskgate.errors import StoreUnavailable
 from taskgate.importing.admission import Refused, admit
-from taskgate.importing.reader import Fault, Found, Piece, read_pieces, read_workflow
+from taskgate.importing.ahead import ahead
+from taskgate.importing.reader import Fault, Piece, read_pieces, read_workflow
 from taskgate.importing.source import Intake, Source, reason_of
 from taskgate.stores.base import StoredTask, TaskWriter, WriteCounts
 from taskgate.task_id import TaskIdFormat
 
-BATCH_TASKS = 1000
+BATCH_TASKS = 4000
 BATCH_BYTES = 8 * 1024 * 1024
 """A batch is written when it has so many tasks, or so many bytes of documents."""
 
-_PIECES_PER_REPORT = 1000
+_EVENTS_PER_REPORT = 4000
+_EVENTS_AHEAD = 4  # two batches, each followed by a report, are read while one is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,97 +91,94 @@ def run_import(
     """Write the tasks of all sources with ``writer``, which must be new.
 
     A source that cannot be read is a reject, and the others go on. A stop, by Ctrl-C or by the store, loses the batch
-    that is not yet written, as a whole, and is told in the summary.
+    that is not yet written, as a whole, and is told in the summary. The callbacks are called in this thread.
     """
-    run = _Import(writer, task_id_format, on_progress, on_reject)
+    summary = ImportSummary(writer.total)
     try:
-        for source in sources:
-            run.take_source(source)
-        run.write_batch()
+        # SQLite writes without the interpreter lock: meanwhile a thread can read and check what comes next.
+        with closing(ahead(_events(sources, task_id_format, summary), _EVENTS_AHEAD)) as events:
+            for event in events:
+                match event:
+                    case Reject():
+                        on_reject(event)
+                    case Progress():
+                        on_progress(event)
+                    case batch:
+                        writer.write(batch)
     except (KeyboardInterrupt, StoreUnavailable) as stop:
-        run.summary.stopped_by = stop
-    return run.summary
+        summary.stopped_by = stop
+    return summary
 
 
-class _Import:
-    """One run; holds the batch between sources."""
+def _events(
+    sources: Sequence[Source], task_id_format: TaskIdFormat, summary: ImportSummary
+) -> Iterator[list[StoredTask] | Reject | Progress]:
+    """Batches to write, and what there is to tell."""
+    batch: list[StoredTask] = []
+    batch_bytes = 0
+    for source in sources:
+        for event in _Reading(source, task_id_format, summary).events():
+            if not isinstance(event, StoredTask):
+                yield event
+                continue
+            batch.append(event)
+            batch_bytes += len(event.document)
+            if len(batch) >= BATCH_TASKS or batch_bytes >= BATCH_BYTES:
+                yield batch
+                batch, batch_bytes = [], 0
+    if batch:
+        yield batch
 
-    def __init__(
-        self,
-        writer: TaskWriter,
-        task_id_format: TaskIdFormat,
-        on_progress: Callable[[Progress], None],
-        on_reject: Callable[[Reject], None],
-    ) -> None:
-        self.summary = ImportSummary(writer.total)
-        self._writer = writer
+
+class _Reading:
+    """One source being read."""
+
+    def __init__(self, source: Source, task_id_format: TaskIdFormat, summary: ImportSummary) -> None:
+        self._source = source
         self._task_id_format = task_id_format
-        self._on_progress = on_progress
-        self._on_reject = on_reject
-        self._batch: list[StoredTask] = []
-        self._batch_bytes = 0
+        self._summary = summary
+        self._counts = SourceSummary(source.name)
+        summary.sources.append(self._counts)
 
-    def take_source(self, source: Source) -> None:
-        """Read all of ``source``."""
-        counts = SourceSummary(source.name)
-        self.summary.sources.append(counts)
+    def events(self) -> Iterator[StoredTask | Reject | Progress]:
+        """All tasks and rejects, in order, with reports of progress between them and at the end."""
         try:
-            stream = source.open()
+            stream = self._source.open()
         except (OSError, ValueError) as error:
-            self._reject(counts, None, f"cannot be opened: {reason_of(error)}")
+            yield self._reject(None, f"cannot be opened: {reason_of(error)}")
             return
         with stream:
             intake = Intake(stream)
-            self._take_pieces(read_pieces(intake.read), counts, lambda: self._report(source, intake))
+            for number, event in enumerate(self._admit_all(read_pieces(intake.read)), 1):
+                yield event
+                if not number % _EVENTS_PER_REPORT:
+                    yield self._progress(intake)
         if intake.fault is not None:
-            self._reject(counts, None, intake.fault)
-        self._report(source, intake)
+            yield self._reject(None, intake.fault)
+        yield self._progress(intake)
 
-    def write_batch(self) -> None:
-        """Write what has been collected."""
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if batch:
-            self._writer.write(batch)
-
-    def _take_pieces(self, pieces: Iterable[Piece], counts: SourceSummary, report: Callable[[], None]) -> None:
-        for number, piece in enumerate(pieces, 1):
+    def _admit_all(self, pieces: Iterator[Piece], *, in_workflow: bool = False) -> Iterator[StoredTask | Reject]:
+        for piece in pieces:
             if isinstance(piece, Fault):
-                self._reject(counts, piece.line, piece.reason)
+                yield self._reject(piece.line, piece.reason)
+                continue
+            try:
+                task = admit(piece.text, self._task_id_format)
+            except Refused as refused:
+                yield self._reject(piece.line, refused.reason)
+                continue
+            if task is not None:
+                self._counts.documents += 1
+                yield task
+            elif in_workflow:
+                yield self._reject(piece.line, "a Workflow inside a Workflow")
             else:
-                self._take(piece, counts)
-            if not number % _PIECES_PER_REPORT:
-                report()
+                yield from self._admit_all(read_workflow(piece), in_workflow=True)
 
-    def _take(self, found: Found, counts: SourceSummary, *, in_workflow: bool = False) -> None:
-        try:
-            task = admit(found.text, self._task_id_format)
-        except Refused as refused:
-            self._reject(counts, found.line, refused.reason)
-            return
-        if task is not None:
-            counts.documents += 1
-            self._add(task)
-        elif in_workflow:
-            self._reject(counts, found.line, "a Workflow inside a Workflow")
-        else:
-            self._take_workflow(found, counts)
+    def _reject(self, line: int | None, reason: str) -> Reject:
+        self._counts.rejects += 1
+        return Reject(self._source.name, line, reason)
 
-    def _take_workflow(self, workflow: Found, counts: SourceSummary) -> None:
-        for piece in read_workflow(workflow):
-            if isinstance(piece, Found):
-                self._take(piece, counts, in_workflow=True)
-
-    def _add(self, task: StoredTask) -> None:
-        self._batch.append(task)
-        self._batch_bytes += len(task.document)
-        if len(self._batch) >= BATCH_TASKS or self._batch_bytes >= BATCH_BYTES:
-            self.write_batch()
-
-    def _reject(self, counts: SourceSummary, line: int | None, reason: str) -> None:
-        counts.rejects += 1
-        self._on_reject(Reject(counts.name, line, reason))
-
-    def _report(self, source: Source, intake: Intake) -> None:
-        self._on_progress(
-            Progress(source.name, intake.bytes_read, source.size, self.summary.documents, self.summary.rejects)
-        )
+    def _progress(self, intake: Intake) -> Progress:
+        summary = self._summary
+        return Progress(self._source.name, intake.bytes_read, self._source.size, summary.documents, summary.rejects)

@@ -135,7 +135,7 @@ def _read_line(window: "_Window") -> Iterator[Piece]:
         if window.next_byte():
             yield from _read_value(window)
             if window.next_byte():
-                raise _Broken("more text behind the document, on the same line")
+                yield Fault(window.line, "more text behind the document, on the same line")
     except _Broken as broken:
         yield Fault(window.line, broken.reason)
 
@@ -192,12 +192,12 @@ def _read_value(window: "_Window") -> Iterator[Piece]:
 
 def _read_list(window: "_Window", *, in_workflow: bool = False) -> Iterator[Piece]:
     for mark in window.elements(b"]"):
-        line = window.line
         if found := window.take_value():
             yield found
         elif mark == b"{" and not in_workflow:
             yield from _read_tasks(window)
         else:
+            line = window.line
             window.skip_value()
             yield Fault(line, _TOO_LONG)
 
@@ -271,6 +271,9 @@ class _Window:
     def next_byte(self) -> bytes:
         """Move to the next byte that is not whitespace, and return it; none at the end of the stream."""
         while True:
+            byte = self.text[self.position : self.position + 1]
+            if byte > b" ":
+                return byte
             self.position = _match_end(_GAP, self.text, self.position)
             if self.position < len(self.text):
                 return self.text[self.position : self.position + 1]
@@ -347,7 +350,11 @@ class _Window:
         return end
 
 
-_skim = msgspec.json.Decoder(type("_AnyObject", (msgspec.Struct,), {})).decode
+class _AnyObject(msgspec.Struct):
+    """An object of which nothing is kept."""
+
+
+_skim = msgspec.json.Decoder(_AnyObject).decode
 _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 

@@ -38,7 +38,7 @@ class Source:
     def of(cls, argument: str) -> Self:
         """The file at a path, or standard input for ``-``; whether there is such a file shows when it is opened."""
         if argument == "-":
-            return cls("standard input", lambda: cast(BinaryIO, sys.stdin.buffer))
+            return cls("standard input", lambda: cast("BinaryIO", sys.stdin.buffer))
         path = Path(argument)
         return cls(argument, lambda: path.open("rb", buffering=0), _size(path))
 
@@ -74,7 +74,7 @@ class Intake:
             self._ahead += more
         raw = _Raw(self._take_ahead_first)
         if self._ahead.startswith(_GZIP_MAGIC):
-            return gzip.GzipFile(fileobj=cast(BinaryIO, raw), mode="rb")
+            return gzip.GzipFile(fileobj=cast("BinaryIO", raw), mode="rb")
         return raw
 
     def _take_ahead_first(self, size: int) -> bytes:

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.read_threads import ReadThreads
+
+T = TypeVar("T")
 
 READ_BUSY_TIMEOUT = 1.0
 """Seconds a read waits for a lock; in write-ahead mode only recovery and exclusive locks make one wait."""
@@ -49,14 +51,21 @@ CREATE TABLE task (
 _SELECT = "SELECT json_data FROM task WHERE task_id = ?"
 
 _UPSERT = """
-INSERT INTO task (task_id, update_time, json_data) VALUES (?, ?, ?)
+INSERT INTO task (task_id, update_time, json_data) VALUES {rows}
 ON CONFLICT (task_id) DO UPDATE SET
     update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP, json_data = excluded.json_data
 """
 
-_IDS_PER_QUERY = 500
+_ROWS_PER_STATEMENT = 500
+"""Many, because the interpreter lock is free while one statement runs, and taken back after each."""
 
-_CHECKPOINT_PAGES = 16_384
+_PAGE_BYTES = 8192
+"""Two in three Conductor tasks fill SQLite's usual page of 4096 bytes badly: only one fits, or none."""
+
+_CACHE_BYTES = 32 * 1024 * 1024
+"""What a writer keeps in memory of the file; the index is written to all over."""
+
+_CHECKPOINT_PAGES = 8192
 """Pages in the write-ahead log (64 MiB) at which they are copied to the file: most index pages once, not many times."""
 
 _LONG_LOG_BYTES = 256 * 1024 * 1024
@@ -238,9 +247,7 @@ class SqliteWriter:
             try:
                 self._execute_patiently("BEGIN IMMEDIATE")
                 counts, changed = self._compare(tasks)
-                self._connection.executemany(
-                    _UPSERT, [(task.task_id, task.update_time, task.document.decode()) for task in changed]
-                )
+                self._store(changed)
                 with interrupts_held():
                     self._connection.execute("COMMIT")
                     self.total += counts
@@ -277,6 +284,7 @@ class SqliteWriter:
 
     def _prepare(self) -> None:
         """Make the layout in an empty database, or see that it is there."""
+        self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a file that is yet to be made
         self._execute_patiently("BEGIN IMMEDIATE")
         if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._connection.execute(_LAYOUT)
@@ -291,6 +299,7 @@ class SqliteWriter:
             raise _gone(self._name, "its file system does not support SQLite's write-ahead log")
         # A crash of the machine may lose the last batches but damages nothing, and an import is safe to run again.
         self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute(f"PRAGMA cache_size = {-_CACHE_BYTES // 1024}")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
 
     def _foreign(self) -> str | None:
@@ -339,12 +348,16 @@ class SqliteWriter:
 
     def _stored_times(self, task_ids: Sequence[str]) -> dict[str, int]:
         times: dict[str, int] = {}
-        for start in range(0, len(task_ids), _IDS_PER_QUERY):
-            part = task_ids[start : start + _IDS_PER_QUERY]
+        for part in _parts(task_ids):
             marks = ",".join("?" * len(part))
             statement = f"SELECT task_id, update_time FROM task WHERE task_id IN ({marks})"  # noqa: S608 - only marks
             times.update(self._connection.execute(statement, part))
         return times
+
+    def _store(self, tasks: Sequence[StoredTask]) -> None:
+        for part in _parts(tasks):
+            values = [value for task in part for value in (task.task_id, task.update_time, task.document.decode())]
+            self._connection.execute(_UPSERT.format(rows=",".join(["(?,?,?)"] * len(part))), values)
 
     def _current(self, task_id: str, changed: dict[str, StoredTask]) -> bytes:
         if task_id in changed:
@@ -368,6 +381,11 @@ class SqliteWriter:
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error:
             return  # nothing is lost: what is in the log is in the database
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _ROWS_PER_STATEMENT):
+        yield items[start : start + _ROWS_PER_STATEMENT]
 
 
 def _identity(path: str) -> tuple[int, int] | None:
