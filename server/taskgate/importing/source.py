@@ -3,7 +3,6 @@
 import gzip
 import os
 import stat
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class Source:
     def of(cls, argument: str) -> Self:
         """The file at a path, or standard input for ``-``; whether there is such a file shows when it is opened."""
         if argument == "-":
-            return cls("standard input", lambda: cast("BinaryIO", sys.stdin.buffer))
+            return cls("standard input", _standard_input)
         path = Path(argument)
         return cls(argument, lambda: path.open("rb", buffering=0), _size(path))
 
@@ -99,6 +98,11 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)
+
+
+def _standard_input() -> BinaryIO:
+    # Not sys.stdin.buffer: a thread that waits in its lock at exit makes the interpreter abort.
+    return cast("BinaryIO", open(0, "rb", buffering=0, closefd=False))
 
 
 def _size(path: Path) -> int | None:
