@@ -5,12 +5,18 @@ exists on gRPC only, where REST has the four keys of Conductor's error body.
 """
 
 import json
+import unicodedata
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
+from support.conductor_stub import conductor_get_task
 from support.documents import (
     DOCUMENTED,
     DOCUMENTED_COMPACT,
@@ -21,6 +27,7 @@ from support.documents import (
     task,
 )
 from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
+from support.full_task import plain
 from support.running import System
 from taskgate.v1.task_pb2 import Task
 
@@ -219,6 +226,30 @@ def test_any_format_still_refuses(any_id_door: Door, task_id: str) -> None:
     assert refused_by_envoy(any_id_door, task_id) or outcome.message.startswith("Invalid task ID")
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(task_id=st.text(min_size=1, max_size=255))
+@example("..")
+@example(".")
+@example("%2e%2e")
+@example("\ufeff")
+@example("a" * 254 + "\U0001f600")
+def test_any_text_is_an_id_of_its_own(any_id_door: Door, any_id_system: System, task_id: str) -> None:
+    """With --task-id-format any, whatever has no control character names its task; the rest is malformed.
+
+    Named exceptions over REST: slashes and backslashes are refused, and "." and ".." are steps in a path to HTTP.
+    """
+    document = task(task_id)
+    put_row(any_id_system.database, task_id, document.decode())
+    outcome = any_id_door.get_task_json(task_id)
+    malformed = any(unicodedata.category(character) == "Cc" for character in task_id)
+    if malformed or refused_by_envoy(any_id_door, task_id):
+        assert outcome.status == 400
+    elif task_id in {".", ".."} and not isinstance(any_id_door, GrpcDoor):
+        assert outcome.status == 404
+    else:
+        assert (200, document) == (outcome.status, outcome.document)
+
+
 # gRPC only: the typed task and error details -----------------------------------------------------------------------
 
 
@@ -240,6 +271,45 @@ def test_typed_task_holds_the_document(grpc_door: GrpcDoor, service: str) -> Non
     assert received.workflow_task.task_reference_name == "http_ref"
     assert not received.HasField("task_definition")
     assert not received.HasField("reason_for_incompletion")
+
+
+PAYLOADS = {"inputData", "outputData", "inputParameters", "metadata"}
+"""Keys whose values are anybody's JSON."""
+
+
+def set_in_proto3(value: Any, key: str = "") -> Any:
+    """``value`` without what a proto3 message does not show: zeros, empty lists and maps, null; payloads are kept."""
+    if not isinstance(value, dict) or key in PAYLOADS:
+        return value
+    return {inner: set_in_proto3(value[inner], inner) for inner in value if value[inner] not in (None, 0, "", [], {})}
+
+
+def test_typed_task_equals_the_document(grpc_door: GrpcDoor, service: str) -> None:
+    """Field by field, payloads included, the typed task is the document."""
+    _, received = grpc_door.get_task(DOCUMENTED_ID, service)
+    expected = set_in_proto3(json.loads(DOCUMENTED))
+    expected["workflowTask"]["retryCount"] = -1  # Conductor's sign for a step that gives none (contract section 2.3)
+    assert expected == plain(received)
+
+
+def test_existing_conductor_stub_gets_the_task(grpc_door: GrpcDoor) -> None:
+    """A client with Conductor's descriptors and nothing of ours, calling Conductor's path."""
+    received = conductor_get_task(grpc_door.channel, DOCUMENTED_ID)
+    assert received.DESCRIPTOR.full_name == "conductor.proto.Task"
+    document = json.loads(DOCUMENTED)
+    known = plain(received)
+    assert {"taskId", "status", "updateTime", "inputData", "outputData", "workflowTask"} <= set(known)
+    for key in set(known) - {"workflowTask"}:
+        assert document[key] == known[key], key
+    names = {"name", "taskReferenceName"}
+    assert {name: document["workflowTask"][name] for name in names} == known["workflowTask"]
+
+
+def test_existing_conductor_stub_reads_our_errors(grpc_door: GrpcDoor) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        conductor_get_task(grpc_door.channel, UNKNOWN_ID)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.value.details() == f"Task not found for taskId: {UNKNOWN_ID}"
 
 
 @pytest.mark.parametrize(
@@ -293,8 +363,29 @@ def test_grpc_errors_carry_their_reason(
 ) -> None:
     """Each gRPC error has the code of the table and an ErrorInfo with its reason, on both methods."""
     typed, _ = grpc_door.get_task(task_id, service)
-    plain = grpc_door.get_task_json(task_id)
-    assert (code, reason) == (typed.code, typed.reason) == (plain.code, plain.reason)
+    exact = grpc_door.get_task_json(task_id)
+    assert (code, reason) == (typed.code, typed.reason) == (exact.code, exact.reason)
+
+
+@pytest.mark.parametrize(
+    ("stored", "code", "reason"),
+    [
+        ('{"taskId":"secret', "DATA_LOSS", "ERROR_REASON_DOCUMENT_UNREADABLE"),
+        ('{"a":"' + "x" * 33_554_432 + '"}', "INTERNAL", "ERROR_REASON_DOCUMENT_TOO_LARGE"),
+    ],
+    ids=["unreadable", "too large"],
+)
+def test_bad_documents_carry_their_reason(
+    grpc_door: GrpcDoor, system: System, stored: str, code: str, reason: str
+) -> None:
+    """What the store holds wrongly is told apart on both methods, with the ID and without the content."""
+    task_id = new_id()
+    put_row(system.database, task_id, stored)
+    typed, _ = grpc_door.get_task(task_id)
+    exact = grpc_door.get_task_json(task_id)
+    assert (code, reason) == (typed.code, typed.reason) == (exact.code, exact.reason)
+    assert typed.metadata["task_id"] == exact.metadata["task_id"] == task_id
+    assert "secret" not in str(typed) + str(exact)
 
 
 @pytest.mark.parametrize("request_bytes", [b"\xff", b"\x0a\x05abc", b"\x0a\x01\xff", b"\x08"], ids=repr)
@@ -332,6 +423,13 @@ def test_other_methods_are_405_with_allow(rest_door: RestDoor | Http2Door, metho
     outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}", method=method)
     assert outcome.status == 405
     assert "GET" in outcome.headers["allow"]
+
+
+def test_head_is_405_and_leaves_the_connection_usable(rest_door: RestDoor | Http2Door) -> None:
+    """No body follows, which the next answer on the connection would be taken for."""
+    outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}", method="HEAD")
+    assert (outcome.status, outcome.headers["allow"]) == (405, "GET")
+    assert rest_door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/tasks", "/api/tasks/", f"/api/tasks/{DOCUMENTED_ID}/log", "/x"])

@@ -4,13 +4,14 @@ import json
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
-from support.doors import GrpcDoor, RestDoor
+from support.doors import Door, GrpcDoor, RestDoor
 from support.running import System
 
 # The system is shared on purpose: it has to survive all examples. Examples are fixed, so that a failure repeats.
@@ -79,26 +80,48 @@ def test_any_header_is_harmless(system: System, name: bytes, value: bytes) -> No
     assert_defined(exchange(system.http, request))
 
 
-@hostile
-@given(garbage=st.binary(min_size=1, max_size=300))
-def test_any_bytes_on_a_connection_leave_the_server_alive(system: System, garbage: bytes) -> None:
-    """What is not HTTP gets a 400 or a closed connection, which HTTP leaves open; others are still served."""
-    host, _, port = system.http.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(garbage + b"\r\n\r\n")
-        connection.shutdown(socket.SHUT_WR)
-        received = b""
-        try:
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def tell(address: str, garbage: bytes) -> bytes:
+    """Everything that comes back for bytes that may be no request at all."""
+    host, _, port = address.rpartition(":")
+    received = b""
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(garbage)
+            connection.shutdown(socket.SHUT_WR)
             while data := connection.recv(65536):
                 received += data
-        except ConnectionResetError:
-            pass
-    if received.startswith(b"HTTP/1.1 "):
-        assert_defined(received)
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+    return received
 
 
 @hostile
-@given(request=st.binary(max_size=300))
+@given(preface=st.sampled_from([b"", HTTP2_PREFACE]), garbage=st.binary(min_size=1, max_size=300))
+def test_any_bytes_on_a_connection_leave_the_server_alive(system: System, preface: bytes, garbage: bytes) -> None:
+    """What is not HTTP gets a 400 or a closed connection, which HTTP leaves open, on Envoy's port and the server's."""
+    received = tell(system.http, preface + garbage + b"\r\n\r\n")
+    if received.startswith(b"HTTP/1.1 "):
+        assert_defined(received)
+    tell(system.grpc, preface + garbage)
+
+
+def test_servers_live_after_all_that(system: System, door: Door) -> None:
+    """The processes that took the bytes above are the ones that started, and every door is open."""
+    assert_lives(system)
+    assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+
+
+def as_task_id(raw: bytes) -> bytes:
+    """A request message whose task ID is ``raw``, UTF-8 or not."""
+    length = bytes([len(raw) & 0x7F | 0x80, len(raw) >> 7])
+    return b"\x0a" + length + raw
+
+
+@hostile
+@given(request=st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(as_task_id)))
 def test_any_grpc_message_gets_a_defined_status(system: System, grpc_door: GrpcDoor, request: bytes) -> None:
     """Arbitrary bytes as request message: INVALID_ARGUMENT or NOT_FOUND, never a broken call."""
     for method in ("GetTask", "GetTaskJson"):
@@ -112,7 +135,7 @@ def test_request_message_over_the_limit_is_refused(system: System) -> None:
     options = [("grpc.max_send_message_length", -1)]
     for target in (system.grpc, system.http):
         with grpc.insecure_channel(target, options=options) as channel:
-            call = channel.unary_unary("/taskgate.v1.TaskService/GetTask")
+            call: Any = channel.unary_unary("/taskgate.v1.TaskService/GetTask")
             try:
                 call(b"\x0a\x80\x80\x80\x18" + b"x" * (48 * 1024 * 1024), timeout=30)
             except grpc.RpcError as error:
@@ -133,9 +156,9 @@ def test_large_headers_and_bodies_on_rest_are_4xx_or_ignored(system: System) -> 
 
 def test_abandoned_connections_do_not_stop_the_server(system: System) -> None:
     """Two thousand callers that hang up in the middle of a request."""
+    host, _, port = system.http.rpartition(":")
 
     def abandon(_: int) -> None:
-        host, _, port = system.http.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
             connection.sendall(b"GET /api/tasks/" + DOCUMENTED_ID.encode())
 

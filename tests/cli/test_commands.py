@@ -45,6 +45,43 @@ def test_what_cannot_be_asked_is_one_sentence(tmp_path: Path, arguments: tuple[s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("environment", "file", "sentence"),
+    [
+        ({"TASKGATE_WORKERS": "many"}, "", "taskgate: workers (TASKGATE_WORKERS): "),
+        ({}, 'http = "8080"', "taskgate: http: '8080' is not HOST:PORT"),
+        ({}, "wrokers = 2", "taskgate: wrokers: there is no such setting"),
+        ({}, "workers = = 2", "taskgate: config: "),
+    ],
+    ids=["environment", "file", "unknown key", "not TOML"],
+)
+def test_bad_setting_is_one_sentence_wherever_it_was_made(
+    tmp_path: Path, environment: dict[str, str], file: str, sentence: str
+) -> None:
+    """Exit code 2 and the key, whether it came from a variable or a file."""
+    config = tmp_path / "taskgate.toml"
+    config.write_text(file)
+    done = taskgate("gateway", "--config", str(config), env=environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
+
+
+def test_flag_wins_over_environment_over_file(tmp_path: Path) -> None:
+    """Each source loses to the one above it, through the real command."""
+    config = tmp_path / "taskgate.toml"
+    config.write_text('http = "127.0.0.1:1111"\n')
+
+    def port(*flags: str, **environment: str) -> int:
+        done = taskgate("gateway", "--config", str(config), *flags, env=environment)
+        listener = YAML(typ="safe").load(done.stdout)["static_resources"]["listeners"][0]
+        return int(listener["address"]["socket_address"]["port_value"])
+
+    assert port() == 1111
+    assert port(TASKGATE_HTTP="127.0.0.1:2222") == 2222
+    assert port("--http", "127.0.0.1:3333", TASKGATE_HTTP="127.0.0.1:2222") == 3333
+
+
 def test_up_refuses_a_store_that_it_cannot_use(tmp_path: Path) -> None:
     """A damaged file, a missing folder: one sentence and exit code 1, before anything is started."""
     (tmp_path / "damaged.db").write_bytes(b"no database" * 500)

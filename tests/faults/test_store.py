@@ -2,16 +2,18 @@
 
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, task
 from support.doors import GrpcDoor, RestDoor
-from support.running import System, eventually, running_system
+from support.running import System, eventually, running_system, taskgate
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -123,6 +125,36 @@ def test_locked_store_is_503_and_holds_up_nobody_else(system: System, doors: tup
     with locked(system.database):
         assert_unavailable(doors)
     assert_serves(doors)
+
+
+def test_open_write_transaction_holds_up_no_read(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """While another process is in the middle of writing, every read is answered, from before that write."""
+    assert_serves(doors)
+    with closing(sqlite3.connect(system.database, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE task SET json_data = '{}'")
+        for _ in range(50):
+            assert doors[0].get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+        assert health(doors[1]) == SERVING
+        writer.execute("ROLLBACK")
+
+
+def test_reads_go_on_during_an_import(tmp_path: Path, system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+    """Every read during an import of thousands of tasks succeeds; the tasks are there when it has ended."""
+    assert_serves(doors)
+    ids = [str(uuid.UUID(int=number)) for number in range(20_000)]
+    file = tmp_path / "tasks.ndjson"
+    file.write_bytes(b"\n".join(map(task, ids)))
+    with ThreadPoolExecutor(1) as pool:
+        importing = pool.submit(taskgate, "import", str(file), "--store", f"sqlite:///{system.database}")
+        reads = 0
+        while not importing.done():
+            outcome = doors[0].get_task_json(DOCUMENTED_ID)
+            assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT)
+            reads += 1
+    assert importing.result().returncode == 0, importing.result().stderr
+    assert reads > 50
+    assert doors[0].get_task_json(ids[-1]).document == task(ids[-1])
 
 
 def test_deadline_that_passes_is_504(tmp_path: Path) -> None:

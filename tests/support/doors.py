@@ -46,6 +46,8 @@ class Outcome:
     """``ErrorInfo.reason``; None over REST."""
     metadata: dict[str, str] = field(default_factory=dict)
     """``ErrorInfo.metadata``."""
+    retryable: bool | None = None
+    """What the error body says; None over gRPC, where the code says it."""
 
 
 class Door(Protocol):
@@ -89,7 +91,7 @@ class GrpcDoor:
         self, path: str, request: bytes, headers: dict[str, str], timeout: float = TIMEOUT
     ) -> tuple[Outcome, bytes | None]:
         """One unary call of raw bytes."""
-        method = self.channel.unary_unary(path)
+        method: Any = self.channel.unary_unary(path)
         metadata = tuple((key.replace("_", "-"), value) for key, value in headers.items())
         try:
             response, call = method.with_call(request, timeout=timeout, metadata=metadata)
@@ -120,11 +122,14 @@ def _refused(error: Any) -> Outcome:
     return outcome
 
 
-def _rest_outcome(status: int, headers: dict[str, str], body: bytes) -> Outcome:
+def _rest_outcome(method: str, status: int, headers: dict[str, str], body: bytes) -> Outcome:
     outcome = Outcome(status, headers=headers)
     assert headers["content-type"] == "application/json"
     leaked = [name for name in headers if name.startswith("grpc-")]
     assert not leaked
+    if method == "HEAD":
+        assert body == b""
+        return outcome
     if status == 200:
         outcome.document = body
         return outcome
@@ -134,7 +139,7 @@ def _rest_outcome(status: int, headers: dict[str, str], body: bytes) -> Outcome:
     assert error["instance"] == "test-node"
     assert error["retryable"] is (status in {429, 503, 504})
     assert error["message"]
-    outcome.message = error["message"]
+    outcome.message, outcome.retryable = error["message"], error["retryable"]
     return outcome
 
 
@@ -160,7 +165,7 @@ class RestDoor:
         response = self._connection.getresponse()
         body = response.read()
         received = {key.lower(): value for key, value in response.getheaders()}
-        return _rest_outcome(response.status, received, body)
+        return _rest_outcome(method, response.status, received, body)
 
     def close(self) -> None:
         self._connection.close()
@@ -190,9 +195,9 @@ class Http2Door:
         self._h2.send_headers(stream, pseudo + extra, end_stream=True)
         self._h2.increment_flow_control_window(MAX_MESSAGE, stream)
         self._flush()
-        return self._read(stream)
+        return self._read(stream, method)
 
-    def _read(self, stream: int) -> Outcome:
+    def _read(self, stream: int, method: str) -> Outcome:
         received: dict[str, str] = {}
         body = bytearray()
         while True:
@@ -207,7 +212,7 @@ class Http2Door:
                 elif isinstance(event, h2.events.StreamEnded):
                     self._flush()
                     status = int(received.pop(":status"))
-                    return _rest_outcome(status, received, bytes(body))
+                    return _rest_outcome(method, status, received, bytes(body))
                 elif isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
                     pytest.fail(f"Envoy broke the stream: {event}")
             self._flush()

@@ -1,5 +1,6 @@
 """taskgate as a user runs it: the real command, in processes of its own, on free ports."""
 
+import http.client
 import json
 import os
 import re
@@ -21,7 +22,7 @@ STOP_SECONDS = 40
 
 def taskgate(*arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60) -> Any:
     """Run one ``taskgate`` command to its end; the result has text ``stdout``, ``stderr`` and ``returncode``."""
-    done = subprocess.run(
+    done: Any = subprocess.run(
         [sys.executable, "-m", "taskgate", *arguments],
         input=stdin,
         capture_output=True,
@@ -193,6 +194,20 @@ class System(Running):
         self.http = self.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
         self.grpc = self.wait_for(r"gRPC .*?; ([^ ,]+)")[1]
         return self
+
+    def healthy_servers(self) -> int:
+        """How many workers Envoy takes for healthy, from the statistics of its admin interface."""
+        listening = [c.laddr for c in self.envoy().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        (admin,) = {f"{host}:{port}" for host, port in listening} - {self.http}
+        connection = http.client.HTTPConnection(admin, timeout=5)
+        try:
+            connection.request("GET", "/stats/prometheus?filter=membership_healthy")
+            statistics = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        value = re.search(r"^envoy_cluster_membership_healthy\{[^}]*\} (\d+)$", statistics, re.MULTILINE)
+        assert value, statistics
+        return int(value[1])
 
 
 @contextmanager

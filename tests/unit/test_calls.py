@@ -66,7 +66,7 @@ async def test_deadline_is_the_shorter_of_both(allowed: float | None) -> None:
 
 async def test_cancelled_call_is_logged_as_such() -> None:
     with structlog.testing.capture_logs() as logged:
-        task = asyncio.create_task(HANDLER(Call("/slow", "id"), b""))
+        task = asyncio.ensure_future(HANDLER(Call("/slow", "id"), b""))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

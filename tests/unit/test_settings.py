@@ -93,24 +93,3 @@ def test_settings_survive_the_way_to_a_worker() -> None:
     """A supervisor hands settings to its workers as JSON; nothing changes on the way."""
     settings = load_settings(None, {"grpc": "[::1]:5", "store": "sqlite:////a b/c.db", "request_timeout": "0.5"})
     assert Settings.model_validate_json(settings.model_dump_json()).model_dump() == settings.model_dump()
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1:0", Address("127.0.0.1", 0)),
-        ("[::1]:8080", Address("::1", 8080)),
-        ("localhost:65535", Address("localhost", 65535)),
-    ],
-)
-def test_address_is_read_and_written(text: str, address: Address) -> None:
-    assert Address.parse(text) == address
-    assert str(address) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":80", "::1:80", "host", "host:", "host:x", "host:-1", "host:٣", "a:b:1", "[::1]"]
-)
-def test_text_that_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not HOST:PORT"):
-        Address.parse(text)

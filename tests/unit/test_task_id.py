@@ -70,3 +70,16 @@ def refusal(task_id: str, task_id_format: TaskIdFormat) -> str:
     except InvalidTaskId as refused:
         return refused.message
     return ""
+
+
+@given(task_id=st.text(st.characters(), min_size=65, max_size=300), task_id_format=st.sampled_from(TaskIdFormat))
+def test_message_quotes_64_characters_of_a_long_id(task_id: str, task_id_format: TaskIdFormat) -> None:
+    message = refusal(task_id, task_id_format)
+    if message:
+        assert f"{task_id[:64]!r}…" in message
+
+
+def test_format_may_come_as_plain_text() -> None:
+    """``"uuid"`` must not pass for ``any``."""
+    with pytest.raises(InvalidTaskId):
+        check_task_id("1", "uuid")  # type: ignore[arg-type]

@@ -25,6 +25,9 @@ CHUNK_BYTES = 1024 * 1024
 MAX_TEXT_BYTES = 2 * MAX_DOCUMENT_BYTES
 """The longest document that is looked at, before its whitespace is removed."""
 
+_LARGE_BYTES = 4 * CHUNK_BYTES
+"""From here on it pays to find out whether an object is a Workflow, which need not be held as a whole."""
+
 Read = Callable[[int], bytes]
 """About so many bytes of a stream, or fewer; none at its end."""
 
@@ -45,18 +48,19 @@ class Fault(NamedTuple):
 
 Piece = Found | Fault
 
-_TORN = "the JSON text ends too early"
+_TORN = "what begins here has no end: a bracket or a quote is missing, or the text is cut off"
 _TOO_LONG = f"longer than {MAX_TEXT_BYTES} bytes"
 _NO_DOCUMENT = "expected a JSON object, or a list of them"
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BYTES_THAT_TELL = len(_BYTE_ORDER_MARK) + 2
 _WIDE_CHARACTERS = re.compile(rb"\xff\xfe|\xfe\xff|\0|.\0", re.DOTALL)  # JSON begins with an ASCII character
 
 
 def read_pieces(read: Read) -> Iterator[Piece]:
     """All documents of a stream in order, and the faults between them."""
     window = _Window(read)
-    while len(window.text) < len(_BYTE_ORDER_MARK) and window.grow():
+    while len(window.text) < _BYTES_THAT_TELL and window.grow():
         pass
     window.text = window.text.removeprefix(_BYTE_ORDER_MARK)
     if _WIDE_CHARACTERS.match(window.text):
@@ -89,17 +93,32 @@ def _is_line_by_line(window: "_Window") -> bool:
 
 
 def _first_lines(window: "_Window") -> tuple[bytes, bytes]:
-    """The first two lines that are not blank, or what can be had of them without reading too much."""
-    while True:
-        *lines, last = window.text.split(b"\n")
-        lines = [line.strip() for line in lines if line and not line.isspace()]
-        limit = CHUNK_BYTES if window.text.lstrip().startswith(b"[") else MAX_TEXT_BYTES
-        if len(lines) < 2 and len(window.text) <= limit:  # noqa: PLR2004 - two lines
-            if window.grow():
-                continue
-            lines.append(last.strip())
-        first, second, *_ = *lines, b"", b""
-        return first, second
+    """The first two lines that are not blank; empty where there are none, or where one is too long to look at."""
+    lines: list[bytes] = []
+    start = 0
+    while len(lines) < 2 and (start < len(window.text) or window.grow()):  # noqa: PLR2004 - two lines
+        end = _line_end(window, start)
+        if end is None:
+            break
+        line = window.text[start:end].strip()
+        lines += [line] if line else []
+        start = end + 1
+    first, second, *_ = *lines, b"", b""
+    return first, second
+
+
+def _line_end(window: "_Window", start: int) -> int | None:
+    """Where the line at ``start`` ends; None if it is too long for what it seems to be."""
+    is_list = window.text.startswith(b"[", start)
+    for limit in (CHUNK_BYTES,) if is_list else (_LARGE_BYTES, MAX_TEXT_BYTES):
+        end = window.text.find(b"\n", start)
+        while end < 0 and len(window.text) - start <= limit:
+            end = window.text.find(b"\n", start) if window.grow() else len(window.text)
+        if 0 <= end <= start + limit:
+            return end
+        if _begins_as_workflow(window.text[start : start + limit]):
+            break
+    return None
 
 
 def _is_whole(line: bytes) -> bool:
@@ -110,32 +129,36 @@ def _is_whole(line: bytes) -> bool:
 
 def _read_lines(text: bytes, read: Read) -> Iterator[Piece]:
     number = 1  # of the line that ``text`` begins with
-    while True:
-        *lines, last = text.split(b"\n")
+    ended = False
+    while not ended:
+        *lines, text = text.split(b"\n")
+        if len(text) < CHUNK_BYTES:
+            more = read(CHUNK_BYTES)
+            ended = not more
+            lines += [text] if ended else []
+            text += more
         for line in lines:
-            if line.startswith(b"{"):
+            if line.startswith(b"{") and len(line) < CHUNK_BYTES:
                 yield Found(number, line)
             else:
                 yield from _read_line(_Window(_nothing, line, number))
             number += 1
-        if len(last) >= CHUNK_BYTES:
-            long_line = _LongLine(last, read)
+        if len(text) >= CHUNK_BYTES and b"\n" not in text:
+            long_line = _LongLine(text, read)
             yield from _read_line(_Window(long_line.read, line=number))
             text = long_line.skip()
             number += 1
-        elif more := read(CHUNK_BYTES):
-            text = last + more
-        else:
-            yield from _read_line(_Window(_nothing, last, number))
-            return
 
 
 def _read_line(window: "_Window") -> Iterator[Piece]:
     try:
-        if window.next_byte():
+        found = _take_object(window) if window.next_byte() == b"{" else None
+        if found is None and window.next_byte():
             yield from _read_value(window)
-            if window.next_byte():
-                yield Fault(window.line, "more text behind the document, on the same line")
+        if window.next_byte():
+            yield Fault(window.line, "more than one document on a line")
+        elif found is not None:
+            yield found
     except _Broken as broken:
         yield Fault(window.line, broken.reason)
 
@@ -184,7 +207,7 @@ def _read_value(window: "_Window") -> Iterator[Piece]:
         case b"[":
             yield from _read_list(window)
         case b"{":
-            found = window.take_value()
+            found = _take_object(window)
             yield from (found,) if found else _read_tasks(window)
         case _:
             raise _Broken(_NO_DOCUMENT)
@@ -192,14 +215,37 @@ def _read_value(window: "_Window") -> Iterator[Piece]:
 
 def _read_list(window: "_Window", *, in_workflow: bool = False) -> Iterator[Piece]:
     for mark in window.elements(b"]"):
-        if found := window.take_value():
+        is_document = mark == b"{" and not in_workflow
+        if found := _take_object(window) if is_document else window.take_value(MAX_TEXT_BYTES):
             yield found
-        elif mark == b"{" and not in_workflow:
+        elif is_document:
             yield from _read_tasks(window)
         else:
             line = window.line
             window.skip_value()
             yield Fault(line, _TOO_LONG)
+
+
+def _take_object(window: "_Window") -> Found | None:
+    """The object at the position as a whole; None, without moving, if it is a large Workflow or too long."""
+    found = window.take_value(_LARGE_BYTES)
+    if found or _begins_as_workflow(window.text[window.position : window.position + _LARGE_BYTES]):
+        return found
+    return window.take_value(MAX_TEXT_BYTES)
+
+
+def _begins_as_workflow(text: bytes) -> bool:
+    """Whether the object that begins here has a list of ``tasks``, and no ``taskId`` before it."""
+    window = _Window(_nothing, text)
+    try:
+        for _ in window.elements(b"}"):
+            place = window.take_key(), window.next_byte()
+            if place in (("tasks", b"["), ("taskId", b'"')):
+                return place[0] == "tasks"
+            window.skip_value()
+    except _Broken:
+        return False
+    return False
 
 
 def _read_tasks(window: "_Window") -> Iterator[Piece]:
@@ -299,7 +345,7 @@ class _Window:
 
     def take_key(self) -> object:
         """Move from a key of an object to its value, and return the key."""
-        key = self.take_value()
+        key = self.take_value(CHUNK_BYTES)
         if key is None or self.next_byte() != b":":
             raise _Broken("a key is missing")
         self.position += 1
@@ -309,11 +355,11 @@ class _Window:
         except ValueError:
             return None
 
-    def take_value(self) -> Found | None:
-        """Move behind the value at the position, and return it; None, without moving, if it is too long."""
+    def take_value(self, limit: int) -> Found | None:
+        """Move behind the value at the position, and return it; None, without moving, if it is over ``limit`` bytes."""
         line = self.line
-        end = self._value_end()
-        if end - self.position > MAX_TEXT_BYTES:
+        end = self._value_end(limit)
+        if end - self.position > limit:
             return None
         found = Found(line, self.text[self.position : end])
         self.position = end
@@ -335,14 +381,14 @@ class _Window:
             raise _Broken("a value is missing" if mark else _TORN)
         return mark
 
-    def _value_end(self) -> int:
-        """Where the value at the position ends, or any place too far away."""
+    def _value_end(self, limit: int) -> int:
+        """Where the value at the position ends, or any place beyond ``limit``."""
         end = _quick_end(self.text, self.position)
         if end is not None:
             return end
         extent = _Extent()
         end = extent.follow(self.text, self.position)
-        while not extent.complete and end - self.position <= MAX_TEXT_BYTES:
+        while not extent.complete and end - self.position <= limit:
             followed = end - self.position
             if not self.grow():
                 raise _Broken(_TORN)
@@ -370,7 +416,8 @@ def _quick_end(text: bytes, position: int) -> int | None:
         _skim(memoryview(text)[position:])
     except msgspec.DecodeError as error:
         trailing = _TRAILING.search(str(error))
-        return position + int(trailing[1]) - 1 if trailing else None
+        # The complaint is about the first byte behind the object that is not whitespace, counted from 1.
+        return position + len(text[position : position + int(trailing[1]) - 1].rstrip()) if trailing else None
     except RecursionError:
         return None
     return None
