@@ -40,3 +40,10 @@ def configure_logs(level: str, log_format: Literal["auto", "json", "console"]) -
             logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
             cache_logger_on_first_use=True,
         )
+
+
+def warn_open() -> None:
+    """Say at start that nothing keeps anyone out."""
+    structlog.get_logger("taskgate").warning(
+        "no authentication is configured: anyone who reaches the port can read every task"
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from taskgate.logs import warn_open
 from taskgate.serve import serve
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
@@ -10,6 +11,7 @@ from taskgate.workers import WorkerPool
 
 def run_serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then drain. Raises SettingsError if it cannot start."""
+    warn_open()
     run = event_loop_runner()
     run(serve(settings) if settings.workers == 1 else _supervise(settings))
 

@@ -3,13 +3,15 @@
 import asyncio
 from contextlib import AsyncExitStack
 from importlib.resources import files
+from typing import Any
 
 import click
 import structlog
 
 from taskgate.addresses import Address
 from taskgate.document import minify
-from taskgate.gateway import EnvoyProcess, GatewaySettings
+from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
+from taskgate.logs import warn_open
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
 from taskgate.stores import open_writer
@@ -60,7 +62,7 @@ async def _up(settings: Settings, addresses: list[Address], *, demo: bool) -> No
         envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
         stack.push_async_callback(envoy.stop, settings.shutdown_grace)
         listening = await envoy.start()
-        log.warning("no authentication is configured: anyone who reaches the port can read every task")
+        warn_open()
         click.echo(banner(listening, pool.addresses, demo=demo))
         guard = asyncio.create_task(_keep_running(envoy))
         await stop.wait()
@@ -75,8 +77,19 @@ async def _keep_running(envoy: EnvoyProcess) -> None:
     while True:
         code = await envoy.wait()
         log.error("Envoy ended; starting it again", code=code)
+        await _start_again(envoy, log)
+
+
+async def _start_again(envoy: EnvoyProcess, log: Any) -> None:
+    """Start Envoy, however often it takes: its port may be taken for the moment."""
+    while True:
         await asyncio.sleep(_ENVOY_RESTART_DELAY)
-        await envoy.start()
+        try:
+            await envoy.start()
+        except GatewayError as error:
+            log.error("Envoy cannot start; trying again", reason=str(error))  # noqa: TRY400 - the sentence says it all
+        else:
+            return
 
 
 def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySettings:
