@@ -11,9 +11,8 @@ from taskgate.workers import WorkerPool
 
 def run_serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then drain. Raises SettingsError if it cannot start."""
-    warn_open()
     run = event_loop_runner()
-    run(serve(settings) if settings.workers == 1 else _supervise(settings))
+    run(serve(settings, announce=lambda _: warn_open()) if settings.workers == 1 else _supervise(settings))
 
 
 async def _supervise(settings: Settings) -> None:
@@ -22,6 +21,7 @@ async def _supervise(settings: Settings) -> None:
     pool = WorkerPool(settings, [settings.grpc], per_address=settings.workers)
     try:
         await pool.start()
+        warn_open()
         await stop.wait()
     finally:
         await pool.stop(settings.drain_delay + settings.shutdown_grace + 1)
