@@ -36,22 +36,6 @@ $(NODE): $(TOOLS) tests/sdk/javascript/package-lock.json
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix tests/sdk/javascript ci --no-audit --no-fund --silent
 	@touch $@
 
-up: $(RUNTIME) $(NODE_STAMP) ## fill .venv with all that the other targets need
-
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "taskgate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' \
-		|| { echo "$(PYTHON) lacks the venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@touch $@
-
-# The JavaScript SDK that the tests run; the lock file names no registry, so npm uses the configured one.
-$(NODE_STAMP): $(STAMP) tests/sdk/javascript/package-lock.json
-	$(BIN)/npm --prefix tests/sdk/javascript ci --no-audit --no-fund --silent
-	@touch $@
-
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it
 	@exec $(BIN)/taskgate up --demo
 

@@ -427,3 +427,31 @@ def test_ctrl_c_ends_an_import_that_waits_for_another_writer(tmp_path: Path, man
         other.execute("ROLLBACK")
     assert output.split()[1] == "KeyboardInterrupt"
     assert stored_tasks(file) == int(output.split()[0])
+
+
+def test_many_writers_may_start_on_nothing_at_once(tmp_path: Path) -> None:
+    """Exactly one makes the layout; all of them write."""
+    file = tmp_path / "tasks.db"
+    program = (
+        "import sys\n"
+        "from taskgate.stores import open_writer\n"
+        "from taskgate.stores.base import StoredTask\n"
+        "sys.stdin.read(1)\n"
+        "with open_writer(sys.argv[1]) as writer:\n"
+        "    writer.write([StoredTask(sys.argv[2], 1, b'{}')])\n"
+        "    print(writer.created)\n"
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, url_of(file), str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for number in range(5)
+    ]
+    time.sleep(0.5)  # all are ready
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(b"x")
+        writer.stdin.flush()
+    created = [writer.communicate()[0].strip() for writer in writers]
+    assert sorted(created) == [b"False"] * 4 + [b"True"]
+    assert stored_tasks(file) == 5

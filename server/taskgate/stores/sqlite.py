@@ -284,7 +284,7 @@ class SqliteWriter:
 
     def _prepare(self) -> None:
         """Make the layout in an empty database, or see that it is there."""
-        self._connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a file that is yet to be made
+        self._execute_patiently(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a file that is yet to be made
         self._execute_patiently("BEGIN IMMEDIATE")
         if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._connection.execute(_LAYOUT)
@@ -293,7 +293,7 @@ class SqliteWriter:
             self.created = True
         elif problem := self._foreign():
             raise _gone(self._name, problem)
-        self._connection.execute("COMMIT")
+        self._execute_patiently("COMMIT")
         self._file = _identity(self._path)
         if self._execute_patiently("PRAGMA journal_mode = WAL") != ("wal",):
             raise _gone(self._name, "its file system does not support SQLite's write-ahead log")
@@ -301,6 +301,8 @@ class SqliteWriter:
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute(f"PRAGMA cache_size = {-_CACHE_BYTES // 1024}")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        variables = self._connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)  # 999 before SQLite 3.32
+        self._rows_per_statement = min(_ROWS_PER_STATEMENT, variables // 3)
 
     def _foreign(self) -> str | None:
         """Why this database is not for us to write to, or None."""
@@ -348,16 +350,20 @@ class SqliteWriter:
 
     def _stored_times(self, task_ids: Sequence[str]) -> dict[str, int]:
         times: dict[str, int] = {}
-        for part in _parts(task_ids):
+        for part in self._parts(task_ids):
             marks = ",".join("?" * len(part))
             statement = f"SELECT task_id, update_time FROM task WHERE task_id IN ({marks})"  # noqa: S608 - only marks
             times.update(self._connection.execute(statement, part))
         return times
 
     def _store(self, tasks: Sequence[StoredTask]) -> None:
-        for part in _parts(tasks):
+        for part in self._parts(tasks):
             values = [value for task in part for value in (task.task_id, task.update_time, task.document.decode())]
             self._connection.execute(_UPSERT.format(rows=",".join(["(?,?,?)"] * len(part))), values)
+
+    def _parts(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
+        for start in range(0, len(items), self._rows_per_statement):
+            yield items[start : start + self._rows_per_statement]
 
     def _current(self, task_id: str, changed: dict[str, StoredTask]) -> bytes:
         if task_id in changed:
@@ -381,11 +387,6 @@ class SqliteWriter:
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error:
             return  # nothing is lost: what is in the log is in the database
-
-
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _ROWS_PER_STATEMENT):
-        yield items[start : start + _ROWS_PER_STATEMENT]
 
 
 def _identity(path: str) -> tuple[int, int] | None:
