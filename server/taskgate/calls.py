@@ -1,24 +1,28 @@
 """What happens around every call, whichever wire it came in on: log line, masking, deadline.
 
-A transport makes a ``Call``, hands it to the handler that ``build_handler`` returns, and puts the answer on its wire:
-bytes, or one of ``taskgate.errors``. Nothing else ever leaves the handler but ``asyncio.CancelledError``.
+A transport makes a ``Call``, hands it to the handler that ``build_handlers`` made for its path, and puts the answer on
+its wire: bytes, or one of ``taskgate.errors``. Nothing else ever leaves a handler but ``asyncio.CancelledError``.
 """
 
 import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import structlog
 
 from taskgate.errors import DeadlineExceeded, InternalError, TaskgateError
+from taskgate.logs import log_of_calls
 
 REQUEST_ID_HEADER = "x-request-id"
 
 _USABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 _LOGGED_ID_CHARACTERS = 64
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -35,7 +39,9 @@ class Call:
     task_id: str = ""
 
 
-Handler = Callable[[Call, bytes], Awaitable[bytes]]
+Handler = Callable[[Call, bytes], Coroutine[Any, Any, bytes]]
+"""An endpoint, or an endpoint with layers around it: request bytes to response bytes."""
+
 Layer = Callable[[Handler], Handler]
 
 
@@ -46,51 +52,42 @@ def usable_request_id(offered: str | None) -> str:
     return str(uuid.uuid4())
 
 
-def build_handler(endpoints: Mapping[str, Handler], *, request_timeout: float) -> Handler:
-    """The handler for all of ``endpoints`` (gRPC path to endpoint); the caller asks only for paths in it."""
-
-    async def dispatch(call: Call, request: bytes) -> bytes:
-        return await endpoints[call.path](call, request)
-
+def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) -> dict[str, Handler]:
+    """``endpoints`` (gRPC path to endpoint) with the layers around each."""
     layers: list[Layer] = [
-        log_call,  # outermost: one line a call, with the status its caller sees
+        log_call(),  # outermost: one line a call, with the status its caller sees
         mask_unexpected,  # inside the log, so that a masked error is logged as what the caller sees
         limit_time(request_timeout),  # inside the mask, so that its own failures are masked too
     ]
-    handler: Handler = dispatch
+    handlers = dict(endpoints)
     for layer in reversed(layers):
-        handler = layer(handler)
-    return handler
+        handlers = {path: layer(handler) for path, handler in handlers.items()}
+    return handlers
 
 
-def log_call(handler: Handler) -> Handler:
+def log_call() -> Layer:
     """Write one line a call: method, status, duration in milliseconds, request and task ID. Never a payload."""
-    log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
+    write = log_of_calls()
 
-    async def logged(call: Call, request: bytes) -> bytes:
-        started = time.perf_counter()
-        code = "CANCELLED"  # what stands if neither branch below is reached
-        write = log.info
-        try:
-            answer = await handler(call, request)
-            code = "OK"
-        except TaskgateError as error:
-            code = error.status.grpc_code
-            write = log.info if error.status.http_status < 500 else log.warning  # noqa: PLR2004 - HTTP's server errors
-            raise
-        else:
-            return answer
-        finally:
-            write(
-                "call",
-                method=call.path,
-                code=code,
-                duration_ms=round((time.perf_counter() - started) * 1000, 3),
-                request_id=call.request_id,
-                task_id=_for_log(call.task_id),
-            )
+    def layer(handler: Handler) -> Handler:
+        async def logged(call: Call, request: bytes) -> bytes:
+            started = time.perf_counter()
+            code, fault = "CANCELLED", False  # what stands if neither branch below is reached
+            try:
+                answer = await handler(call, request)
+                code = "OK"
+            except TaskgateError as error:
+                code, fault = error.status.grpc_code, error.status.http_status >= 500  # noqa: PLR2004 - HTTP's
+                raise
+            else:
+                return answer
+            finally:
+                milliseconds = round((time.perf_counter() - started) * 1000, 3)
+                write(call.path, code, milliseconds, call.request_id, _for_log(call.task_id), fault)
 
-    return logged
+        return logged
+
+    return layer
 
 
 def mask_unexpected(handler: Handler) -> Handler:
@@ -118,15 +115,61 @@ def limit_time(limit: float) -> Layer:
     def layer(handler: Handler) -> Handler:
         async def limited(call: Call, request: bytes) -> bytes:
             seconds = limit if call.timeout is None else min(limit, call.timeout)
+            if seconds <= 0:
+                raise _too_late(seconds)
+            started = Started(handler(call, request))
+            if started.done:  # most calls never wait, and a timer costs as much as the rest of them
+                return started.result
             try:
                 async with asyncio.timeout(seconds):
-                    return await handler(call, request)
+                    return await started
             except TimeoutError as error:
-                raise DeadlineExceeded(f"The call did not finish within {seconds:.3g} s") from error
+                raise _too_late(seconds) from error
 
         return limited
 
     return layer
+
+
+class Started(Generic[T]):
+    """A coroutine that has run, inside the current task, up to the first thing that it must wait for.
+
+    Either it is ``done`` and ``result`` is what it returned (what it raises, making this object raises), or awaiting
+    this object runs the rest of it. So a caller can do what only a call that waits needs: a timer, a watch.
+    """
+
+    __slots__ = ("_coroutine", "_waits_for", "done", "result")
+
+    result: T
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._coroutine = coroutine
+        try:
+            self._waits_for = coroutine.send(None)
+        except StopIteration as stop:
+            self.result = stop.value
+            self.done = True
+        else:
+            self.done = False
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """The rest; to be awaited once, and only if it is not ``done``."""
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:  # noqa: BLE001 - a cancellation, on its way into the coroutine
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(sent)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def _too_late(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"The call did not finish within {max(seconds, 0):.3g} s")
 
 
 def _for_log(task_id: str) -> str:

@@ -15,9 +15,16 @@ SERVICE = DESCRIPTOR.services_by_name["TaskService"].full_name
 CONDUCTOR_SERVICE = "conductor.grpc.tasks.TaskService"
 """Conductor's own service name: its stubs find the same GetTask here (contract section 2.1)."""
 
+HEALTH_SERVICES = ("", SERVICE, CONDUCTOR_SERVICE)
+"""Names under which ``grpc.health.v1`` answers; the empty one stands for the whole server."""
+
 _LENGTH_DELIMITED = 2
 _VARINT_PAYLOAD_BITS = 7
 _HTTP_BODY_TYPE = b"\x0a\x10application/json"  # google.api.HttpBody.content_type = 1
+
+
+GET_TASK_JSON = f"/{SERVICE}/GetTaskJson"
+"""The RPC that ``GET /api/tasks/{taskId}`` is transcoded to."""
 
 
 def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
@@ -36,9 +43,22 @@ def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
 
     return {
         f"/{SERVICE}/GetTask": get_task,
-        f"/{SERVICE}/GetTaskJson": get_task_json,
+        GET_TASK_JSON: get_task_json,
         f"/{CONDUCTOR_SERVICE}/GetTask": get_task,
     }
+
+
+def build_document_endpoint(service: TaskService) -> Handler:
+    """``GetTaskJson`` for a transport that is itself the REST server: bytes of the ID to the bare document."""
+
+    async def get_document(call: Call, request: bytes) -> bytes:
+        try:
+            call.task_id = request.decode()
+        except UnicodeDecodeError as error:  # what protobuf says of the same bytes in a string field
+            raise _not_a_message(GetTaskJsonRequest.DESCRIPTOR.full_name) from error
+        return await service.get_task_json(call.task_id)
+
+    return get_document
 
 
 def _decode(message: Callable[[], Any], request: bytes) -> Any:
@@ -46,9 +66,12 @@ def _decode(message: Callable[[], Any], request: bytes) -> Any:
     try:
         decoded.ParseFromString(request)
     except DecodeError as error:
-        name = decoded.DESCRIPTOR.full_name
-        raise InvalidRequest(f"The request is not a valid {name} message", message=name) from error
+        raise _not_a_message(decoded.DESCRIPTOR.full_name) from error
     return decoded
+
+
+def _not_a_message(name: str) -> InvalidRequest:
+    return InvalidRequest(f"The request is not a valid {name} message", message=name)
 
 
 def _field(number: int, payload: bytes) -> bytes:

@@ -1,45 +1,79 @@
 """Structured logs on standard error: JSON lines for machines, coloured text on a terminal."""
 
+import asyncio
 import logging
+import os
 import sys
-from typing import Any, Literal
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 import structlog
 
+CallLog = Callable[[str, str, float, str, str, bool], None]
+"""Writes the line of one call: method, status, milliseconds, request ID, task ID, and whether it is the server's fault.
 
-def configure_logs(level: str, log_format: Literal["auto", "json", "console"]) -> None:
+The task ID must be printable ASCII, the request ID plain characters that JSON takes as they are.
+"""
+
+_FLUSH_AFTER = 0.1
+"""Seconds that the line of a call may wait for others; what a killed process loses at most."""
+
+_FLUSH_BYTES = 64 * 1024
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def configure_logs(
+    level: str, log_format: Literal["auto", "json", "console"], *, stream: BinaryIO | None = None
+) -> None:
     """Set up structlog for this process.
 
-    ``level`` is debug, info, warning or error. Lines go to standard error, so that standard output stays free for
-    what a command prints.
+    ``level`` is debug, info, warning or error. Lines go to ``stream``, by default standard error, so that standard
+    output stays free for what a command prints.
     """
-    console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    output = stream or sys.stderr.buffer
+    console = log_format == "console" or (log_format == "auto" and output.isatty())
+    number = getattr(logging, level.upper())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    wrapper = structlog.make_filtering_bound_logger(getattr(logging, level.upper()))
-    if console:
-        structlog.configure(
-            processors=[*shared, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())],
-            wrapper_class=wrapper,
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-            cache_logger_on_first_use=True,
+    _state.lines = None if console else _Lines(output.fileno(), info=number <= logging.INFO)
+    structlog.configure(
+        processors=[*shared, structlog.dev.ConsoleRenderer(colors=output.isatty()), _to_bytes]
+        if console
+        else [
+            *shared,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda event, **_: _encode(event)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.BytesLoggerFactory(output),
+        cache_logger_on_first_use=True,
+    )
+
+
+def log_of_calls() -> CallLog:
+    """Where the lines of calls go: with JSON lines a writer of its own, which costs a tenth of structlog's time."""
+    if _state.lines is not None:
+        return _state.lines.write
+    log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
+
+    def write(method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool) -> None:
+        (log.warning if fault else log.info)(
+            "call", method=method, code=code, duration_ms=milliseconds, request_id=request_id, task_id=task_id
         )
-    else:
-        encode = msgspec.json.Encoder(enc_hook=str).encode
-        structlog.configure(
-            processors=[
-                *shared,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(serializer=lambda event, **_: encode(event)),
-            ],
-            wrapper_class=wrapper,
-            logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
-            cache_logger_on_first_use=True,
-        )
+
+    return write
+
+
+def flush_logs() -> None:
+    """Write what waits; for the end of a process."""
+    if _state.lines is not None:
+        _state.lines.flush()
 
 
 def warn_open() -> None:
@@ -47,3 +81,65 @@ def warn_open() -> None:
     structlog.get_logger("taskgate").warning(
         "no authentication is configured: anyone who reaches the port can read every task"
     )
+
+
+class _Lines:
+    """Lines of calls as JSON, in the shape that structlog gives all others, written many at a time."""
+
+    def __init__(self, descriptor: int, *, info: bool) -> None:
+        self._descriptor = descriptor
+        self._info = info
+        self._waiting: list[str] = []
+        self._bytes = 0
+        self._flush: asyncio.TimerHandle | None = None
+        self._second = 0
+        self._second_text = ""
+
+    def write(self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool) -> None:
+        """See ``CallLog``; a fault is written at once, anything else within ``_FLUSH_AFTER`` seconds."""
+        if not fault and not self._info:
+            return
+        line = (
+            f'{{"method":"{method}","code":"{code}","duration_ms":{milliseconds},"request_id":"{request_id}",'
+            f'"task_id":{_encode(task_id).decode()},"event":"call","level":"{"warning" if fault else "info"}",'
+            f'"timestamp":"{self._now()}"}}\n'
+        )
+        self._waiting.append(line)
+        self._bytes += len(line)
+        if fault or self._bytes > _FLUSH_BYTES:
+            self.flush()
+        elif self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        rest = memoryview("".join(self._waiting).encode())
+        self._waiting.clear()
+        self._bytes = 0
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:  # nobody reads the log any more; calls go on without
+            return
+
+    def _now(self) -> str:
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._second_text}.{int((now - second) * 1_000_000):06d}Z"
+
+
+class _State:
+    lines: _Lines | None = None
+
+
+_state = _State()
+
+
+def _to_bytes(_logger: Any, _name: str, line: str) -> bytes:
+    return line.encode(errors="backslashreplace")

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import structlog
 
-from taskgate.calls import Call, build_handler
+from taskgate.calls import Call, build_handlers
 from taskgate.errors import STATUS_OF, DeadlineExceeded, InternalError, TaskgateError, TaskNotFound
 from taskgate.v1.error_reason_pb2 import ErrorReason
 
@@ -29,19 +29,24 @@ async def slow(call: Call, request: bytes) -> bytes:
     return request
 
 
-HANDLER = build_handler(
+HANDLERS = build_handlers(
     {"/answer": answer, "/unexpected": unexpected, "/not-found": not_found, "/slow": slow}, request_timeout=0.05
 )
 
 
+async def handle(call: Call, request: bytes) -> bytes:
+    """As a transport does it."""
+    return await HANDLERS[call.path](call, request)
+
+
 async def test_answer_passes_unchanged() -> None:
-    assert await HANDLER(Call("/answer", "id"), b"payload") == b"payload"
+    assert await handle(Call("/answer", "id"), b"payload") == b"payload"
 
 
 async def test_unexpected_error_is_masked_and_logged_whole() -> None:
     """The client gets a generic text and the request ID; the log gets the error."""
     with structlog.testing.capture_logs() as logged, pytest.raises(InternalError) as refused:
-        await HANDLER(Call("/unexpected", "request-7"), b"")
+        await handle(Call("/unexpected", "request-7"), b"")
     assert "request-7" in refused.value.message
     assert "postgres" not in refused.value.message
     assert refused.value.metadata == {"request_id": "request-7"}
@@ -52,7 +57,7 @@ async def test_unexpected_error_is_masked_and_logged_whole() -> None:
 
 async def test_domain_error_passes_as_it_is() -> None:
     with structlog.testing.capture_logs() as logged, pytest.raises(TaskNotFound):
-        await HANDLER(Call("/not-found", "id"), b"")
+        await handle(Call("/not-found", "id"), b"")
     assert [line["code"] for line in logged] == ["NOT_FOUND"]
 
 
@@ -61,12 +66,12 @@ async def test_deadline_is_the_shorter_of_both(allowed: float | None) -> None:
     """Neither the caller's deadline nor the server's limit is waited past."""
     with pytest.raises(DeadlineExceeded, match="did not finish within"):
         async with asyncio.timeout(5):
-            await HANDLER(Call("/slow", "id", allowed), b"")
+            await handle(Call("/slow", "id", allowed), b"")
 
 
 async def test_cancelled_call_is_logged_as_such() -> None:
     with structlog.testing.capture_logs() as logged:
-        task = asyncio.ensure_future(HANDLER(Call("/slow", "id"), b""))
+        task = asyncio.ensure_future(handle(Call("/slow", "id"), b""))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -77,9 +82,9 @@ async def test_cancelled_call_is_logged_as_such() -> None:
 async def test_log_line_has_the_call_and_no_payload() -> None:
     """Method, code, duration, request ID and task ID; an ID that could forge a line is escaped."""
     with structlog.testing.capture_logs() as logged:
-        await HANDLER(Call("/answer", "id"), b"payload")
+        await handle(Call("/answer", "id"), b"payload")
         with pytest.raises(TaskNotFound):
-            await HANDLER(Call("/not-found", "id"), b"payload")
+            await handle(Call("/not-found", "id"), b"payload")
     assert set(logged[0]) == {"event", "log_level", "method", "code", "duration_ms", "request_id", "task_id"}
     assert [line["task_id"] for line in logged] == ["some-id", r"'some\nid'"]
     assert "payload" not in str(logged)

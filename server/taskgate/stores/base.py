@@ -20,7 +20,8 @@ class TaskStore(Protocol):
         - Must take any string; one that no database could hold is an ID that no task has.
         - Must see every write that was finished before the read began.
         - Must return the old document or the new one, whole, while a writer replaces it.
-        - Must leave the event loop free while the database is cold, locked or away.
+        - Must leave the event loop free while the database is locked or away; while it is cold or its documents are
+          large, must not hold the loop up for more than a small part of the time.
         - Must answer later reads as usual after a read was cancelled.
 
         Raises:

@@ -47,11 +47,12 @@ class ReadThreads(Generic[Question, Answer]):
         self._answers: deque[tuple[asyncio.Future[Answer], Answer | None, BaseException | None]] = deque()
         self._loop_told = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self.closed = False
+        """Whether every further question is refused."""
 
     async def ask(self, question: Question) -> Answer:
         """The answer, or whatever ``answer`` raises; StoreUnavailable if there is none in time."""
-        if self._closed:
+        if self.closed:
             raise StoreUnavailable(f"The store {self._store} is closed")
         if self._questions.qsize() >= self._max_waiting:
             raise StoreUnavailable(f"The store {self._store} is overloaded: {self._max_waiting} reads are waiting")
@@ -73,7 +74,7 @@ class ReadThreads(Generic[Question, Answer]):
 
         Waits ``timeout`` seconds for each thread at most: one that hangs in the kernel is left behind.
         """
-        self._closed = True
+        self.closed = True
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -95,7 +96,7 @@ class ReadThreads(Generic[Question, Answer]):
                 continue
             answer: Answer | None = None
             problem: BaseException | None = None
-            if self._closed:
+            if self.closed:
                 problem = StoreUnavailable(f"The store {self._store} is closed")
             else:
                 try:

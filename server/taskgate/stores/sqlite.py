@@ -28,6 +28,18 @@ T = TypeVar("T")
 READ_BUSY_TIMEOUT = 1.0
 """Seconds a read waits for a lock; in write-ahead mode only recovery and exclusive locks make one wait."""
 
+_BUSY_INTERVAL = 0.005
+"""Seconds between two tries of a read that waits for a lock."""
+
+_SLOW_READ = 0.004
+"""Seconds after which a read on the event loop has held up the calls beside it for too long."""
+
+_LARGE_DOCUMENT = 256 * 1024
+"""Bytes of a document that is slow to read wherever it comes from: it is copied page by page."""
+
+_THREADS_AFTER_SLOW_READ = 0.25
+"""Seconds for which reads are left to threads after a slow one, so that slow reads hold up calls 2 % of the time."""
+
 WRITE_BUSY_TIMEOUT = 30.0
 """Seconds an import waits for another writer."""
 
@@ -96,11 +108,22 @@ class SqliteStore:
     def __init__(self, path: str) -> None:
         """``path`` is looked up anew for every read; nothing is opened here."""
         self._connections = _Connections(path)
-        self._threads = ReadThreads(path, self._read)
+        self._threads = ReadThreads(path, self._read_patiently)
+        self._in_threads_until = 0.0
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``."""
-        return await self._threads.ask(task_id)
+        began = time.monotonic()
+        if began < self._in_threads_until or self._threads.closed:
+            return await self._threads.ask(task_id)
+        try:
+            document = self._read(task_id)
+        except _Busy:
+            return await self._threads.ask(task_id)
+        ended = time.monotonic()
+        if ended - began > _SLOW_READ or (document is not None and len(document) > _LARGE_DOCUMENT):
+            self._in_threads_until = ended + _THREADS_AFTER_SLOW_READ
+        return document
 
     async def check(self) -> None:
         """See ``TaskStore``."""
@@ -110,6 +133,17 @@ class SqliteStore:
         """See ``TaskStore``."""
         await self._threads.close()
         self._connections.discard()
+
+    def _read_patiently(self, task_id: str) -> bytes | None:
+        """``_read``, again and again while there is a lock, for up to ``READ_BUSY_TIMEOUT`` seconds."""
+        deadline = time.monotonic() + READ_BUSY_TIMEOUT
+        while True:
+            try:
+                return self._read(task_id)
+            except _Busy as busy:
+                if time.monotonic() >= deadline:
+                    raise busy.public from busy.__cause__
+            time.sleep(_BUSY_INTERVAL)
 
     def _read(self, task_id: str) -> bytes | None:
         try:
@@ -121,6 +155,13 @@ class SqliteStore:
         if type(row[0]) is not bytes:
             raise DocumentUnreadable(task_id)
         return row[0]
+
+
+class _Busy(Exception):
+    """A lock is in the way; trying again soon may help. ``public`` is what to raise if it did not."""
+
+    def __init__(self, public: StoreUnavailable) -> None:
+        self.public = public
 
 
 class _Connections:
@@ -135,7 +176,6 @@ class _Connections:
         self._path = os.path.abspath(path)  # noqa: PTH100 - a string is what os.stat takes fastest
         self._uri = f"{Path(self._path).as_uri()}?mode=ro"
         self._mutex = threading.Lock()
-        self._returned = threading.Condition(self._mutex)
         self._file: tuple[int, int] | None = None  # device and inode of what the connections below are to
         self._generation = 0  # counts such files
         self._idle: list[sqlite3.Connection] = []
@@ -143,16 +183,18 @@ class _Connections:
         self._outdated = 0  # in use, but of an earlier generation: closed when they come back
 
     def fetch_one(self, statement: str, parameter: str) -> tuple[Any, ...] | None:
-        """The first row, text as bytes; raises StoreUnavailable."""
+        """The first row, text as bytes; raises StoreUnavailable, or _Busy. Waits for nothing but the disk."""
         generation = self._reserve()
         connection: sqlite3.Connection | None = None
         try:
             connection = self._idle_or_new()
             return connection.execute(statement, (parameter,)).fetchone()  # type: ignore[no-any-return]
         except sqlite3.Error as error:
-            if not _is_busy(error):
-                self.discard()  # whatever it is, it shall not be met again through what is open now
-            raise _unavailable(self._name, self._path, error) from error
+            public = _unavailable(self._name, self._path, error)
+            if _is_busy(error):
+                raise _Busy(public) from error
+            self.discard()  # whatever it is, it shall not be met again through what is open now
+            raise public from error
         finally:
             self._take_back(connection, generation)
 
@@ -168,8 +210,8 @@ class _Connections:
             if file != self._file:
                 self._discard()
                 self._file = file
-            if self._outdated and not self._returned.wait_for(lambda: not self._outdated, READ_BUSY_TIMEOUT):
-                raise _gone(self._name, "it was replaced, and a read of the old file has not come back")
+            if self._outdated:
+                raise _Busy(_gone(self._name, "it was replaced, and a read of the old file has not come back"))
             self._in_use += 1
             return self._generation
 
@@ -189,7 +231,6 @@ class _Connections:
             if connection is not None:
                 connection.close()
             self._outdated -= 1
-            self._returned.notify_all()
 
     def _look(self) -> tuple[int, int]:
         """The device and inode of the file."""
@@ -205,9 +246,7 @@ class _Connections:
         return status.st_dev, status.st_ino
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._uri, uri=True, timeout=READ_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(self._uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         connection.text_factory = bytes  # the document is bytes from here to the wire
         return connection
 

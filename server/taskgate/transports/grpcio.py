@@ -10,23 +10,20 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from taskgate.addresses import Address, check_port_free
-from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, build_handler, usable_request_id
+from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, build_handlers, usable_request_id
 from taskgate.document import MAX_MESSAGE_BYTES
-from taskgate.endpoints import CONDUCTOR_SERVICE, SERVICE, build_endpoints
-from taskgate.errors import ERROR_DOMAIN, SettingsError, TaskgateError
+from taskgate.endpoints import HEALTH_SERVICES, SERVICE, build_endpoints
+from taskgate.errors import SettingsError, TaskgateError
+from taskgate.logs import flush_logs
 from taskgate.readiness import watch_store
 from taskgate.service import TaskService
 from taskgate.settings import Settings
 from taskgate.stores.base import TaskStore
-
-HEALTH_SERVICES = ("", SERVICE, CONDUCTOR_SERVICE)
-"""Names under which ``grpc.health.v1`` answers; the empty one stands for the whole server."""
+from taskgate.transports.error_details import status_details
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
@@ -56,9 +53,8 @@ class GrpcServer:
         if not self._share_port:
             check_port_free(address, key="grpc")
         service = TaskService(self._store, self._settings.task_id_format)
-        endpoints = build_endpoints(service)
-        handler = build_handler(endpoints, request_timeout=self._settings.request_timeout)
-        self._server.add_generic_rpc_handlers(_generic_handlers(endpoints, handler))
+        handlers = build_handlers(build_endpoints(service), request_timeout=self._settings.request_timeout)
+        self._server.add_generic_rpc_handlers(_generic_handlers(handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._report_health(False)
@@ -87,6 +83,7 @@ class GrpcServer:
         await asyncio.sleep(self._settings.drain_delay)
         await self._server.stop(self._settings.shutdown_grace)
         await self._store.close()
+        flush_logs()
         self._log.info("stopped")
 
     async def _report_health(self, answers: bool) -> None:
@@ -108,10 +105,10 @@ def _options(*, share_port: bool) -> Sequence[tuple[str, int]]:
     )
 
 
-def _generic_handlers(endpoints: Mapping[str, Handler], handler: Handler) -> tuple[Any, ...]:
-    """The grpcio handlers for every endpoint, grouped by service."""
+def _generic_handlers(handlers: Mapping[str, Handler]) -> tuple[Any, ...]:
+    """The grpcio handlers for every path, grouped by service."""
     services: dict[str, dict[str, Any]] = {}
-    for path in endpoints:
+    for path, handler in handlers.items():
         service, method = path.removeprefix("/").split("/")
         services.setdefault(service, {})[method] = grpc.unary_unary_rpc_method_handler(_unary(path, handler))
     return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
@@ -128,22 +125,10 @@ def _unary(path: str, handler: Handler) -> Any:
             response = await handler(call, request)
         except TaskgateError as error:
             code = _STATUS_CODES[error.status.grpc_code]
-            details = (("grpc-status-details-bin", _status(error)),)
+            details = (("grpc-status-details-bin", status_details(error)),)
             await context.abort(code, error.message, trailing_metadata=identity + details)
             raise  # never reached: abort raises
         context.set_trailing_metadata(identity)
         return response
 
     return behave
-
-
-def _status(error: TaskgateError) -> bytes:
-    """The serialised ``google.rpc.Status`` that gRPC clients read error details from."""
-    info = error_details_pb2.ErrorInfo(reason=error.status.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
-    detail = any_pb2.Any()
-    detail.Pack(info)
-    status = status_pb2.Status(
-        code=code_pb2.Code.Value(error.status.grpc_code), message=error.message, details=[detail]
-    )
-    serialized: bytes = status.SerializeToString()
-    return serialized
