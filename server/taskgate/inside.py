@@ -1,0 +1,107 @@
+"""What pyvoy loads into Envoy: ``taskgate.inside:app``.
+
+The supervisor writes ``Orders`` to standard input. Where there are none (an Envoy that somebody started by hand with the
+configuration of ``taskgate gateway --transport envoy``), the settings come from TASKGATE_* variables, as anywhere else.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import structlog
+
+from taskgate.logs import configure_logs
+from taskgate.orders import BEAT_INTERVAL, DRAIN, Orders
+from taskgate.settings import Settings, load_settings
+from taskgate.stores import open_store
+from taskgate.transports.envoy import EnvoyTransport
+
+
+class Application:
+    """The ASGI application; Envoy takes connections once its lifespan has begun, and ends it before it exits."""
+
+    def __init__(self) -> None:
+        self._transport: EnvoyTransport | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __call__(
+        self,
+        scope: dict[str, Any],
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        """One request, or the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            assert self._transport is not None  # noqa: S101 - the lifespan comes first
+            await self._transport(scope, receive, send)
+
+    async def _live(
+        self,
+        receive: Callable[[], Awaitable[dict[str, Any]]],
+        send: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        await receive()
+        await self._start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for task in self._tasks:
+            task.cancel()
+        if self._transport is not None:
+            await self._transport.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        line, rest = _first_line()
+        if line:
+            orders = msgspec.json.decode(line, type=Orders)
+            settings = Settings.model_validate_json(orders.settings)
+            configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(orders.log, "wb"))
+            self._tasks.append(asyncio.create_task(_beat(orders.heartbeat)))
+        else:
+            settings = load_settings(None, {})
+            configure_logs(settings.log_level, settings.log_format)
+        self._transport = transport = EnvoyTransport(settings, open_store(settings.store))
+        await transport.start()
+        if line:
+            self._tasks.append(asyncio.create_task(_obey(rest, transport)))
+        structlog.get_logger("taskgate.server").info("serving inside Envoy", pid=os.getpid())
+
+
+def _first_line() -> tuple[bytes, bytes]:
+    """The first line of standard input, and what came with it; empty if there is none."""
+    read = b""
+    while b"\n" not in read:
+        part = os.read(sys.stdin.fileno() if sys.stdin else 0, 1 << 16)
+        if not part:
+            return b"", b""
+        read += part
+    line, _, rest = read.partition(b"\n")
+    return line, rest
+
+
+async def _obey(read: bytes, transport: EnvoyTransport) -> None:
+    """Wait for the order to drain."""
+    reader = asyncio.StreamReader()
+    reader.feed_data(read)
+    pipe = os.fdopen(0, "rb", buffering=0, closefd=False)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    while line := await reader.readline():
+        if line == DRAIN:
+            transport.drain()
+
+
+async def _beat(descriptor: int) -> None:
+    """Show for as long as the loop turns that it does."""
+    while True:
+        with suppress(BlockingIOError):  # the supervisor is behind with reading; that is enough of a sign
+            os.write(descriptor, b".")
+        await asyncio.sleep(BEAT_INTERVAL)
+
+
+app = Application()

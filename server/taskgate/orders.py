@@ -1,0 +1,26 @@
+"""What a supervisor tells the service inside Envoy, over the standard input of that process.
+
+First one line of JSON: ``Orders``. Later perhaps ``DRAIN``. The settings may hold a password, which has no place in a
+process list or an environment.
+"""
+
+import msgspec
+
+DRAIN = b"drain\n"
+"""The line that makes health checks fail, so that balancers stop sending; calls are still answered."""
+
+BEAT_INTERVAL = 0.1
+"""Seconds between two beats: bytes that the service writes to ``Orders.heartbeat`` for as long as its loop turns."""
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """How to serve."""
+
+    settings: str
+    """``Settings`` as JSON."""
+
+    heartbeat: int
+    """The file descriptor that takes beats."""
+
+    log: int
+    """The file descriptor that takes log lines; standard error is Envoy's."""

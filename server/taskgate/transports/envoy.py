@@ -1,0 +1,288 @@
+"""The service inside Envoy: an ASGI application that answers gRPC, transcoded REST calls, and /healthz.
+
+A REST call arrives as the gRPC call that the transcoder made of it, with its own path in ``x-envoy-original-path``, and
+is answered with the document itself: an answer that is not gRPC passes the transcoder as it is. The routes are in
+``gateway/inside.yaml``; nothing but what they let through comes here.
+
+This module must not import grpcio: a process in Envoy would carry it for nothing.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import structlog
+
+from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, Started, build_handlers, usable_request_id
+from taskgate.endpoints import (
+    GET_TASK_JSON,
+    HEALTH_SERVICES,
+    SERVICE,
+    build_document_endpoint,
+    build_endpoints,
+)
+from taskgate.errors import ErrorStatus, TaskgateError
+from taskgate.logs import flush_logs
+from taskgate.readiness import watch_store
+from taskgate.service import TaskService
+from taskgate.settings import Settings
+from taskgate.stores.base import TaskStore
+from taskgate.transports import health, reflection
+from taskgate.transports.asgi import CallerGone, Receive, Scope, Send, caller_watched, finish, send_body
+from taskgate.transports.grpc_wire import (
+    ACCEPTED_ENCODINGS,
+    CONTENT_TYPE,
+    Headers,
+    Refused,
+    check_encoding,
+    frame,
+    split_frame,
+    status,
+    status_of_error,
+    timeout_seconds,
+)
+
+StreamHandler = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+
+_TASK_PATH = b"/api/tasks/"
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_JSON = (b"content-type", b"application/json")
+_GRPC_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [CONTENT_TYPE, (b"grpc-accept-encoding", ACCEPTED_ENCODINGS)],
+    "trailers": True,
+}
+_GRPC_OK = ((b"grpc-status", b"0"),)
+
+
+class EnvoyTransport:
+    """The ASGI application for one store; ``start`` before the first call, ``stop`` after the last."""
+
+    def __init__(self, settings: Settings, store: TaskStore) -> None:
+        self._instance = settings.instance
+        self._store = store
+        self._health = health.Health(HEALTH_SERVICES)
+        self._watch: asyncio.Task[None] | None = None
+        service = TaskService(store, settings.task_id_format)
+        limit = settings.request_timeout
+        self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
+        self._unary: Mapping[bytes, Handler] = {
+            path.encode(): handler
+            for path, handler in build_handlers(build_endpoints(service), request_timeout=limit).items()
+        }
+        self._health_check = f"/{health.SERVICE_NAME}/Check".encode()
+        described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        self._streams: Mapping[bytes, StreamHandler] = {
+            f"/{health.SERVICE_NAME}/Watch".encode(): self._health.watch,
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo".encode(): described.info,
+        }
+
+    async def start(self) -> None:
+        """Begin to watch the store; health is NOT_SERVING until it has answered."""
+        self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
+
+    def drain(self) -> None:
+        """Fail health checks from now on; calls are still answered."""
+        self._health.end()
+
+    async def stop(self) -> None:
+        """Close the store."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._health.end()
+        await self._store.close()
+        flush_logs()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Nothing is raised: pyvoy would print it and answer 500 in plain text."""
+        headers = dict(scope["headers"])
+        try:
+            path = headers.get(b"x-envoy-original-path")
+            if path is not None:
+                await self._rest(path, headers, receive, send)
+            elif scope["method"] == "POST":
+                await self._grpc(scope, headers, receive, send)
+            elif scope["path"] == "/healthz":
+                await self._healthz(scope["method"], send)
+            else:  # a GET that called itself gRPC, and so passed the transcoder by
+                await self._rest(scope["raw_path"], headers, receive, send)
+        except (CallerGone, asyncio.CancelledError):
+            return
+        except Exception:
+            structlog.get_logger("taskgate.server").exception("a request could not be answered")
+            with suppress(OSError, RuntimeError):  # RuntimeError: the answer had begun
+                await self._send_json_error(send, _INTERNAL, "Internal error; the server's log has it")
+
+    async def _rest(self, path: bytes, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        """``GET /api/tasks/{taskId}``. The path alone names the task, never a query parameter or a body."""
+        task_id = path.partition(b"?")[0][len(_TASK_PATH) :]
+        if b"%" in task_id:
+            task_id = unquote_to_bytes(task_id)
+        call = Call(GET_TASK_JSON, _request_id(headers))
+        try:
+            started = Started(self._get_document(call, task_id))
+            document = started.result if started.done else await finish(started, receive)
+        except TaskgateError as error:
+            await self._send_json_error(send, error.status, error.message)
+            return
+        length = (b"content-length", str(len(document)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
+        await send_body(send, document)
+
+    async def _send_json_error(self, send: Send, row: ErrorStatus, message: str) -> None:
+        """The error in Conductor's shape (design section "Errors")."""
+        body = json.dumps(
+            {
+                "status": row.http_status,
+                "message": message,
+                "instance": self._instance,
+                "retryable": row.retryable,
+            },
+            separators=(",", ":"),
+        ).encode()
+        length = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": row.http_status, "headers": [_JSON, length]})
+        await send_body(send, body)
+
+    async def _healthz(self, method: str, send: Send) -> None:
+        if not self._health.serving:
+            await self._send_json_error(send, _AWAY, "The store does not answer; try again")
+            return
+        body = b'{"healthy":true}'
+        length = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
+        await send_body(send, b"" if method == "HEAD" else body)
+
+    async def _grpc(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+        try:
+            _check_protocol(scope, headers)
+            path: bytes = scope["raw_path"]
+            timeout = timeout_seconds(headers.get(b"grpc-timeout"))
+            if (handler := self._unary.get(path)) is not None:
+                await self._unary_call(path, handler, timeout, headers, receive, send)
+            elif path == self._health_check:
+                message = await _only_message(receive, headers)
+                await _send_message(send, await self._health.check(message), _GRPC_OK)
+            elif (stream := self._streams.get(path)) is not None:
+                await _stream_call(stream, timeout, headers, receive, send)
+            else:
+                raise Refused("UNIMPLEMENTED", "Method not found!")  # grpcio's own words
+        except Refused as refused:
+            await _send_status(send, [*status(refused.code, refused.message), *refused.extra])
+
+    async def _unary_call(
+        self,
+        path: bytes,
+        handler: Handler,
+        timeout: float | None,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        message = await _only_message(receive, headers)
+        call = Call(path.decode(), _request_id(headers), timeout)
+        identity = (_REQUEST_ID, call.request_id.encode())
+        try:
+            started = Started(handler(call, message))
+            response = started.result if started.done else await finish(started, receive)
+        except TaskgateError as error:
+            await _send_status(send, [*status_of_error(error), identity])
+        else:
+            await _send_message(send, response, (*_GRPC_OK, identity))
+
+
+_INTERNAL = ErrorStatus("INTERNAL", 500, "ERROR_REASON_INTERNAL")
+_AWAY = ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True)
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    offered = headers.get(_REQUEST_ID)
+    return usable_request_id(None if offered is None else offered.decode("latin-1"))
+
+
+def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    if scope["http_version"] != "2":
+        raise Refused("UNIMPLEMENTED", "gRPC needs HTTP/2; this connection is HTTP/1.1")
+    if headers.get(b"te") != b"trailers":
+        raise Refused("INTERNAL", "The header 'te: trailers' is missing: something on the way does not pass trailers on")
+    check_encoding(headers.get(b"grpc-encoding"))
+
+
+async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
+    """The one message of a unary request; does not wait for the caller to close its side."""
+    body = b""
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise CallerGone
+        body += event["body"]
+        if (found := split_frame(body, headers.get(b"grpc-encoding"))) is not None:
+            message, end = found
+            if end != len(body):
+                raise Refused("UNIMPLEMENTED", "The method takes one message; the request has more")
+            return message
+        if not event["more_body"]:
+            raise Refused(
+                "UNIMPLEMENTED" if not body else "INTERNAL",
+                "The method takes one message; the request " + ("has none" if not body else "ends within it"),
+            )
+
+
+async def _messages(receive: Receive, headers: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
+    """The messages of a streaming request as they come."""
+    body = b""
+    more = True
+    while True:
+        while (found := split_frame(body, headers.get(b"grpc-encoding"))) is not None:
+            message, end = found
+            body = body[end:]
+            yield message
+        if not more:
+            break
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise CallerGone
+        body += event["body"]
+        more = event["more_body"]
+    if body:
+        raise Refused("INTERNAL", "The request ends within a message")
+
+
+async def _stream_call(
+    handler: StreamHandler, timeout: float | None, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+) -> None:
+    """Send what ``handler`` yields as it comes; a refusal after the first message goes into the trailers."""
+    begun = False
+    trailers: Headers = status("OK", "")
+    try:
+        async with asyncio.timeout(timeout):
+            async for message in handler(_messages(receive, headers)):
+                if not begun:
+                    await send(_GRPC_START)
+                    begun = True
+                await send_body(send, frame(message), last=False)
+    except Refused as refused:
+        trailers = status(refused.code, refused.message)
+    except TimeoutError:
+        trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {timeout:.3g} s")
+    if not begun:
+        await _send_status(send, trailers)
+        return
+    await send_body(send, b"")
+    await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+
+
+async def _send_message(send: Send, message: bytes, trailers: Headers) -> None:
+    await send(_GRPC_START)
+    await send_body(send, frame(message))
+    await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+
+
+async def _send_status(send: Send, trailers: Headers) -> None:
+    """An answer that is nothing but a status: gRPC's "trailers-only"."""
+    await send({"type": "http.response.start", "status": 200, "headers": [CONTENT_TYPE, *trailers]})
+    await send_body(send, b"")
