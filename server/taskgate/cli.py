@@ -93,12 +93,13 @@ def main() -> None:
 
 
 @main.command()
-@with_settings(*_SERVER_SETTINGS, "http", "instance")
+@with_settings(*_SERVER_SETTINGS, "transport", "http", "instance")
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
-    """Run the whole thing on one machine: store, server processes, Envoy.
+    """Run the whole thing on one machine: store, service, Envoy.
 
-    Prints a curl command that works. Ctrl-C drains and stops everything; a second one stops at once.
+    Prints a curl command that works. Ctrl-C drains and stops everything; a second one stops at once. SIGHUP replaces
+    the processes one after the other without failing a call (with --transport envoy).
 
     \b
     Examples:
@@ -149,15 +150,17 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 
 
 @main.command()
-@with_settings("http", "grpc", "workers", "request_timeout", "drain_delay", "instance", "log_level", "log_format")
+@with_settings(
+    *("transport", "http", "grpc", "workers", "request_timeout", "drain_delay", "instance", "log_level", "log_format")
+)
 @click.option("--validate", is_flag=True, help="Have Envoy check the configuration instead of printing it.")
 def gateway(settings: Settings, *, validate: bool) -> None:
     """Print the Envoy configuration that 'up' would run with these settings.
 
     \b
     Examples:
-      taskgate gateway --http 0.0.0.0:80 > envoy.yaml
-      taskgate gateway --workers 4 --validate
+      taskgate gateway --transport grpcio --http 0.0.0.0:80 > envoy.yaml
+      taskgate gateway --validate
     """
     from taskgate.commands.gateway import run_gateway
 

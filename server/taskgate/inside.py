@@ -1,7 +1,7 @@
 """What pyvoy loads into Envoy: ``taskgate.inside:app``.
 
-The supervisor writes ``Orders`` to standard input. Where there are none (an Envoy that somebody started by hand with the
-configuration of ``taskgate gateway --transport envoy``), the settings come from TASKGATE_* variables, as anywhere else.
+The supervisor writes ``Orders`` to standard input. Where there are none (an Envoy that somebody started by hand, with
+the configuration of ``taskgate gateway``), the settings come from TASKGATE_* variables, as anywhere else.
 """
 
 import asyncio

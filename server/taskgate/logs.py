@@ -62,7 +62,9 @@ def log_of_calls() -> CallLog:
         return _state.lines.write
     log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
-    def write(method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool) -> None:
+    def write(  # noqa: PLR0917 - see CallLog
+        method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool
+    ) -> None:
         (log.warning if fault else log.info)(
             "call", method=method, code=code, duration_ms=milliseconds, request_id=request_id, task_id=task_id
         )
@@ -95,7 +97,9 @@ class _Lines:
         self._second = 0
         self._second_text = ""
 
-    def write(self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool) -> None:
+    def write(  # noqa: PLR0917 - see CallLog
+        self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool
+    ) -> None:
         """See ``CallLog``; a fault is written at once, anything else within ``_FLUSH_AFTER`` seconds."""
         if not fault and not self._info:
             return
@@ -141,5 +145,5 @@ class _State:
 _state = _State()
 
 
-def _to_bytes(_logger: Any, _name: str, line: str) -> bytes:
-    return line.encode(errors="backslashreplace")
+def _to_bytes(_logger: Any, _name: str, line: Any) -> bytes:
+    return str(line).encode(errors="backslashreplace")

@@ -46,13 +46,19 @@ class Settings(BaseSettings):
         default=TaskIdFormat.UUID,
         description="Which task IDs are well formed: 'uuid', or 'any' where Conductor has its own ID generator.",
     )
+    transport: Literal["envoy", "grpcio"] = Field(
+        default="envoy",
+        description="'envoy' runs the service inside Envoy, one process a worker; 'grpcio' runs Envoy in front of gRPC"
+        " servers of their own.",
+    )
     http: AddressSetting = Field(
         default=Address("127.0.0.1", 8080),
         description="HOST:PORT where Envoy listens for REST and gRPC.",
     )
     grpc: AddressSetting = Field(
         default=Address("127.0.0.1", 50051),
-        description="HOST:PORT of the gRPC server itself; with 'up --workers N', the first of N consecutive ports.",
+        description="HOST:PORT of the gRPC server itself; with 'up --transport grpcio --workers N', the first of N"
+        " consecutive ports.",
     )
     workers: int = Field(default=1, ge=1, le=256, description="How many server processes to run.")
     request_timeout: float = Field(

@@ -1,18 +1,18 @@
 """Several server processes kept running: started, watched, replaced when they die, drained at the end."""
 
 import asyncio
-import socket
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from taskgate.addresses import MAX_PORT, Address, check_port_free
+from taskgate.addresses import MAX_PORT, Address
 from taskgate.errors import SettingsError
+from taskgate.reservations import reserve_all
 from taskgate.settings import Settings
 
 START_TIMEOUT = 30.0
@@ -41,11 +41,8 @@ class WorkerPool:
 
     def __init__(self, settings: Settings, addresses: Sequence[Address], *, per_address: int = 1) -> None:
         """Reserve the addresses; raises SettingsError if one is taken. ``self.addresses`` then has no port 0."""
-        self._reservations = _reserve_all(addresses)
-        self.addresses = [
-            Address(address.host, reservation.getsockname()[1])
-            for address, reservation in zip(addresses, self._reservations, strict=True)
-        ]
+        self._reservations = reserve_all(addresses, key="grpc")
+        self.addresses = [reservation.address for reservation in self._reservations]
         self._workers = [
             _Worker(settings.model_copy(update={"grpc": address}))
             for address in self.addresses
@@ -149,25 +146,3 @@ async def _first_of(success: asyncio.Future[Any], *failures: asyncio.Future[Any]
         success.cancel()
     for future in done:
         future.result()
-
-
-def _reserve_all(addresses: Sequence[Address]) -> list[socket.socket]:
-    """Bind each of ``addresses``; all or nothing."""
-    with ExitStack() as opened:
-        reservations = [opened.enter_context(_reserve(address)) for address in addresses]
-        opened.pop_all()
-    return reservations
-
-
-def _reserve(address: Address) -> socket.socket:
-    """Bind ``address`` without listening: workers can still bind it (SO_REUSEPORT), other programs cannot."""
-    check_port_free(address, key="grpc")
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    reservation = socket.socket(family, socket.SOCK_STREAM)
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        reservation.bind(address)
-    except OSError as error:
-        reservation.close()
-        raise SettingsError(f"grpc: cannot listen on {address}: {error.strerror}") from error
-    return reservation

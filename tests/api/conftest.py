@@ -9,22 +9,31 @@ from support.documents import DOCUMENTED
 from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
 from support.running import System, running_system, taskgate
 
+TRANSPORTS = ("envoy", "grpcio")
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn."""
+    name: str = request.param
+    return name
+
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """``taskgate up`` with two workers, over a store filled by ``taskgate import``."""
     database = tmp_path_factory.mktemp("api") / "tasks.db"
     done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
     assert done.returncode == 0, done.stderr
-    with running_system(database) as running:
+    with running_system(database, transport=transport) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def any_id_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def any_id_system(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The same for installations with their own task IDs."""
     database: Path = tmp_path_factory.mktemp("any") / "tasks.db"
-    with running_system(database, "--task-id-format", "any", workers=1) as running:
+    with running_system(database, "--task-id-format", "any", transport=transport, workers=1) as running:
         yield running
 
 

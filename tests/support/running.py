@@ -114,10 +114,14 @@ class Running:
 
     def envoy(self) -> psutil.Process:
         """The Envoy below this process."""
-        return next(member for member in self.family() if _command(member).endswith("envoy"))
+        return self.envoys()[0]
+
+    def envoys(self) -> list[psutil.Process]:
+        """All Envoys below this process."""
+        return [member for member in self.family() if _command(member).endswith("envoy")]
 
     def workers(self) -> list[psutil.Process]:
-        """The server processes below this process."""
+        """The server processes below this process that are not Envoy."""
         return [member for member in self.family() if "taskgate.worker" in " ".join(_command_line(member))]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -181,12 +185,14 @@ def _command_line(process: psutil.Process) -> list[str]:
 class System(Running):
     """``taskgate up`` on free ports over a SQLite file, ready to be asked."""
 
-    def __init__(self, database: Path, *arguments: str, workers: int = 2) -> None:
+    def __init__(self, database: Path, *arguments: str, transport: str = "envoy", workers: int = 2) -> None:
         self.database = database
+        self.transport = transport
         super().__init__(
             "up",
             *("--store", f"sqlite:///{database}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
-            *("--workers", str(workers), "--instance", "test-node", "--log-format", "json", *arguments),
+            *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
+            *("--log-format", "json", *arguments),
         )
 
     def wait_ready(self) -> Self:
@@ -211,7 +217,7 @@ class System(Running):
 
 
 @contextmanager
-def running_system(database: Path, *arguments: str, workers: int = 2) -> Iterator[System]:
+def running_system(database: Path, *arguments: str, transport: str = "envoy", workers: int = 2) -> Iterator[System]:
     """A ready ``System``, stopped at the end."""
-    with System(database, *arguments, workers=workers) as system:
+    with System(database, *arguments, transport=transport, workers=workers) as system:
         yield system.wait_ready()

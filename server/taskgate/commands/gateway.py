@@ -1,18 +1,37 @@
 """``taskgate gateway``: the Envoy configuration that these settings make, printed or checked."""
 
+import shlex
+from dataclasses import replace
+
 import click
 
-from taskgate.commands.up import gateway_settings
-from taskgate.gateway import render, validate
+from taskgate.commands.up import gateway_settings, with_possible_transport
+from taskgate.gateway import InsideEnvoy, render, validate
+from taskgate.gateway.inside import environment, module
 from taskgate.settings import Settings
 from taskgate.workers import consecutive_addresses
 
 
 def run_gateway(settings: Settings, *, validate_only: bool) -> None:
     """Print the configuration; with ``validate_only``, have Envoy check it. Raises GatewayError if it refuses."""
-    text = render(gateway_settings(settings, consecutive_addresses(settings.grpc, settings.workers)))
+    settings = with_possible_transport(settings)
+    inside = settings.transport == "envoy"
+    upstreams = [] if inside else consecutive_addresses(settings.grpc, settings.workers)
+    gateway = gateway_settings(settings, upstreams)
+    if inside:
+        gateway = replace(gateway, inside=InsideEnvoy(module(), settings.grpc))
+    text = render(gateway)
     if validate_only:
-        validate(text)
+        validate(text, environment() if inside else {})
         click.echo("Envoy accepts the configuration.")
     else:
-        click.echo(text, nl=False)
+        click.echo((how_to_run() if inside else "") + text, nl=False)
+
+
+def how_to_run() -> str:
+    """A comment for the configuration with the service inside: Envoy needs to be told where Python is."""
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment().items())
+    return (
+        "# The service in this configuration takes its settings from TASKGATE_* variables. To run it:\n"
+        f"# {variables} envoy --concurrency 1 -c FILE < /dev/null\n#\n"
+    )

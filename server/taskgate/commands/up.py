@@ -1,6 +1,7 @@
-"""``taskgate up``: store, server processes and Envoy on one machine, started, kept running and drained in order."""
+"""``taskgate up``: store, service and Envoy on one machine, started, kept running and drained in order."""
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from importlib.resources import files
 from typing import Any
@@ -10,7 +11,9 @@ import structlog
 
 from taskgate.addresses import Address
 from taskgate.document import minify
+from taskgate.envoys import EnvoyPool
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
+from taskgate.gateway.inside import why_not
 from taskgate.logs import warn_open
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
@@ -32,9 +35,24 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
-    addresses = consecutive_addresses(settings.grpc, settings.workers)
-    prepare_store(settings, demo=demo)
-    event_loop_runner()(_up(settings, addresses, demo=demo))
+    settings = with_possible_transport(settings)
+    if settings.transport == "envoy":
+        prepare_store(settings, demo=demo)
+        event_loop_runner()(_up_inside(settings, demo=demo))
+    else:
+        addresses = consecutive_addresses(settings.grpc, settings.workers)
+        prepare_store(settings, demo=demo)
+        event_loop_runner()(_up_behind(settings, addresses, demo=demo))
+
+
+def with_possible_transport(settings: Settings) -> Settings:
+    """``settings``, with transport grpcio where Python cannot run inside Envoy; says so in one line."""
+    if settings.transport == "envoy" and (reason := why_not()) is not None:
+        structlog.get_logger("taskgate.up").warning(
+            f"running as with --transport grpcio, because {reason}; calls will cost several times as much"
+        )
+        return settings.model_copy(update={"transport": "grpcio"})
+    return settings
 
 
 def prepare_store(settings: Settings, *, demo: bool) -> None:
@@ -44,8 +62,41 @@ def prepare_store(settings: Settings, *, demo: bool) -> None:
             writer.write([demo_task()])
 
 
-async def _up(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
-    """Start downwards, stop upwards.
+async def _up_inside(settings: Settings, *, demo: bool) -> None:
+    """Processes that are Envoy and server in one.
+
+    To stop, they fail health checks, go on for ``drain_delay`` seconds, stop taking connections and finish their calls.
+    """
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    async with AsyncExitStack() as stack:
+        pool = EnvoyPool(settings, gateway_settings(settings, []))
+        stack.push_async_callback(pool.stop, settings.shutdown_grace)
+        await pool.start()
+        _restart_on_hangup(pool)
+        warn_open()
+        click.echo(banner(pool.http, [pool.grpc], demo=demo))
+        await stop.wait()
+        structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
+        await pool.drain(settings.drain_delay)
+
+
+def _restart_on_hangup(pool: EnvoyPool) -> None:
+    running: set[asyncio.Task[None]] = set()
+
+    def restart() -> None:
+        if running:
+            structlog.get_logger("taskgate.up").warning("a restart is under way already")
+            return
+        task = asyncio.create_task(pool.restart())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, restart)
+
+
+async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
+    """One Envoy, and the gRPC servers behind it. Start downwards, stop upwards.
 
     1. Envoy fails its health endpoint, stops taking connections and lets running calls finish.
     2. Envoy ends.

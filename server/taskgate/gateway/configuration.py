@@ -9,10 +9,12 @@ import io
 import ipaddress
 import json
 import math
+import os
 import re
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +54,7 @@ _ACCESS_LOGGERS = {
     "stdout": ("stdout", "stream.v3.StdoutAccessLog"),
     "stderr": ("stderr", "stream.v3.StderrAccessLog"),
 }
+
 
 class GatewayError(SettingsError):
     """Envoy cannot run, or not with this configuration; the text is a sentence, with Envoy's own words in it."""
@@ -132,8 +135,8 @@ def render(settings: GatewaySettings) -> str:
     return text.getvalue()
 
 
-def validate(config_text: str) -> None:
-    """Have Envoy check a configuration without running it.
+def validate(config_text: str, environment: Mapping[str, str] | None = None) -> None:
+    """Have Envoy check a configuration without running it; ``environment`` is added to this process's.
 
     Raises:
         GatewayError: Envoy refuses it; the text is Envoy's reason.
@@ -144,7 +147,12 @@ def validate(config_text: str) -> None:
         command = [envoy_command(), "--mode", "validate", "-c", str(path), "-l", "critical", "--log-format", "%v"]
         try:
             done = subprocess.run(
-                [*command, "--disable-hot-restart"], capture_output=True, check=False, timeout=_VALIDATE_TIMEOUT
+                [*command, "--disable-hot-restart"],
+                capture_output=True,
+                check=False,
+                timeout=_VALIDATE_TIMEOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
             )
         except subprocess.TimeoutExpired as error:
             raise GatewayError(f"Envoy did not check the configuration within {_VALIDATE_TIMEOUT:g} s") from error

@@ -98,7 +98,9 @@ class EnvoyWithPython(EnvoyProcess):
             os.close(log)
         self._beats = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(self._beats)
-        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(beats, "rb"))
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: protocol, os.fdopen(beats, "rb")
+        )
 
     def _clean_up(self) -> None:
         if self._transport is not None:

@@ -77,7 +77,7 @@ class Lookup:
 
 
 def open_lookup(uri: str, statement: str) -> Lookup | None:
-    """A ``Lookup`` in the database ``uri``; None if this interpreter's SQLite cannot be reached, or will not open it."""
+    """A ``Lookup`` in the database ``uri``; None if SQLite's library cannot be reached, or will not open it."""
     if _library is None:
         return None
     try:

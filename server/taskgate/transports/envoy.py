@@ -9,9 +9,8 @@ This module must not import grpcio: a process in Envoy would carry it for nothin
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -31,7 +30,7 @@ from taskgate.service import TaskService
 from taskgate.settings import Settings
 from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
-from taskgate.transports.asgi import CallerGone, Receive, Scope, Send, caller_watched, finish, send_body
+from taskgate.transports.asgi import CallerGone, Receive, Scope, Send, finish, send_body
 from taskgate.transports.grpc_wire import (
     ACCEPTED_ENCODINGS,
     CONTENT_TYPE,
@@ -112,7 +111,7 @@ class EnvoyTransport:
                 await self._rest(scope["raw_path"], headers, receive, send)
         except (CallerGone, asyncio.CancelledError):
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - see above
             structlog.get_logger("taskgate.server").exception("a request could not be answered")
             with suppress(OSError, RuntimeError):  # RuntimeError: the answer had begun
                 await self._send_json_error(send, _INTERNAL, "Internal error; the server's log has it")
@@ -161,38 +160,19 @@ class EnvoyTransport:
         try:
             _check_protocol(scope, headers)
             path: bytes = scope["raw_path"]
-            timeout = timeout_seconds(headers.get(b"grpc-timeout"))
+            seconds = timeout_seconds(headers.get(b"grpc-timeout"))
             if (handler := self._unary.get(path)) is not None:
-                await self._unary_call(path, handler, timeout, headers, receive, send)
+                call = Call(path.decode(), _request_id(headers), seconds)
+                await _unary_call(handler, call, await _only_message(receive, headers), receive, send)
             elif path == self._health_check:
                 message = await _only_message(receive, headers)
                 await _send_message(send, await self._health.check(message), _GRPC_OK)
             elif (stream := self._streams.get(path)) is not None:
-                await _stream_call(stream, timeout, headers, receive, send)
+                await _stream_call(stream, seconds, _messages(receive, headers), send)
             else:
-                raise Refused("UNIMPLEMENTED", "Method not found!")  # grpcio's own words
+                await _send_status(send, status("UNIMPLEMENTED", "Method not found!"))  # grpcio's own words
         except Refused as refused:
             await _send_status(send, [*status(refused.code, refused.message), *refused.extra])
-
-    async def _unary_call(
-        self,
-        path: bytes,
-        handler: Handler,
-        timeout: float | None,
-        headers: Mapping[bytes, bytes],
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        message = await _only_message(receive, headers)
-        call = Call(path.decode(), _request_id(headers), timeout)
-        identity = (_REQUEST_ID, call.request_id.encode())
-        try:
-            started = Started(handler(call, message))
-            response = started.result if started.done else await finish(started, receive)
-        except TaskgateError as error:
-            await _send_status(send, [*status_of_error(error), identity])
-        else:
-            await _send_message(send, response, (*_GRPC_OK, identity))
 
 
 _INTERNAL = ErrorStatus("INTERNAL", 500, "ERROR_REASON_INTERNAL")
@@ -208,7 +188,9 @@ def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
     if scope["http_version"] != "2":
         raise Refused("UNIMPLEMENTED", "gRPC needs HTTP/2; this connection is HTTP/1.1")
     if headers.get(b"te") != b"trailers":
-        raise Refused("INTERNAL", "The header 'te: trailers' is missing: something on the way does not pass trailers on")
+        raise Refused(
+            "INTERNAL", "The header 'te: trailers' is missing: something on the way does not pass trailers on"
+        )
     check_encoding(headers.get(b"grpc-encoding"))
 
 
@@ -232,6 +214,17 @@ async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> byt
             )
 
 
+async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Receive, send: Send) -> None:
+    identity = (_REQUEST_ID, call.request_id.encode())
+    try:
+        started = Started(handler(call, message))
+        response = started.result if started.done else await finish(started, receive)
+    except TaskgateError as error:
+        await _send_status(send, [*status_of_error(error), identity])
+    else:
+        await _send_message(send, response, (*_GRPC_OK, identity))
+
+
 async def _messages(receive: Receive, headers: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
     """The messages of a streaming request as they come."""
     body = b""
@@ -253,14 +246,14 @@ async def _messages(receive: Receive, headers: Mapping[bytes, bytes]) -> AsyncIt
 
 
 async def _stream_call(
-    handler: StreamHandler, timeout: float | None, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+    handler: StreamHandler, seconds: float | None, messages: AsyncIterator[bytes], send: Send
 ) -> None:
     """Send what ``handler`` yields as it comes; a refusal after the first message goes into the trailers."""
     begun = False
     trailers: Headers = status("OK", "")
     try:
-        async with asyncio.timeout(timeout):
-            async for message in handler(_messages(receive, headers)):
+        async with asyncio.timeout(seconds):
+            async for message in handler(messages):
                 if not begun:
                     await send(_GRPC_START)
                     begun = True
@@ -268,7 +261,7 @@ async def _stream_call(
     except Refused as refused:
         trailers = status(refused.code, refused.message)
     except TimeoutError:
-        trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {timeout:.3g} s")
+        trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s")
     if not begun:
         await _send_status(send, trailers)
         return

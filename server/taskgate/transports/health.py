@@ -42,7 +42,8 @@ class Health:
         name = _request(request).service
         if name not in self._services:
             raise Refused("NOT_FOUND", "")
-        return self._response(name).SerializeToString()
+        response: bytes = self._response(name).SerializeToString()
+        return response
 
     async def watch(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """``Watch``: the state now and whenever it changes; SERVICE_UNKNOWN for a service that is not there."""
