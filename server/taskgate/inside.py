@@ -18,13 +18,16 @@ from taskgate.logs import configure_logs
 from taskgate.orders import BEAT_INTERVAL, DRAIN, Orders
 from taskgate.settings import Settings, load_settings
 from taskgate.stores import open_store
+from taskgate.stores.base import TaskStore
 from taskgate.transports.envoy import EnvoyTransport
 
 
 class Application:
     """The ASGI application; Envoy takes connections once its lifespan has begun, and ends it before it exits."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_store: Callable[[str], TaskStore]) -> None:
+        """``open_store`` makes the store from the URL in the settings."""
+        self._open_store = open_store
         self._transport: EnvoyTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -66,7 +69,7 @@ class Application:
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
-        self._transport = transport = EnvoyTransport(settings, open_store(settings.store))
+        self._transport = transport = EnvoyTransport(settings, self._open_store(settings.store))
         await transport.start()
         if line:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))
@@ -104,4 +107,4 @@ async def _beat(descriptor: int) -> None:
         await asyncio.sleep(BEAT_INTERVAL)
 
 
-app = Application()
+app = Application(open_store)

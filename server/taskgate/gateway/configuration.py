@@ -70,6 +70,9 @@ class InsideEnvoy:
     grpc: Address
     """Another address of the same listener: the server's own gRPC port, where there is one."""
 
+    app: str = "taskgate.inside:app"
+    """The ASGI application, as module and name."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
@@ -203,6 +206,8 @@ def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
     _put(config, "static_resources/clusters", parts["clusters"])
     _put(config, f"{_PYTHON}/dynamic_module_config/module/local/filename", str(inside.module))
+    pyvoy = json.loads(_find(config, f"{_PYTHON}/filter_config/value"))
+    _put(config, f"{_PYTHON}/filter_config/value", json.dumps({**pyvoy, "app": inside.app}))
 
 
 def _add_grpc_address(config: Any, address: Address) -> None:

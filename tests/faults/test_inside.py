@@ -1,0 +1,163 @@
+"""Envoys with the service inside, killed, hung, restarted and drained while callers ask."""
+
+import http.client
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.documents import put_row, task
+from support.load import answers, callers
+from support.running import System, eventually, running_system
+
+
+def replaced(system: System, victim: psutil.Process) -> bool:
+    """Whether as many Envoys as before run and take connections, and ``victim`` is not among them."""
+    pids = {line["pid"] for line in system.events("serving inside Envoy")}
+    running = {envoy.pid for envoy in system.envoys()}
+    return victim.pid not in running and len(running & pids) == 2
+
+
+def test_killed_worker_is_replaced_and_only_its_own_calls_break(tmp_path: Path) -> None:
+    """Under load: the next process serves a second or so later; callers on the other one notice nothing."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+        with callers(system, 16) as outcomes:
+            for _ in range(3):
+                eventually(lambda: outcomes["ok"] > 200, "calls under way")
+                victim = system.envoys()[0]
+                victim.kill()
+                killed = time.monotonic()
+                eventually(lambda victim=victim: replaced(system, victim), "replaced")
+                assert time.monotonic() - killed < 3  # a second on an idle machine
+                outcomes["ok"] = 1
+        broken = {kind: count for kind, count in outcomes.items() if kind != "ok"}
+        assert all(kind == "refused" or kind.startswith(("ConnectionReset", "RemoteDisconnected")) for kind in broken)
+        assert sum(broken.values()) <= 3 * 16, broken  # at most one call a caller each time
+        assert len(system.events("worker gone; replacing it")) == 3
+
+
+def test_hung_worker_is_noticed_ended_and_replaced(tmp_path: Path) -> None:
+    """A stopped process answers nobody and says nothing; new connections are served again seconds later."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+        victim = system.envoys()[0]
+        victim.suspend()
+        hung = time.monotonic()
+        eventually(lambda: replaced(system, victim), "replaced")
+        assert time.monotonic() - hung < 5  # two seconds on an idle machine
+        (gone,) = system.events("worker gone; replacing it")
+        assert gone["problem"] == "it hung, and was ended"
+        assert answers(system)
+
+
+def test_restarting_every_worker_in_turn_fails_no_call(tmp_path: Path) -> None:
+    """SIGHUP under load: all processes are new, and every call was answered."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+        before = {envoy.pid for envoy in system.envoys()}
+        with callers(system, 16) as outcomes:
+            eventually(lambda: outcomes["ok"] > 200, "calls under way")
+            system.process.send_signal(signal.SIGHUP)
+            eventually(lambda: len(system.events("worker restarted")) == 2, "both restarted", seconds=30)
+            served = outcomes["ok"]
+            eventually(lambda: outcomes["ok"] > served + 200, "calls go on")
+        assert set(outcomes) == {"ok"}, outcomes
+        assert not before & {envoy.pid for envoy in system.envoys()}
+
+
+def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
+    """Calls in flight when SIGTERM arrives are answered; then the exit code is 0 and no process is left."""
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=2) as system:
+        with callers(system, 8) as outcomes:
+            eventually(lambda: outcomes["ok"] > 100, "calls under way")
+            system.family()
+            system.process.send_signal(signal.SIGTERM)
+            system.wait_for("draining", in_log=True)
+            before = outcomes["ok"]
+            eventually(lambda: outcomes["ok"] > before + 20, "calls answered while draining")
+            assert system.wait() == 0
+        assert set(outcomes) <= {"ok", "refused"}, outcomes
+        system.assert_gone()
+
+
+def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:
+    """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
+    database = tmp_path / "tasks.db"
+    with running_system(database, "--demo", "--drain-delay", "0", workers=1) as system:
+        task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
+        document = task(task_id, outputData={"text": "x" * 10_000_000})
+        put_row(database, task_id, document.decode())
+        reader = http.client.HTTPConnection(system.http, timeout=20)
+        reader.request("GET", f"/api/tasks/{task_id}")
+        response = reader.getresponse()
+        received = response.read(100_000)
+        system.family()
+        system.process.send_signal(signal.SIGTERM)
+        system.wait_for("draining", in_log=True)
+        time.sleep(0.5)  # on purpose: the reader is slow
+        assert received + response.read() == document
+        reader.close()
+        assert system.wait() == 0
+        system.assert_gone()
+
+
+def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
+    """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", workers=2) as system:
+        system.family()
+        os.killpg(system.process.pid, signal.SIGINT)
+        assert system.wait() == 0
+        system.assert_gone()
+        assert not [line for line in system.log if "Traceback" in line]
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.6, 0.9, 1.2])
+def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, delay: float) -> None:
+    """At whatever moment of the start, it ends, and nothing is left."""
+    with System(tmp_path / "tasks.db", "--drain-delay", "0") as system:
+        time.sleep(delay)  # on purpose: no event marks these moments
+        system.stop(signal.SIGINT)
+        system.assert_gone()
+
+
+def test_killed_supervisor_takes_all_with_it(tmp_path: Path) -> None:
+    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
+        assert len(system.family()) == 3
+        system.process.kill()
+        system.process.wait()
+        system.assert_gone(seconds=15)
+
+
+@pytest.fixture
+def without_libpython(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the interpreter's shared library is not to be found."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "find_libpython.py").write_text("def candidate_paths():\n    return []\n")
+    return {"PYTHONPATH": str(tmp_path / "site")}
+
+
+def test_without_a_shared_libpython_it_runs_behind_envoy_and_says_why(
+    tmp_path: Path, without_libpython: dict[str, str]
+) -> None:
+    """One line of the log has the reason; everything answers as usual."""
+    with System(tmp_path / "tasks.db", "--demo", workers=1, env=without_libpython) as system:
+        system.wait_ready()
+        (reason,) = [line for line in system.log if "--transport grpcio" in line]
+        assert "libpython" in reason
+        assert len(system.workers()) == 1
+        assert answers(system)
+
+
+def test_processes_hold_no_connection_or_memory_of_calls_that_ended(tmp_path: Path) -> None:
+    """After many calls an idle process has the memory and descriptors of before."""
+    with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
+        envoy = system.envoy()
+        with callers(system, 8) as outcomes:
+            eventually(lambda: outcomes["ok"] > 500, "warm")
+        eventually(envoy.num_fds, "counted")
+        descriptors, memory = envoy.num_fds(), envoy.memory_info().rss
+        with callers(system, 8) as outcomes:
+            eventually(lambda: outcomes["ok"] > 3000, "many calls")
+        eventually(lambda: envoy.num_fds() <= descriptors + 2, "descriptors given back")
+        assert envoy.memory_info().rss < memory + 20_000_000
