@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import structlog
 
-from taskgate.calls import Call, build_handlers
+from taskgate.calls import Call, Started, build_handlers
 from taskgate.errors import STATUS_OF, DeadlineExceeded, InternalError, TaskgateError, TaskNotFound
 from taskgate.v1.error_reason_pb2 import ErrorReason
 
@@ -29,14 +29,12 @@ async def slow(call: Call, request: bytes) -> bytes:
     return request
 
 
-HANDLERS = build_handlers(
-    {"/answer": answer, "/unexpected": unexpected, "/not-found": not_found, "/slow": slow}, request_timeout=0.05
-)
+ENDPOINTS = {"/answer": answer, "/unexpected": unexpected, "/not-found": not_found, "/slow": slow}
 
 
 async def handle(call: Call, request: bytes) -> bytes:
-    """As a transport does it."""
-    return await HANDLERS[call.path](call, request)
+    """As a transport does it; built anew, because a logger keeps the configuration that it was made with."""
+    return await build_handlers(ENDPOINTS, request_timeout=0.05)[call.path](call, request)
 
 
 async def test_answer_passes_unchanged() -> None:
@@ -106,3 +104,54 @@ def test_every_error_has_a_row_and_a_documented_reason() -> None:
     for status in STATUS_OF.values():
         assert http[status.grpc_code] == status.http_status
         assert status.retryable is (status.http_status in {503, 504})
+
+
+class TestStarted:
+    """A coroutine run up to its first wait, inside the caller's task."""
+
+    async def test_coroutine_that_never_waits_is_done(self) -> None:
+        started = Started(answer(Call("/answer", "id"), b"payload"))
+        assert (started.done, started.result) == (True, b"payload")
+
+    async def test_what_it_raises_before_waiting_is_raised_at_once(self) -> None:
+        with pytest.raises(ValueError, match="dsn"):
+            Started(unexpected(Call("/unexpected", "id"), b""))
+
+    async def test_coroutine_that_waits_several_times_is_finished_by_awaiting(self) -> None:
+        async def waits() -> str:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            return "result"
+
+        started = Started(waits())
+        assert not started.done
+        assert await started == "result"
+
+    async def test_cancellation_reaches_the_coroutine(self) -> None:
+        seen: list[str] = []
+
+        async def waits() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+
+        async def run() -> None:
+            await Started(waits())
+
+        task = asyncio.ensure_future(run())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen == ["cancelled"]
+
+    async def test_what_it_raises_after_waiting_is_raised_by_awaiting(self) -> None:
+        async def waits() -> None:
+            await asyncio.sleep(0)
+            raise LookupError
+
+        started = Started(waits())
+        with pytest.raises(LookupError):
+            await started

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.json_texts import JsonText, spaced, task_tokens, tokens
-from taskgate.document import MAX_NESTING, DocumentError, check_document, minify
+from taskgate import document as document_module
+from taskgate.document import MAX_NESTING, CheckedDocuments, DocumentError, check_document, minify
 
 LEGAL = {
     "empty": b"{}",
@@ -152,3 +153,28 @@ def test_nesting_of_any_text_is_counted_without_a_crash(text: bytes) -> None:
 def test_brackets_left_open_are_refused_on_either_side_of_the_recursion_limit(levels: int) -> None:
     with pytest.raises(DocumentError):
         check_document(b'{"a":' + b"[" * levels)
+
+
+class TestCheckedDocuments:
+    def test_bad_document_is_refused_every_time(self) -> None:
+        checked = CheckedDocuments()
+        for _ in range(2):
+            with pytest.raises(DocumentError):
+                checked.check(b"[1]")
+
+    def test_good_document_is_parsed_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        parsed: list[bytes] = []
+        monkeypatch.setattr(document_module, "check_document", parsed.append)
+        checked = CheckedDocuments()
+        for _ in range(3):
+            checked.check(b"{}")
+        assert parsed == [b"{}"]
+
+    def test_only_so_many_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The oldest is forgotten first."""
+        parsed: list[bytes] = []
+        monkeypatch.setattr(document_module, "check_document", parsed.append)
+        checked = CheckedDocuments(remembered=2)
+        for text in (b"{}", b'{"a":1}', b'{"a":2}', b'{"a":1}', b"{}"):
+            checked.check(text)
+        assert parsed == [b"{}", b'{"a":1}', b'{"a":2}', b"{}"]
