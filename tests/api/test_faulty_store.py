@@ -1,15 +1,19 @@
 """Faults that no real store shows on request, over every front door: on both transports."""
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from support.doors import DOORS, Door, GrpcDoor, open_door
-from support.faulty_store import AWAY, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
+from support.faulty_store import AWAY, GIVEN_UP, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
+from support.running import eventually
 from taskgate.gateway import EnvoyProcess, GatewaySettings, InsideEnvoy
 from taskgate.gateway.inside import EnvoyWithPython, module
 from taskgate.reservations import Reservation
@@ -118,3 +122,44 @@ async def test_grpc_callers_deadline_ends_the_call(faulty_grpc_door: GrpcDoor) -
     outcome, _ = await asyncio.to_thread(faulty_grpc_door.call, "/taskgate.v1.TaskService/GetTask", request, {}, 0.1)
     assert outcome.code == "DEADLINE_EXCEEDED"
     assert asyncio.get_running_loop().time() - began < 0.45
+
+
+async def test_cancelled_call_stops_the_work(faulty_grpc_door: GrpcDoor) -> None:
+    """The store's read is given up soon after the caller has cancelled, long before the server's own limit."""
+    request = GetTaskRequest(task_id=SLOW).SerializeToString()
+
+    def cancel_one() -> None:
+        method: Any = faulty_grpc_door.channel.unary_unary("/taskgate.v1.TaskService/GetTask")
+        call = method.future(request, timeout=10)
+        time.sleep(0.1)  # on purpose: the call has to be under way
+        call.cancel()
+
+    def given_up() -> list[float]:
+        seconds: list[float] = json.loads(faulty_grpc_door.get_task_json(GIVEN_UP).document)["seconds"]
+        return seconds
+
+    before = len(await asyncio.to_thread(given_up))
+    await asyncio.to_thread(cancel_one)
+    after = await asyncio.to_thread(eventually, lambda: given_up()[before:], "the read given up")
+    assert after[0] < 0.4  # request_timeout is 0.5
+
+
+async def test_caller_that_hangs_up_stops_the_work(faulty_system: Addresses) -> None:
+    """The same for a REST caller whose connection goes."""
+    door = GrpcDoor("grpc", faulty_system.grpc)
+
+    def given_up() -> list[float]:
+        seconds: list[float] = json.loads(door.get_task_json(GIVEN_UP).document)["seconds"]
+        return seconds
+
+    before = len(await asyncio.to_thread(given_up))
+    host, _, port = faulty_system.http.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /api/tasks/{SLOW} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.close()
+    after = await asyncio.to_thread(eventually, lambda: given_up()[before:], "the read given up")
+    assert after[0] < 0.4
+    del reader
+    door.close()
