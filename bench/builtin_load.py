@@ -1,20 +1,23 @@
 """A load generator in plain Python, for machines without a real one: ``python -m bench.builtin_load``.
 
-Arguments: authority, path, calls in flight, seconds, bytes of content in a right answer, and for gRPC the request
-message in hexadecimal. Prints one JSON object: latencies in microseconds of right answers, errors, seconds.
+Arguments: authority, a file of paths (one a line), calls in flight, seconds, bytes of content in a right answer, and for
+gRPC the request message in hexadecimal. Prints one JSON object: latencies in microseconds of right answers, errors,
+seconds.
 """
 
 import asyncio
+import itertools
 import json
 import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
-from bench.targets import GRPC_FRAME_PREFIX
+from bench.targets import ANY_SIZE, GRPC_FRAME_PREFIX
 
 CONNECT_SECONDS = 10.0
 
@@ -26,7 +29,7 @@ class Work:
     """What to ask for, how hard, and the size of a right answer."""
 
     authority: str
-    path: str
+    paths: list[str]
     in_flight: int
     seconds: float
     data_bytes: int
@@ -53,18 +56,16 @@ class Tally:
 async def load_http(work: Work) -> Tally:
     """GET over ``in_flight`` kept-alive HTTP/1.1 connections."""
     host, _, port = work.authority.rpartition(":")
-    request = f"GET {work.path} HTTP/1.1\r\nhost: {work.authority}\r\n\r\n".encode()
+    requests = itertools.cycle(f"GET {path} HTTP/1.1\r\nhost: {work.authority}\r\n\r\n".encode() for path in work.paths)
     connections = [await asyncio.open_connection(host, int(port)) for _ in range(work.in_flight)]
     tally = Tally(work.seconds)
 
     async def call(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        writer.write(request)
+        writer.write(next(requests))
         head = await reader.readuntil(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head)
-        if length is None:
-            raise ConnectionError("an answer without content-length")
-        body = await reader.readexactly(int(length[1]))
-        return head.startswith(b"HTTP/1.1 200 ") and len(body) == work.data_bytes
+        received = await _skip_chunks(reader) if length is None else len(await reader.readexactly(int(length[1])))
+        return head.startswith(b"HTTP/1.1 200 ") and received == work.data_bytes
 
     async def caller(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -77,12 +78,23 @@ async def load_http(work: Work) -> Tally:
     return tally
 
 
+async def _skip_chunks(reader: asyncio.StreamReader) -> int:
+    """Read a body of unannounced length to its end; how many bytes it has."""
+    total = 0
+    while True:
+        size = int(await reader.readline(), 16)
+        await reader.readexactly(size + 2)
+        if not size:
+            return total
+        total += size
+
+
 async def load_grpc(work: Work, message: bytes) -> Tally:
     """Unary calls over one channel."""
-    async with grpc.aio.insecure_channel(work.authority) as channel:
+    async with grpc.aio.insecure_channel(work.authority, options=ANY_SIZE) as channel:
         async with asyncio.timeout(CONNECT_SECONDS):
             await channel.channel_ready()
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(work.path)
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(work.paths[0])
         tally = Tally(work.seconds)
 
         async def call() -> bool:
@@ -98,8 +110,8 @@ async def load_grpc(work: Work, message: bytes) -> Tally:
 
 def main(arguments: list[str]) -> None:
     """Run and print."""
-    authority, path, in_flight, seconds, data_bytes, *message = arguments
-    work = Work(authority, path, int(in_flight), float(seconds), int(data_bytes))
+    authority, paths, in_flight, seconds, data_bytes, *message = arguments
+    work = Work(authority, Path(paths).read_text().split(), int(in_flight), float(seconds), int(data_bytes))
     tally = asyncio.run(load_grpc(work, bytes.fromhex(message[0])) if message else load_http(work))
     elapsed = time.perf_counter() - tally.started
     print(json.dumps({"latencies_us": tally.latencies_us, "errors": tally.errors, "seconds": elapsed}))

@@ -1,71 +1,205 @@
-"""The rows of the table: which server, which door, which request, and what must come back."""
+"""The rows of the tables: which server, which door, which request, and what must come back."""
 
 import fnmatch
+import functools
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from google.api.httpbody_pb2 import HttpBody
 
 from bench.errors import BenchError
 from bench.peers.grpc_echo import ECHO_PATH
 from bench.servers import Server
-from bench.targets import GrpcCall, HttpGet, Target
-from bench.tasks import DOCUMENTED_ID, documented_task
+from bench.targets import GrpcCall, HttpGet, Target, ask
+from bench.tasks import LARGE, SMALL, Document
 from taskgate.task_message import task_from_document
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
 SERVICE = "taskgate.v1.TaskService"
 
+_CONDUCTOR_ADDS = {"": {"executionMetadata"}, "workflowTask": {"metadata"}}
+"""Keys that today's Conductor writes, empty, into documents that were stored without them; by the key of the object."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row. ``target`` makes the request for a running ``server`` (a name of ``servers.STARTERS``)."""
+    """One row. ``target`` makes the request for a document of a running ``server`` (a name of ``servers.STARTERS``).
+
+    Not ``everywhere``: measured in the main cell only, for it differs little from another row. ``one_large``: asked for
+    one large document at a time, since each keeps a core busy for so long that any more would only wait.
+    """
 
     key: str
     title: str
     server: str
-    target: Callable[[Server], Target]
+    target: Callable[[Server, Document], Target]
+    protocol: Literal["REST", "gRPC"] = "REST"
+    everywhere: bool = True
+    one_large: bool = False
+    only_small: bool = False
+
+    def suits(self, document: Document, in_flight: int) -> bool:
+        """Whether this row is measured with ``document`` and this many calls in flight."""
+        if document is not SMALL and self.only_small:
+            return False
+        return not (self.one_large and document is LARGE and in_flight > 1)
 
 
-def rest(authority: str, prefix: str = "") -> HttpGet:
-    """``GET`` the documented task."""
-    return HttpGet(authority, f"{prefix}/api/tasks/{DOCUMENTED_ID}", documented_task())
+def rest(authority: str, document: Document = SMALL, prefix: str = "") -> HttpGet:
+    """``GET`` a task."""
+    return HttpGet(authority, f"{prefix}/api/tasks/{document.task_id}", document.body)
 
 
-def get_task_json(authority: str) -> GrpcCall:
-    """The documented task as bytes."""
-    request = GetTaskJsonRequest(task_id=DOCUMENTED_ID).SerializeToString()
-    answer = HttpBody(content_type="application/json", data=documented_task()).SerializeToString()
+def get_task_json(authority: str, document: Document = SMALL) -> GrpcCall:
+    """A task as bytes."""
+    request = GetTaskJsonRequest(task_id=document.task_id).SerializeToString()
+    answer = HttpBody(content_type="application/json", data=document.body).SerializeToString()
     return GrpcCall(authority, f"/{SERVICE}/GetTaskJson", request, answer)
 
 
-def get_task(authority: str) -> GrpcCall:
-    """The documented task as a typed message."""
-    request = GetTaskRequest(task_id=DOCUMENTED_ID).SerializeToString()
-    answer = GetTaskResponse(task=task_from_document(documented_task())).SerializeToString()
-    return GrpcCall(authority, f"/{SERVICE}/GetTask", request, answer, _same_task)
+def get_task(authority: str, document: Document = SMALL) -> GrpcCall:
+    """A task as a typed message."""
+    request = GetTaskRequest(task_id=document.task_id).SerializeToString()
+    return GrpcCall(authority, f"/{SERVICE}/GetTask", request, _typed(document), _same_task)
 
 
-def echo(authority: str) -> GrpcCall:
+def echo(authority: str, document: Document = SMALL) -> GrpcCall:
     """The request of the others, sent back."""
-    request = GetTaskJsonRequest(task_id=DOCUMENTED_ID).SerializeToString()
+    request = GetTaskJsonRequest(task_id=document.task_id).SerializeToString()
     return GrpcCall(authority, ECHO_PATH, request, request)
 
 
+def conductor_rest(authority: str, document: Document) -> HttpGet:
+    """``GET`` a task from Conductor, which writes the document anew: the right answer is what it says now.
+
+    Raises BenchError unless that has all that the document has, and nothing else but what Conductor adds to any.
+    """
+    target = rest(authority, document)
+    answer = ask(target)
+    if _without_additions(json.loads(answer)) != _without_additions(json.loads(document.body)):
+        raise BenchError(f"Conductor's answer for the {document.name} task is another task: {answer[:200]!r}")
+    return HttpGet(authority, target.path, answer)
+
+
 CASES = (
-    Case("rest", "taskgate: REST through Envoy", "taskgate", lambda server: rest(server.http)),
-    Case("grpc-json", "taskgate: gRPC direct, GetTaskJson", "taskgate", lambda server: get_task_json(server.grpc)),
-    Case("grpc-typed", "taskgate: gRPC direct, GetTask", "taskgate", lambda server: get_task(server.grpc)),
-    Case("grpc-envoy", "taskgate: gRPC through Envoy, GetTaskJson", "taskgate", lambda s: get_task_json(s.http)),
-    Case("echo", "empty grpc.aio echo", "grpc-echo", lambda server: echo(server.grpc)),
-    Case("fastapi", "FastAPI on uvicorn, read in a thread", "fastapi", lambda server: rest(server.http)),
-    Case("fastapi-inline", "FastAPI on uvicorn, read on the loop", "fastapi", lambda s: rest(s.http, "/inline")),
-    Case("envoy-direct", "Envoy direct_response", "envoy-direct", lambda server: rest(server.http)),
+    Case(
+        "envoy-rest",
+        "taskgate inside Envoy: REST",
+        "taskgate-envoy",
+        lambda server, document: rest(server.http, document),
+    ),
+    Case(
+        "envoy-json",
+        "taskgate inside Envoy: gRPC GetTaskJson",
+        "taskgate-envoy",
+        lambda server, document: get_task_json(server.grpc, document),
+        protocol="gRPC",
+    ),
+    Case(
+        "envoy-typed",
+        "taskgate inside Envoy: gRPC GetTask",
+        "taskgate-envoy",
+        lambda server, document: get_task(server.grpc, document),
+        protocol="gRPC",
+        one_large=True,
+    ),
+    Case(
+        "grpcio-rest",
+        "taskgate on grpcio: REST through Envoy",
+        "taskgate-grpcio",
+        lambda server, document: rest(server.http, document),
+    ),
+    Case(
+        "grpcio-json",
+        "taskgate on grpcio: gRPC GetTaskJson",
+        "taskgate-grpcio",
+        lambda server, document: get_task_json(server.grpc, document),
+        protocol="gRPC",
+    ),
+    Case(
+        "grpcio-typed",
+        "taskgate on grpcio: gRPC GetTask",
+        "taskgate-grpcio",
+        lambda server, document: get_task(server.grpc, document),
+        protocol="gRPC",
+        one_large=True,
+    ),
+    Case(
+        "grpcio-via-envoy",
+        "taskgate on grpcio: gRPC GetTaskJson through Envoy",
+        "taskgate-grpcio",
+        lambda server, document: get_task_json(server.http, document),
+        protocol="gRPC",
+        everywhere=False,
+    ),
+    Case(
+        "echo",
+        "empty grpc.aio echo",
+        "grpc-echo",
+        lambda server, document: echo(server.grpc, document),
+        protocol="gRPC",
+        only_small=True,
+    ),
+    Case(
+        "fastapi",
+        "FastAPI on uvicorn, read in a thread",
+        "fastapi",
+        lambda server, document: rest(server.http, document),
+        everywhere=False,
+    ),
+    Case(
+        "fastapi-inline",
+        "FastAPI on uvicorn, read on the loop",
+        "fastapi",
+        lambda server, document: rest(server.http, document, "/inline"),
+    ),
+    Case(
+        "envoy-direct",
+        "Envoy direct_response",
+        "envoy-direct",
+        lambda server, document: rest(server.http, document),
+    ),
+    Case(
+        "go-rest",
+        "Go: grpc-gateway over gRPC",
+        "go",
+        lambda server, document: rest(server.http, document),
+    ),
+    Case(
+        "go-rest-inline",
+        "Go: grpc-gateway, calls within the process",
+        "go",
+        lambda server, document: rest(server.http, document, "/inline"),
+        everywhere=False,
+    ),
+    Case(
+        "go-json",
+        "Go: gRPC GetTaskJson",
+        "go",
+        lambda server, document: get_task_json(server.grpc, document),
+        protocol="gRPC",
+    ),
+    Case(
+        "go-typed",
+        "Go: gRPC GetTask",
+        "go",
+        lambda server, document: get_task(server.grpc, document),
+        protocol="gRPC",
+        one_large=True,
+    ),
+    Case(
+        "conductor",
+        "Conductor: REST",
+        "conductor",
+        lambda server, document: conductor_rest(server.http, document),
+    ),
 )
 
 
 def choose(keys: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Those of ``keys`` that match one of ``patterns`` (``rest``, ``grpc-*``), in their order; all without patterns.
+    """Those of ``keys`` that match one of ``patterns`` (``envoy-rest``, ``go-*``), in their order; all without patterns.
 
     Raises BenchError for a pattern that matches nothing.
     """
@@ -76,6 +210,22 @@ def choose(keys: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [key for key in known if not wanted or any(fnmatch.fnmatchcase(key, pattern) for pattern in wanted)]
 
 
+@functools.cache
+def _typed(document: Document) -> bytes:
+    return GetTaskResponse(task=task_from_document(document.body)).SerializeToString()
+
+
 def _same_task(answer: bytes, expected: bytes) -> bool:
     """Protobuf leaves the order of map entries open, so typed answers are compared as messages."""
     return bool(GetTaskResponse.FromString(answer) == GetTaskResponse.FromString(expected))
+
+
+def _without_additions(task: dict[str, object]) -> dict[str, object]:
+    plain = dict(task)
+    for key, additions in _CONDUCTOR_ADDS.items():
+        inner = plain if key == "" else dict(plain[key])  # type: ignore[call-overload]
+        for addition in additions:
+            inner.pop(addition, None)
+        if key:
+            plain[key] = inner
+    return plain

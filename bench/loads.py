@@ -23,7 +23,7 @@ from bench.targets import GrpcCall, HttpGet, Target
 STREAMS_PER_CONNECTION = 8
 """Calls that share one HTTP/2 connection, as far as the number in flight allows."""
 
-STOP_SECONDS = 30
+STOP_SECONDS = 60
 """Seconds beyond its duration that a generator may take to end."""
 
 NO_GENERATOR = """\
@@ -38,10 +38,16 @@ ONLY_WRK = """\
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How hard and how long: calls ``in_flight`` at any time, for ``seconds``."""
+    """How hard and how long: calls ``in_flight`` at any time, for ``seconds``.
+
+    With ``requests``, that many calls instead, however long they take: for answers so large that most of what a server
+    does in ``seconds`` would be on the way when time is up, and not be counted. A generator that cannot, which h2load
+    can, takes ``seconds`` all the same.
+    """
 
     in_flight: int
     seconds: float
+    requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +96,31 @@ class H2load:
     def run(self, target: Target, load: Load) -> LoadResult:
         """See ``Generator``."""
         with tempfile.TemporaryDirectory(prefix="bench-h2load-") as folder:
-            log, body = Path(folder, "log"), Path(folder, "body")
+            log, what = Path(folder, "log"), Path(folder, "what")
             if isinstance(target, GrpcCall):
-                body.write_bytes(target.framed)
-            output, cpu_seconds = _run_measured(h2load_command(target, load, log=log, body=body), load.seconds)
+                what.write_bytes(target.framed)
+            else:
+                what.write_text("".join(f"http://{target.authority}{path}\n" for path in target.paths))
+            output, cpu_seconds = _run_measured(h2load_command(target, load, log=log, what=what), load.seconds)
             calls = read_h2load_log(log.read_text() if log.exists() else "")
         return h2load_result(output, calls, target.data_bytes, cpu_seconds)
 
 
-def h2load_command(target: Target, load: Load, *, log: Path, body: Path) -> list[str]:
-    """The command line; ``body`` is the file that a gRPC call posts."""
-    base = ["h2load", "--threads=1", f"--duration={round(load.seconds * 1000)}ms", f"--log-file={log}"]
-    url = f"http://{target.authority}{target.path}"
+def h2load_command(target: Target, load: Load, *, log: Path, what: Path) -> list[str]:
+    """The command line; ``what`` is a file of the URLs to get, or of what a gRPC call posts."""
+    long = f"--duration={round(load.seconds * 1000)}ms" if load.requests is None else f"--requests={load.requests}"
+    base = ["h2load", "--threads=1", long, f"--log-file={log}"]
     if isinstance(target, HttpGet):
-        return [*base, "--h1", f"--clients={load.in_flight}", url]
+        return [*base, "--h1", f"--clients={load.in_flight}", f"--input-file={what}"]
     clients, streams = spread(load.in_flight)
     return [
         *base,
         f"--clients={clients}",
         f"--max-concurrent-streams={streams}",
-        f"--data={body}",
+        f"--data={what}",
         "--header=content-type: application/grpc",
         "--header=te: trailers",
-        url,
+        f"http://{target.authority}{target.path}",
     ]
 
 
@@ -182,12 +190,30 @@ class Wrk:
 
     def run(self, target: Target, load: Load) -> LoadResult:
         """See ``Generator``."""
+        assert isinstance(target, HttpGet)  # noqa: S101 - wrk is never chosen for gRPC
         # Whole seconds are all that wrk takes.
         command = ["wrk", "--threads=1", f"--connections={load.in_flight}", f"--duration={math.ceil(load.seconds)}s"]
-        output, cpu_seconds = _run_measured(
-            [*command, "--latency", f"http://{target.authority}{target.path}"], math.ceil(load.seconds)
-        )
+        with tempfile.TemporaryDirectory(prefix="bench-wrk-") as folder:
+            if target.others:
+                script = Path(folder, "script.lua")
+                script.write_text(wrk_script(target.paths))
+                command.append(f"--script={script}")
+            command += ["--latency", f"http://{target.authority}{target.path}"]
+            output, cpu_seconds = _run_measured(command, math.ceil(load.seconds))
         return wrk_result(output, cpu_seconds)
+
+
+def wrk_script(paths: Sequence[str]) -> str:
+    """Lua that makes wrk go round ``paths``."""
+    quoted = ", ".join(f'"{path}"' for path in paths)
+    return f"""\
+local paths = {{{quoted}}}
+local number = 0
+request = function()
+  number = number % #paths + 1
+  return wrk.format(nil, paths[number])
+end
+"""
 
 
 _WRK_TOTAL = re.compile(r"^\s*(\d+) requests in ([\d.]+)(us|ms|s|m|h),", re.MULTILINE)
@@ -222,14 +248,17 @@ class BuiltIn:
 
     def run(self, target: Target, load: Load) -> LoadResult:
         """See ``Generator``."""
-        command = [sys.executable, "-m", "bench.builtin_load", *builtin_arguments(target, load)]
-        output, cpu_seconds = _run_measured(command, load.seconds)
+        with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
+            paths = Path(folder, "paths")
+            paths.write_text("\n".join(target.paths if isinstance(target, HttpGet) else (target.path,)))
+            command = [sys.executable, "-m", "bench.builtin_load", *builtin_arguments(target, load, paths)]
+            output, cpu_seconds = _run_measured(command, load.seconds)
         return builtin_result(output, cpu_seconds)
 
 
-def builtin_arguments(target: Target, load: Load) -> list[str]:
-    """What ``bench.builtin_load`` is told."""
-    common = [target.authority, target.path, str(load.in_flight), str(load.seconds), str(target.data_bytes)]
+def builtin_arguments(target: Target, load: Load, paths: Path) -> list[str]:
+    """What ``bench.builtin_load`` is told; ``paths`` is a file."""
+    common = [target.authority, str(paths), str(load.in_flight), str(load.seconds), str(target.data_bytes)]
     return [*common, target.message.hex()] if isinstance(target, GrpcCall) else common
 
 

@@ -9,21 +9,13 @@ from functools import partial
 from bench.cases import Case
 from bench.errors import BenchError
 from bench.loads import Generator, Generators, Load, LoadResult
+from bench.plan import Cell
 from bench.processes import ServerProcess, cpu_spent, machine_cpu_seconds
 from bench.servers import Server
 from bench.targets import Target, check
 
 GENERATOR_FULL = 0.9
 """Cores that a one-threaded generator uses when it has become the limit itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How often and how long: ``rounds`` of ``load``, each after ``warm_up`` seconds that are not counted."""
-
-    load: Load
-    rounds: int
-    warm_up: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +26,7 @@ class Sample:
     machine used meanwhile, on average: programs that have nothing to do with the measurement.
     """
 
+    round: int
     load: LoadResult
     cpu_us: Mapping[str, float]
     other_cores: float = 0.0
@@ -41,22 +34,24 @@ class Sample:
 
 @dataclass(slots=True)
 class Measured:
-    """A case and what every round saw of it."""
+    """A case in a cell, and what every round saw of it; ``problems`` are sentences about rounds that saw nothing."""
 
     case: Case
+    cell: Cell
     generator: str
     saturates: bool
     samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
-    def rates(self) -> list[float]:
-        """Requests a second, round by round."""
-        return [sample.load.rate for sample in self.samples]
+    def rates(self) -> dict[int, float]:
+        """Requests a second by number of the round."""
+        return {sample.round: sample.load.rate for sample in self.samples}
 
     @property
     def rate(self) -> float:
         """Median requests a second."""
-        return statistics.median(self.rates)
+        return statistics.median(self.rates.values())
 
     @property
     def p50_ms(self) -> float:
@@ -72,6 +67,11 @@ class Measured:
     def errors(self) -> int:
         """Calls that failed, over all rounds; a row with any is not a measurement."""
         return sum(sample.load.errors for sample in self.samples)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a call, an answer or a whole round was not as it must be."""
+        return bool(self.errors or self.problems)
 
     @property
     def generator_is_full(self) -> bool:
@@ -91,55 +91,103 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A case with its server running and its generator chosen."""
+    """A case with its server running and its generator chosen; ``measured`` is what will be known of it."""
 
-    case: Case
+    measured: Measured
     target: Target
     process: ServerProcess
     generator: Generator
 
 
-def prepare(cases: Iterable[Case], servers: Mapping[str, Server], generators: Generators) -> list[Subject]:
-    """Wait until every case has had its right answer once.
-
-    Raises BenchError if a server ends, or still answers something else after a while.
-    """
-    subjects = []
+def prepare(
+    cases: Iterable[Case], cell: Cell, servers: Mapping[str, Server], generators: Generators
+) -> tuple[list[Subject], list[Measured]]:
+    """Those of ``cases`` that are measured in ``cell`` and have given their right answer once; those that have not."""
+    subjects, failed = [], []
     for case in cases:
+        if case.server not in servers or not case.suits(cell.document, cell.load.in_flight):
+            continue
+        if not (cell.main or case.everywhere):
+            continue
         server = servers[case.server]
-        target = case.target(server)
-        server.process.wait_until(partial(check, target))
-        subjects.append(Subject(case, target, server.process, generators.choose(target)))
-    return subjects
+        measured = Measured(case, cell, "", saturates=True)
+        try:
+            with server.process.awake():
+                target = right_answer(case, server, cell)
+        except BenchError as error:
+            measured.problems.append(str(error))
+            failed.append(measured)
+            continue
+        generator = generators.choose(target)
+        measured.generator, measured.saturates = generator.name, generator.saturates
+        subjects.append(Subject(measured, target, server.process, generator))
+    return subjects, failed
 
 
-def measure(subjects: Sequence[Subject], plan: Plan, progress: Callable[[str], None]) -> list[Measured]:
-    """Run all rounds, then ask for every answer once more.
+def right_answer(case: Case, server: Server, cell: Cell) -> Target:
+    """The target, once it has answered right; raises BenchError if it does not."""
+    targets: list[Target] = []
 
-    Raises BenchError if such an answer is wrong, if no call at all succeeds, or if a server or a generator fails.
-    """
-    measured = {s.case.key: Measured(s.case, s.generator.name, s.generator.saturates) for s in subjects}
-    for number in range(plan.rounds):
+    def answers() -> None:
+        target = case.target(server, cell.document)
+        check(target)
+        targets.append(target)
+
+    server.process.wait_until(answers)
+    return targets[0]
+
+
+def measure(subjects: Sequence[Subject], cell: Cell, progress: Callable[[str], None]) -> list[Measured]:
+    """Run all rounds of a cell, then ask for every answer once more."""
+    for number in range(cell.rounds):
         # Every other round backwards: no case always follows the same one.
         for subject in reversed(subjects) if number % 2 else subjects:
-            sample = measure_once(subject, plan)
-            measured[subject.case.key].samples.append(sample)
-            progress(f"round {number + 1} of {plan.rounds}: {subject.case.title}: {sample.load.rate:,.0f} req/s")
+            progress(_try_round(subject, cell, number))
     for subject in subjects:
-        check(subject.target)
-    return list(measured.values())
+        try:
+            with subject.process.awake():
+                check(subject.target)
+        except BenchError as error:
+            subject.measured.problems.append(f"after the last round: {error}")
+    return [subject.measured for subject in subjects]
 
 
-def measure_once(subject: Subject, plan: Plan) -> Sample:
-    """One case in one round: warm up, then count."""
-    subject.generator.run(subject.target, Load(plan.load.in_flight, plan.warm_up))
+def _try_round(subject: Subject, cell: Cell, number: int) -> str:
+    """One case in one round, its sample or problem kept; returns what happened, in a line."""
+    measured = subject.measured
+    head = f"{cell.title}: round {number + 1} of {cell.rounds}: {measured.case.title}"
+    try:
+        with subject.process.awake():
+            sample = measure_once(subject, cell, number)
+    except BenchError as error:
+        measured.problems.append(f"round {number + 1}: {error}")
+        _let_recover(subject)
+        return f"{head}: FAILED: {error}"
+    measured.samples.append(sample)
+    errors = f", {sample.load.errors} FAILED" if sample.load.errors else ""
+    return f"{head}: {sample.load.rate:,.0f} req/s{errors}"
+
+
+def _let_recover(subject: Subject) -> None:
+    """Wait until a server that failed answers again, so that the next round measures it and not its recovery."""
+    try:
+        with subject.process.awake():
+            subject.process.wait_until(partial(check, subject.target))
+    except BenchError as error:
+        subject.measured.problems.append(str(error))
+
+
+def measure_once(subject: Subject, cell: Cell, number: int) -> Sample:
+    """One case in one round: warm up, then count. Raises BenchError if there was not one right answer."""
+    requests = None if cell.load.requests is None else cell.load.in_flight
+    subject.generator.run(subject.target, Load(cell.load.in_flight, cell.warm_up, requests))
     meter = _Meter(subject.process)
-    result = subject.generator.run(subject.target, plan.load)
+    result = subject.generator.run(subject.target, cell.load)
     spent, other_cores = meter.read(result.generator_cpu_seconds)
     if not result.requests:
-        raise BenchError(f"{subject.case.title}: {result.errors} calls under load, and not one right answer")
+        raise BenchError(f"{result.errors} calls failed, and there was not one right answer")
     calls = result.requests + result.errors
-    return Sample(result, {kind: seconds * 1e6 / calls for kind, seconds in spent.items()}, other_cores)
+    return Sample(number, result, {kind: seconds * 1e6 / calls for kind, seconds in spent.items()}, other_cores)
 
 
 class _Meter:

@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,8 +21,11 @@ STOP_SECONDS = 10.0
 LOG_TAIL = 2000
 """Characters of a server's log that are shown when it fails."""
 
-ENVOY, PYTHON = "Envoy", "Python"
-"""The two kinds of process that CPU time is told apart by."""
+ENVOY, OTHER = "Envoy", "other"
+"""The two kinds of process that CPU time is told apart by; an Envoy may have Python inside."""
+
+_CPU_CLOCK = 2
+"""CPUCLOCK_SCHED of Linux, the last three bits of a clock ID: nanoseconds that the scheduler gave to a process."""
 
 
 class ServerProcess:
@@ -30,7 +34,16 @@ class ServerProcess:
     Settings of the person who measures (``TASKGATE_*``) do not reach it; ``environment`` does.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        """Start it, in ``folder`` if given."""
+        self._asleep = False
         self._log = log
         kept = {key: value for key, value in os.environ.items() if not key.startswith("TASKGATE_")}
         with log.open("wb") as output:
@@ -40,12 +53,15 @@ class ServerProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=kept | dict(environment or {}),
+                cwd=folder,
                 start_new_session=True,  # Ctrl-C reaches the benchmark alone, which then stops its servers in order
             )
 
-    def wait_until(self, answers: Callable[[], object], *, poll_seconds: float = 0.02) -> None:
-        """Return once ``answers`` no longer raises BenchError; raises it if the server ends or takes too long."""
-        deadline = time.monotonic() + START_SECONDS
+    def wait_until(
+        self, answers: Callable[[], object], *, poll_seconds: float = 0.02, seconds: float = START_SECONDS
+    ) -> None:
+        """Return once ``answers`` no longer raises BenchError; raises it if the server ends or takes ``seconds``."""
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 answers()
@@ -71,8 +87,32 @@ class ServerProcess:
             memory[label] = memory.get(label, 0) + process.memory_info().rss
         return memory
 
+    def memory_by_kind(self) -> dict[str, int]:
+        """Resident bytes of its Envoy processes and of all others."""
+        memory: dict[str, int] = {}
+        for process in self._family():
+            memory[_kind(process)] = memory.get(_kind(process), 0) + process.memory_info().rss
+        return memory
+
+    def sleep(self) -> None:
+        """Freeze it, for servers that keep themselves busy, until ``awake``."""
+        self._process.send_signal(signal.SIGSTOP)
+        self._asleep = True
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run for a while if it is frozen."""
+        asleep = self._asleep
+        self._wake()
+        try:
+            yield
+        finally:
+            if asleep:
+                self.sleep()
+
     def stop(self) -> None:
         """Ask it to stop, wait, and end whatever is left of it."""
+        self._wake()
         family = self._family() if self._process.poll() is None else []
         if family:
             self._process.send_signal(signal.SIGTERM)
@@ -88,6 +128,11 @@ class ServerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _wake(self) -> None:
+        if self._asleep:
+            self._process.send_signal(signal.SIGCONT)
+            self._asleep = False
 
     @property
     def _name(self) -> str:
@@ -128,7 +173,7 @@ def machine_cpu_seconds() -> float:
 
 
 def describe_command(command: Sequence[str]) -> str:
-    """What a process is, in a word or two: ``envoy``, ``taskgate up``, ``taskgate.worker``, ``uvicorn``."""
+    """What a process is, in a word or two: ``envoy``, ``taskgate up``, ``taskgate.worker``, ``uvicorn``, ``java``."""
     if not command:
         return "?"
     if "-m" not in command:
@@ -146,9 +191,14 @@ def free_port() -> int:
 
 
 def _kind(process: psutil.Process) -> str:
-    return ENVOY if process.name().startswith("envoy") else PYTHON
+    return ENVOY if process.name().startswith("envoy") else OTHER
 
 
 def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    """CPU seconds of all threads, ended ones included."""
+    try:
+        # /proc/PID/stat counts in hundredths of a second; a round has few of those for servers that have little to do.
+        return time.clock_gettime(~process.pid << 3 | _CPU_CLOCK)
+    except OSError:  # not Linux
+        times = process.cpu_times()
+        return float(times.user + times.system)

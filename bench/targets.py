@@ -1,4 +1,4 @@
-"""What is asked for: one request, the bytes that must come back, and how to ask once and look."""
+"""What is asked for: a request, the bytes that must come back, and how to ask once and look."""
 
 import http.client
 import operator
@@ -9,25 +9,37 @@ import grpc
 
 from bench.errors import BenchError
 
-ANSWER_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 30.0
 """Seconds that the one call which checks an answer may take."""
 
 GRPC_FRAME_PREFIX = 5
 """Bytes before a message on the wire: the compression flag and the length."""
 
+ANY_SIZE = (("grpc.max_receive_message_length", -1),)
+"""Options of a channel that takes messages over 4 MiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class HttpGet:
-    """``GET`` over HTTP/1.1, the connection kept alive. ``answer`` is the body that must come back with status 200."""
+    """``GET`` over HTTP/1.1, the connection kept alive. ``answer`` is the body that must come back with status 200.
+
+    ``others`` are paths with answers of the same size, for a generator to go round with ``path``.
+    """
 
     authority: str
     path: str
     answer: bytes
+    others: tuple[str, ...] = ()
 
     @property
     def data_bytes(self) -> int:
         """Bytes of content in one right answer, as a load generator counts them."""
         return len(self.answer)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All that is asked for in turn."""
+        return (self.path, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ def _get(target: HttpGet) -> bytes:
 
 
 def _call(target: GrpcCall) -> bytes:
-    with grpc.insecure_channel(target.authority) as channel:
+    with grpc.insecure_channel(target.authority, options=ANY_SIZE) as channel:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(target.path)
         try:
             return method(target.message, timeout=ANSWER_TIMEOUT)

@@ -1,5 +1,6 @@
 """``taskgate import``: files into a store, with a progress bar on a terminal, rejects listed, a summary at the end."""
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ def run_import(settings: Settings, files: Sequence[str], *, quiet: bool) -> int:
     screen = _Screen(show_progress=not quiet and sys.stderr.isatty())
     started = time.monotonic()
     with open_writer(settings.store) as writer:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is an exception, and accounted for
         summary = import_sources(
             [Source.of(name) for name in files],
             writer,
