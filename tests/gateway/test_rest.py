@@ -9,6 +9,7 @@ from gateway.stub_server import DOCUMENT
 from gateway.wire import Answer, Ask, Http1, Http2, HungUp, assert_error, assert_nothing_leaks
 
 PATH = "/api/tasks/"
+BODIES = [b"", b"hello", b'{"taskId":"OTHER"}', b'{"task_id":"OTHER"}', b"[1]", b"\x00\xff", b"x" * 20_000]
 
 
 def described(answer: Answer) -> Any:
@@ -96,9 +97,7 @@ class TestOnlyThePathNamesTheTask:
     def test_query_string_does_not_reach_the_server(self, ask: Ask) -> None:
         assert "secret" not in ask(f"{PATH}THIS?token=secret").body.decode()
 
-    @pytest.mark.parametrize(
-        "body", [b"", b"hello", b'{"taskId":"OTHER"}', b'{"task_id":"OTHER"}', b"[1]", b"\x00\xff", b"x" * 20_000]
-    )
+    @pytest.mark.parametrize("body", BODIES)
     def test_body_changes_nothing(self, ask: Ask, body: bytes) -> None:
         """A body {"taskId": …} would win over the path, if the transcoder saw it."""
         assert described(ask(f"{PATH}THIS", body=body))["task_id"] == "THIS"

@@ -1,0 +1,215 @@
+"""The gateway with the service inside: the same tests of REST, of Envoy's own answers and of malformed requests.
+
+Left out are those about what reaches a server behind Envoy (retries, metadata, servers that die): there is none.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from gateway import test_errors, test_rest
+from gateway.running import Gateway
+from gateway.stub_server import DOCUMENT, MESSAGE
+from gateway.wire import Ask, Headers, Http1, Http2, ask_over, assert_error
+from taskgate.addresses import Address
+from taskgate.gateway import GatewaySettings, InsideEnvoy
+from taskgate.gateway.inside import EnvoyWithPython, module
+from taskgate.reservations import Reservation
+from taskgate.settings import Settings
+from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
+
+PATH = "/api/tasks/"
+ANY = Address("127.0.0.1", 0)
+
+
+class GatewayWithPython(Gateway):
+    """An Envoy with ``stub_app.py`` inside."""
+
+    def __init__(self) -> None:
+        super().__init__(ANY)
+        self.grpc = Reservation(ANY, key="grpc")
+        inside = InsideEnvoy(module(), self.grpc.address, app="gateway.stub_app:app")
+        self.envoy = EnvoyWithPython(
+            GatewaySettings(listen=ANY, instance="test-node", drain_seconds=0.2, inside=inside),
+            Settings(instance="test-node"),
+            on_log=lambda level, text: self.log.append((level, text)),
+            threads=1,
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self.grpc.close()
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[GatewayWithPython]:
+    """In place of the one in front of servers, for every test of this module."""
+    with GatewayWithPython() as running:
+        yield running
+        assert [text for _, text in running.log if "Traceback" in text or "xception" in text] == []
+
+
+def announced(protocol: str, body: bytes) -> Headers:
+    """The header that announces ``body``; over HTTP/1.1 the client sends it anyway."""
+    return [("content-length", str(len(body)))] if protocol == "http2" else []
+
+
+class TestSuccess(test_rest.TestSuccess):
+    pass
+
+
+class TestOnlyThePathNamesTheTask(test_rest.TestOnlyThePathNamesTheTask):
+    """Named exception: over HTTP/2, a body that no content-length announces. See gateway/inside.yaml."""
+
+    @pytest.mark.parametrize("body", test_rest.BODIES)
+    def test_body_changes_nothing(self, ask: Ask, protocol: str, body: bytes) -> None:
+        assert ask(f"{PATH}THIS", body=body, headers=announced(protocol, body)).json == {"task_id": "THIS"}
+
+    @pytest.mark.parametrize("body", [b'{"taskId":"OTHER"}', b"[1]", b"x" * 100_000])
+    def test_unannounced_body_is_refused_or_changes_nothing(self, gateway: Gateway, body: bytes) -> None:
+        with Http2(gateway.address) as connection:
+            answer = connection.ask(f"{PATH}THIS", body=body)
+        if answer.status == 200:
+            assert answer.json == {"task_id": "THIS"}
+        else:
+            assert_error(answer, answer.status)
+            assert answer.status in {400, 413}
+
+    @pytest.mark.parametrize("size", [100_000, 3_000_000])
+    def test_large_body_is_refused(self, ask: Ask, protocol: str, size: int) -> None:
+        body = b"x" * size
+        answer = ask(f"{PATH}THIS", body=body, headers=announced(protocol, body))
+        assert_error(answer, 413, "The request body is too large")
+
+
+class TestTaskIds(test_rest.TestTaskIds):
+    @pytest.mark.parametrize("written", ["%FF", "a%C3", "%ED%A0%80"])
+    def test_invalid_utf8_is_refused_by_the_server(self, ask: Ask, written: str) -> None:
+        message = "The request is not a valid taskgate.v1.GetTaskJsonRequest message"
+        assert_error(ask(PATH + written), 400, message)
+
+
+class TestMethods(test_rest.TestMethods):
+    pass
+
+
+class TestOtherPaths(test_rest.TestOtherPaths):
+    pass
+
+
+class TestHealth(test_rest.TestHealth):
+    pass
+
+
+class TestMalformed(test_errors.TestMalformed):
+    pass
+
+
+class TestRequestId:
+    def test_the_callers_is_kept(self, ask: Ask) -> None:
+        assert ask(f"{PATH}x", headers=[("x-request-id", "caller:42")]).header("x-request-id") == "caller:42"
+
+    def test_without_one_it_is_made(self, ask: Ask) -> None:
+        assert len(ask(f"{PATH}x").header("x-request-id") or "") == 36
+
+    @pytest.mark.parametrize("path", ["stub.error.5", "", "a%2Fb"])
+    def test_errors_have_it_too(self, ask: Ask, path: str) -> None:
+        assert ask(PATH + path, headers=[("x-request-id", "caller:42")]).header("x-request-id") == "caller:42"
+
+
+class TestHeaders:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("grpc-timeout", "1n"),
+            ("grpc-encoding", "gzip"),
+            ("grpc-status", "5"),
+            ("foo-bin", "!!! not base64"),
+            ("x-envoy-original-path", "/api/tasks/OTHER"),
+            ("x-envoy-original-method", "POST"),
+            ("x-envoy-upstream-rq-timeout-ms", "1"),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+        ],
+    )
+    def test_none_speaks_to_grpc_or_to_the_service(self, ask: Ask, name: str, value: str) -> None:
+        """Each of these could set a deadline, break the call, or name another task."""
+        answer = ask(f"{PATH}THIS", headers=[(name, value)])
+        assert (answer.status, answer.json) == (200, {"task_id": "THIS"})
+
+    def test_grpc_caller_cannot_pass_for_a_rest_call(self, gateway: GatewayWithPython) -> None:
+        """The header that names the task of a transcoded call is nobody's to set, on either port."""
+        for address in (gateway.address, gateway.grpc.address):
+            with grpc.insecure_channel(str(address)) as channel:
+                method: Any = channel.unary_unary("/taskgate.v1.TaskService/GetTaskJson")
+                request = GetTaskJsonRequest(task_id="THIS").SerializeToString()
+                answer = method(request, metadata=(("x-envoy-original-path", "/api/tasks/OTHER"),), timeout=10)
+            assert answer.endswith(b'{"task_id": "THIS"}')
+
+
+class TestErrors:
+    def test_message_of_any_text_is_json(self, ask: Ask) -> None:
+        assert_error(ask(f"{PATH}stub.error.5"), 404, MESSAGE)
+
+    def test_failed_call_leaves_the_next_alone(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            assert connection.ask(f"{PATH}stub.error.5").status == 404
+            assert connection.ask(f"{PATH}stub.document").body == DOCUMENT
+
+    def test_websocket(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            answer = connection.ask(f"{PATH}a", headers=[("connection", "Upgrade"), ("upgrade", "websocket")])
+        assert_error(answer, 403, "The gateway could not pass the request on")
+
+    def test_headers_that_trickle_in(self, gateway: Gateway) -> None:
+        with Http1(gateway.address) as connection:
+            connection.send(b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\nx-slow: ")
+            assert_error(connection.answer(), 408, "The request took too long to arrive; try again", retryable=True)
+
+
+class TestGrpc:
+    def test_over_http1_it_is_refused_clearly(self, gateway: Gateway) -> None:
+        headers = [("content-type", "application/grpc"), ("te", "trailers")]
+        with Http1(gateway.address) as connection:
+            answer = connection.ask("/taskgate.v1.TaskService/GetTask", method="POST", headers=headers, body=b"")
+        assert answer.status == 200
+        assert answer.header("grpc-status") == "12"
+        assert "gRPC needs HTTP/2" in (answer.header("grpc-message") or "")
+
+    def test_without_te_trailers_it_is_refused_clearly(self, gateway: Gateway) -> None:
+        with Http2(gateway.address) as connection:
+            answer = connection.ask(
+                "/taskgate.v1.TaskService/GetTask", "POST", [("content-type", "application/grpc")], bytes(5)
+            )
+        assert answer.header("grpc-status") == "13"
+        assert "trailers" in (answer.header("grpc-message") or "")
+
+    def test_rest_is_served_on_the_second_port_too(self, gateway: GatewayWithPython) -> None:
+        """It is the same listener."""
+        with Http1(gateway.grpc.address) as connection:
+            assert connection.ask(f"{PATH}stub.document").body == DOCUMENT
+
+
+class TestDraining:
+    def test_health_fails_and_calls_are_answered(self) -> None:
+        with GatewayWithPython() as running:
+            ask = ask_over("http1", running.address)
+            assert ask("/healthz").status == 200
+            with grpc.insecure_channel(str(running.grpc.address)) as channel:
+                watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
+                assert next(watch) == b"\x08\x01"
+                running.run(_begin_draining(running.envoy))
+                assert next(watch) == b"\x08\x02"  # NOT_SERVING, without waiting for the next look at the store
+                watch.cancel()
+            assert_error(ask("/healthz"), 503, retryable=True)
+            assert ask(f"{PATH}stub.document").body == DOCUMENT
+
+
+async def _begin_draining(envoy: Any) -> None:
+
+    draining = asyncio.ensure_future(envoy.drain(30))
+    await asyncio.sleep(0.3)
+    draining.cancel()
