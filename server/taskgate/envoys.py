@@ -114,7 +114,7 @@ class EnvoyPool:
                 place.began = time.monotonic()
                 try:
                     await place.envoy.start()
-                except GatewayError as error:
+                except (GatewayError, OSError) as error:  # OSError: this machine is out of processes, or of memory
                     short = True
                     self._log.error("worker cannot start; trying again", reason=str(error))
                 else:

@@ -63,6 +63,7 @@ class Application:
         line, rest = _first_line()
         if line:
             orders = msgspec.json.decode(line, type=Orders)
+            os.chdir(orders.directory)
             settings = Settings.model_validate_json(orders.settings)
             configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(orders.log, "wb"))
             self._tasks.append(asyncio.create_task(_beat(orders.heartbeat)))
@@ -107,4 +108,5 @@ async def _beat(descriptor: int) -> None:
         await asyncio.sleep(BEAT_INTERVAL)
 
 
+sys.path[:] = [path for path in sys.path if path != "."]  # pyvoy's; modules are not looked for where tasks may be
 app = Application(open_store)

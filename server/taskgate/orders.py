@@ -19,6 +19,9 @@ class Orders(msgspec.Struct, frozen=True):
     settings: str
     """``Settings`` as JSON."""
 
+    directory: str
+    """The working directory, which relative paths in the settings start from."""
+
     heartbeat: int
     """The file descriptor that takes beats."""
 

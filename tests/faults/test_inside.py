@@ -2,14 +2,18 @@
 
 import http.client
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from support.documents import put_row, task
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
 from support.load import answers, callers
 from support.running import System, eventually, running_system
 
@@ -161,3 +165,21 @@ def test_processes_hold_no_connection_or_memory_of_calls_that_ended(tmp_path: Pa
             eventually(lambda: outcomes["ok"] > 3000, "many calls")
         eventually(lambda: envoy.num_fds() <= descriptors + 2, "descriptors given back")
         assert envoy.memory_info().rss < memory + 20_000_000
+
+
+def test_modules_in_the_working_directory_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file called like a module that the service needs is no reason to run it; relative paths work all the same."""
+    for name in ("msgspec", "structlog", "json", "taskgate"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger was loaded')\n")
+    monkeypatch.chdir(tmp_path)
+    command = [str(Path(sys.executable).with_name("taskgate")), "up", "--demo", "--store", "sqlite:///here.db"]
+    command += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--drain-delay", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        base = next(match[1] for line in process.stdout if (match := re.search(r"REST +(http://\S+)/api", line)))
+        answer = httpx.get(f"{base}/api/tasks/{DOCUMENTED_ID}")
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+    assert answer.content == DOCUMENTED_COMPACT
+    assert "stranger" not in log
+    assert (tmp_path / "here.db").is_file()

@@ -87,9 +87,11 @@ class EnvoyWithPython(EnvoyProcess):
         os.set_blocking(beating, False)
         log = os.dup(sys.stderr.fileno())
         try:
-            options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (beating, log)}
+            # pyvoy looks for modules in the working directory first; it shall not find a stranger's.
+            empty = self._folder.name if self._folder is not None else None
+            options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (beating, log), "cwd": empty}
             await super()._launch(command, env={**os.environ, **environment()}, **options)
-            orders = Orders(self._service.model_dump_json(), heartbeat=beating, log=log)
+            orders = Orders(self._service.model_dump_json(), directory=str(Path.cwd()), heartbeat=beating, log=log)
             assert self._process is not None  # noqa: S101 - for the type checker
             assert self._process.stdin is not None  # noqa: S101 - same
             self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
