@@ -3,56 +3,46 @@
 import json
 import signal
 import sys
-import tempfile
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import click
 
-from bench.cases import CASES, Case, choose
-from bench.commands import Import, idle_memory, import_tasks, seconds_to_first_answer
+from bench.cases import choose
+from bench.conductor import JAR_VARIABLE, JAVA_VARIABLE, ConductorSettings
 from bench.errors import BenchError
-from bench.loads import Load, find_generators
-from bench.machine import describe_machine
-from bench.measuring import Plan, measure, prepare
+from bench.plan import CONNECTIONS, MAIN_CONNECTIONS, MOST_ROWS, Plan, full_plan, quick_plan
+from bench.plot import draw
 from bench.report import render_markdown, render_text
 from bench.results import Results, as_json
-from bench.servers import Site, running
+from bench.run import KEYS, run
+from bench.tasks import DOCUMENTS
 
-IMPORT, START = "import", "start"
-"""What can be asked for beside the cases."""
+FOLDER = Path(__file__).parent
+"""Where a full run leaves its results."""
 
-STARTS = 3
-"""Times that ``taskgate up`` is started to time it."""
-
-IMPORT_SHARE = 3
-"""The first of two imports has a third of the tasks: enough to fill its caches, after which memory must stay flat."""
-
-KEYS = (*(case.key for case in CASES), IMPORT, START)
+_DOCUMENTS = {document.name.replace(" ", ""): document for document in DOCUMENTS}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="Rounds over all cases.")
+@click.option("--quick", is_flag=True, help="Two minutes: few rounds, 32 connections only. Not to be quoted.")
+@click.option("--only", multiple=True, metavar="NAME", help=f"Measure only these, repeatable: {', '.join(KEYS)}.")
 @click.option(
-    "--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), help="Seconds a case has each round."
-)
-@click.option(
-    "--warm-up",
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0.1, 60),
-    help="Seconds before that, not counted.",
+    "--document", "documents", multiple=True, type=click.Choice(list(_DOCUMENTS)), help="Only this size, repeatable."
 )
 @click.option(
     "--connections",
-    default=32,
-    show_default=True,
+    multiple=True,
     type=click.IntRange(1, 1000),
-    help="Calls in flight: as many HTTP/1.1 connections, or HTTP/2 connections with eight calls on each.",
+    help=f"Calls in flight, repeatable.  [default: {', '.join(map(str, CONNECTIONS))}]",
 )
-@click.option("--rows", default=1000, show_default=True, type=click.IntRange(1), help="Tasks in the SQLite file.")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds of every cell, instead of the plan's.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Seconds of every round, instead of the plan's.")
 @click.option(
-    "--import-rows", default=100_000, show_default=True, type=click.IntRange(IMPORT_SHARE), help="Tasks to import."
+    "--most-rows",
+    type=click.Choice([str(rows) for rows in MOST_ROWS]),
+    help="Rows of 200 bytes, up to. Ten million take minutes, and 4 GB of disk.  [default: 1000000]",
 )
 @click.option(
     "--log-level",
@@ -61,90 +51,103 @@ KEYS = (*(case.key for case in CASES), IMPORT, START)
     type=click.Choice(["info", "warning"]),
     help="taskgate's log level; 'info' writes a line for each call, as installed.",
 )
-@click.option("--only", multiple=True, metavar="NAME", help=f"Measure only these, repeatable: {', '.join(KEYS)}.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the tables here as well.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write every round here.")
+@click.option(
+    "--conductor-jar",
+    envvar=JAR_VARIABLE,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"conductor-server-VERSION-boot.jar, to compare with Conductor.  [{JAR_VARIABLE}]",
+)
+@click.option(
+    "--java", envvar=JAVA_VARIABLE, default="java", help=f"The Java to run it with, 21 or newer.  [{JAVA_VARIABLE}]"
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for results.md, .svg and .json.  [default: bench/ for a whole run, none for a part or a quick one]",
+)
 def main(
     *,
-    rounds: int,
-    seconds: float,
-    warm_up: float,
-    connections: int,
-    rows: int,
-    import_rows: int,
-    log_level: str,
+    quick: bool,
     only: tuple[str, ...],
-    markdown: Path | None,
-    json_path: Path | None,
+    documents: tuple[str, ...],
+    connections: tuple[int, ...],
+    rounds: int | None,
+    seconds: float | None,
+    most_rows: str | None,
+    log_level: str,
+    conductor_jar: Path | None,
+    java: str,
+    output: Path | None,
 ) -> None:
-    """Measure taskgate beside its peers, on this machine, in about two minutes.
+    """Measure taskgate beside its peers, on this machine, in about a quarter of an hour.
 
-    Every server runs on a free loopback port over one SQLite file; each is asked once for the right answer before and
-    after. Ratios between rows are what to look at: single numbers say more about the machine. The exit code is 1 if a
-    call failed or an answer was wrong; a missed budget is printed, and changes nothing else.
+    Every server runs on a free loopback port over one SQLite file; each is asked for the right answer before and after.
+    Ratios between rows are what to look at: single numbers say more about the machine. The exit code is 1 if a call
+    failed or an answer was wrong; a missed budget is printed, and changes nothing else.
 
     \b
     Examples:
-      python -m bench
-      python -m bench --only rest --only fastapi --rounds 5
-      python -m bench --only 'grpc-*' --only echo --connections 1
-      python -m bench --markdown bench.md --json bench.json
+      python -m bench --quick
+      python -m bench --only 'envoy-*' --only fastapi-inline --document 2KB --connections 32 --rounds 9
+      python -m bench --only rows --most-rows 10000000
+      python -m bench --output build/bench/results
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so stops every server
-    plan = Plan(Load(connections, seconds), rounds, warm_up)
+    began = monotonic()
+    whole = not (quick or only or documents or connections)
     try:
-        results = run(plan, choose(KEYS, only), rows=rows, import_rows=import_rows, log_level=log_level)
+        plan = _plan(quick=quick, documents=documents, connections=connections, most_rows=most_rows)
+        plan = _with_own(plan, rounds, seconds)
+        conductor = ConductorSettings(conductor_jar, java)
+        results = run(plan, choose(KEYS, only), log_level=log_level, conductor=conductor, say=say)
     except BenchError as error:
         click.echo(f"bench: {error}", err=True)
         sys.exit(1)
+    say(f"took {(monotonic() - began) / 60:.1f} minutes")
     click.echo(render_text(results), nl=False)
-    if markdown:
-        markdown.write_text(render_markdown(results), encoding="utf-8")
-    if json_path:
-        json_path.write_text(json.dumps(as_json(results), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.exit(1 if results.failed else 0)
+    if output or whole:
+        write(results, output or FOLDER)
+    sys.exit(1 if results.failures else 0)
 
 
-def run(plan: Plan, wanted: Sequence[str], *, rows: int, import_rows: int, log_level: str) -> Results:
-    """Measure what is ``wanted``; says on standard error what it is at."""
-    results = Results(describe_machine(), plan, rows, log_level)
-    cases = [case for case in CASES if case.key in wanted]
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        site = Site(Path(name, "tasks.db"), Path(name), log_level)
-        if IMPORT in wanted:
-            results.imports = [
-                _import(Path(name, f"import-{n}.db"), n) for n in (import_rows // IMPORT_SHARE, import_rows)
-            ]
-        if START in wanted or cases:
-            say(f"filling the store with {rows:,} tasks")
-            import_tasks(site.database, rows)
-        if START in wanted:
-            say(f"starting taskgate {STARTS} times")
-            results.start_seconds = seconds_to_first_answer(site, STARTS)
-        if cases:
-            _measure(cases, site, results)
-    return results
-
-
-def _import(database: Path, count: int) -> Import:
-    say(f"importing {count:,} tasks")
-    return import_tasks(database, count)
-
-
-def _measure(cases: Sequence[Case], site: Site, results: Results) -> None:
-    generators = find_generators()
-    if generators.warning:
-        say(generators.warning)
-    with running(dict.fromkeys(case.server for case in cases), site) as servers:
-        say(f"starting {', '.join(servers)}")
-        subjects = prepare(cases, servers, generators)
-        results.memory = idle_memory(servers)
-        results.measured = measure(subjects, results.plan, say)
+def write(results: Results, folder: Path) -> None:
+    """Leave the tables, the picture and every round in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = "results.svg"
+    try:
+        draw(results, folder / picture)
+    except BenchError as error:
+        say(f"!! {error}")
+        picture = ""
+    (folder / "results.md").write_text(render_markdown(results, picture), encoding="utf-8")
+    text = json.dumps(as_json(results), indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
 
 def say(sentence: str) -> None:
     """Tell whoever waits."""
     click.echo(sentence, err=True)
+
+
+def _plan(*, quick: bool, documents: tuple[str, ...], connections: tuple[int, ...], most_rows: str | None) -> Plan:
+    sizes = [document for name, document in _DOCUMENTS.items() if name in documents] or DOCUMENTS
+    make, usual = (quick_plan, (MAIN_CONNECTIONS,)) if quick else (full_plan, CONNECTIONS)
+    plan = make(sizes, sorted(set(connections)) or usual)
+    if most_rows is None:
+        return plan
+    return replace(plan, row_counts=[rows for rows in MOST_ROWS if rows <= int(most_rows)])
+
+
+def _with_own(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
+    cells = [
+        replace(
+            cell,
+            rounds=rounds or cell.rounds,
+            load=cell.load if seconds is None else replace(cell.load, seconds=seconds),
+        )
+        for cell in plan.cells
+    ]
+    return replace(plan, cells=cells)
 
 
 if __name__ == "__main__":

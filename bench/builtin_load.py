@@ -1,7 +1,7 @@
 """A load generator in plain Python, for machines without a real one: ``python -m bench.builtin_load``.
 
-Arguments: authority, a file of paths (one a line), calls in flight, seconds, bytes of content in a right answer, and for
-gRPC the request message in hexadecimal. Prints one JSON object: latencies in microseconds of right answers, errors,
+Arguments: authority, a file of paths (one a line), calls in flight, seconds, bytes of content in a right answer, and
+for gRPC the request message in hexadecimal. Prints one JSON object: latencies in microseconds of right answers, errors,
 seconds.
 """
 

@@ -80,7 +80,7 @@ def conductor_rest(authority: str, document: Document) -> HttpGet:
     answer = ask(target)
     if _without_additions(json.loads(answer)) != _without_additions(json.loads(document.body)):
         raise BenchError(f"Conductor's answer for the {document.name} task is another task: {answer[:200]!r}")
-    return HttpGet(authority, target.path, answer)
+    return HttpGet(authority, target.path, answer, bare_status=True)
 
 
 CASES = (
@@ -199,7 +199,7 @@ CASES = (
 
 
 def choose(keys: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Those of ``keys`` that match one of ``patterns`` (``envoy-rest``, ``go-*``), in their order; all without patterns.
+    """Those of ``keys`` that match one of ``patterns`` (``rest``, ``go-*``), in their order; all without patterns.
 
     Raises BenchError for a pattern that matches nothing.
     """

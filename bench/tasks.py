@@ -86,7 +86,10 @@ def write_rows(path: Path, count: int) -> None:
 
 def row(number: int) -> bytes:
     """Task ``number`` of those of ``ROW_BYTES``."""
-    head = b'{"taskId":"%s","status":"COMPLETED","updateTime":1770621022078,"outputData":{"text":"' % row_id(number).encode()
+    head = (
+        b'{"taskId":"%s","status":"COMPLETED","updateTime":1770621022078,"outputData":{"text":"'
+        % row_id(number).encode()
+    )
     return head.ljust(ROW_BYTES - 3, b"x") + b'"}}'
 
 

@@ -109,8 +109,8 @@ class EnvoyTransport:
                 await self._healthz(scope["method"], send)
             else:  # a GET that called itself gRPC, and so passed the transcoder by
                 await self._rest(scope["raw_path"], headers, receive, send)
-        except (CallerGone, asyncio.CancelledError):
-            return
+        except (CallerGone, asyncio.CancelledError, OSError):
+            return  # OSError: what "send" raises once the caller has gone; handlers let none of their own out
         except Exception:  # noqa: BLE001 - see above
             structlog.get_logger("taskgate.server").exception("a request could not be answered")
             with suppress(OSError, RuntimeError):  # RuntimeError: the answer had begun
