@@ -32,7 +32,7 @@ def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
 
     async def get_task(call: Call, request: bytes) -> bytes:
         call.task_id = _decode(GetTaskRequest, request).task_id
-        task = (await service.get_task(call.task_id)).SerializeToString()
+        task = await service.get_task(call.task_id)
         return _checked_size(_field(1, task), call.task_id)  # GetTaskResponse.task = 1
 
     async def get_task_json(call: Call, request: bytes) -> bytes:

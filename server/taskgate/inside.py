@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -60,17 +61,19 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
+        python = str(Path(sys.exec_prefix, "bin", "python3"))  # sys.executable does not name one inside Envoy
         line, rest = _first_line()
         if line:
             orders = msgspec.json.decode(line, type=Orders)
             os.chdir(orders.directory)
+            python = orders.python
             settings = Settings.model_validate_json(orders.settings)
             configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(orders.log, "wb"))
             self._tasks.append(asyncio.create_task(_beat(orders.heartbeat)))
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
-        self._transport = transport = EnvoyTransport(settings, self._open_store(settings.store))
+        self._transport = transport = EnvoyTransport(settings, self._open_store(settings.store), python=python)
         await transport.start()
         if line:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))

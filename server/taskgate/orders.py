@@ -22,6 +22,9 @@ class Orders(msgspec.Struct, frozen=True):
     directory: str
     """The working directory, which relative paths in the settings start from."""
 
+    python: str
+    """The interpreter that runs programs; the one inside Envoy has no program of its own."""
+
     heartbeat: int
     """The file descriptor that takes beats."""
 

@@ -1,29 +1,31 @@
 """The one question taskgate answers, free of any transport and any database."""
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+import sys
 
+from taskgate.conversion import LargeConversions
 from taskgate.document import MAX_DOCUMENT_BYTES, CheckedDocuments, DocumentError, check_document
 from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
 from taskgate.stores.base import TaskStore
 from taskgate.task_id import TaskIdFormat, check_task_id
 from taskgate.task_message import task_from_document
-from taskgate.v1.task_pb2 import Task
 
 _LARGE_DOCUMENT_BYTES = 256 * 1024
 """Larger documents are worked on in a thread; smaller ones are done sooner than a thread is asked."""
 
-T = TypeVar("T")
+_LARGE_CONVERSION_BYTES = 1024 * 1024
+"""Larger documents are converted in a process of their own: see ``conversion``."""
 
 
 class TaskService:
     """Task executions by ID, from ``store``."""
 
-    def __init__(self, store: TaskStore, task_id_format: TaskIdFormat) -> None:
+    def __init__(self, store: TaskStore, task_id_format: TaskIdFormat, *, python: str = sys.executable) -> None:
+        """``python`` is the interpreter that large conversions run in."""
         self._store = store
         self._task_id_format = task_id_format
         self._checked = CheckedDocuments()
+        self._conversions = LargeConversions(python)
 
     async def get_task_json(self, task_id: str) -> bytes:
         """The task's REST document: one JSON object in UTF-8, byte for byte as stored.
@@ -45,8 +47,8 @@ class TaskService:
             raise DocumentUnreadable(task_id) from error
         return document
 
-    async def get_task(self, task_id: str) -> Task:
-        """The task as a typed message.
+    async def get_task(self, task_id: str) -> bytes:
+        """The task as a serialised ``Task`` message.
 
         Raises:
             TaskNotRepresentable: the document holds a value that ``Task`` has no place for.
@@ -54,7 +56,11 @@ class TaskService:
         """
         document = await self._read(task_id)
         try:
-            return await _off_loop_if_large(task_from_document, document)
+            if len(document) > _LARGE_CONVERSION_BYTES:
+                return await self._conversions.convert(document)
+            if len(document) > _LARGE_DOCUMENT_BYTES:
+                return await asyncio.to_thread(_converted, document)
+            return _converted(document)
         except DocumentError as error:
             raise DocumentUnreadable(task_id) from error
 
@@ -73,7 +79,6 @@ class TaskService:
         return document
 
 
-async def _off_loop_if_large(work: Callable[[bytes], T], document: bytes) -> T:
-    if len(document) > _LARGE_DOCUMENT_BYTES:
-        return await asyncio.to_thread(work, document)
-    return work(document)
+def _converted(document: bytes) -> bytes:
+    message: bytes = task_from_document(document).SerializeToString()
+    return message

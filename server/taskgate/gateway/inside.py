@@ -91,7 +91,13 @@ class EnvoyWithPython(EnvoyProcess):
             empty = self._folder.name if self._folder is not None else None
             options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (beating, log), "cwd": empty}
             await super()._launch(command, env={**os.environ, **environment()}, **options)
-            orders = Orders(self._service.model_dump_json(), directory=str(Path.cwd()), heartbeat=beating, log=log)
+            orders = Orders(
+                settings=self._service.model_dump_json(),
+                directory=str(Path.cwd()),
+                python=sys.executable,
+                heartbeat=beating,
+                log=log,
+            )
             assert self._process is not None  # noqa: S101 - for the type checker
             assert self._process.stdin is not None  # noqa: S101 - same
             self._process.stdin.write(msgspec.json.encode(orders) + b"\n")

@@ -61,12 +61,13 @@ _GRPC_OK = ((b"grpc-status", b"0"),)
 class EnvoyTransport:
     """The ASGI application for one store; ``start`` before the first call, ``stop`` after the last."""
 
-    def __init__(self, settings: Settings, store: TaskStore) -> None:
+    def __init__(self, settings: Settings, store: TaskStore, *, python: str) -> None:
+        """``python`` is the interpreter that large conversions run in."""
         self._instance = settings.instance
         self._store = store
         self._health = health.Health(HEALTH_SERVICES)
         self._watch: asyncio.Task[None] | None = None
-        service = TaskService(store, settings.task_id_format)
+        service = TaskService(store, settings.task_id_format, python=python)
         limit = settings.request_timeout
         self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
         self._unary: Mapping[bytes, Handler] = {
