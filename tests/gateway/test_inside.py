@@ -68,6 +68,16 @@ class TestOnlyThePathNamesTheTask(test_rest.TestOnlyThePathNamesTheTask):
     def test_body_changes_nothing(self, ask: Ask, protocol: str, body: bytes) -> None:
         assert ask(f"{PATH}THIS", body=body, headers=announced(protocol, body)).json == {"task_id": "THIS"}
 
+    def test_chunked_body_changes_nothing_and_leaves_the_connection_clean(self, gateway: Gateway) -> None:
+        """Or says that it will close it: the answer may be ready before Envoy has seen the end of the body."""
+        with Http1(gateway.address) as connection:
+            connection.send(b"GET /api/tasks/THIS HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+            connection.send(b'12\r\n{"taskId":"OTHER"}\r\n0\r\n\r\n')
+            answer = connection.answer()
+            assert answer.json == {"task_id": "THIS"}
+            if answer.header("connection") != "close":
+                assert connection.ask(f"{PATH}NEXT").json == {"task_id": "NEXT"}
+
     @pytest.mark.parametrize("body", [b'{"taskId":"OTHER"}', b"[1]", b"x" * 100_000])
     def test_unannounced_body_is_refused_or_changes_nothing(self, gateway: Gateway, body: bytes) -> None:
         with Http2(gateway.address) as connection:

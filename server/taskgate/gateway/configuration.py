@@ -201,6 +201,7 @@ def _set_socket_address(listener: Any, host: str, port: int) -> None:
 
 def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
     """Put the parts of ``gateway/inside.yaml`` in their places."""
+    _find(config, _MANAGER)["request_timeout"] = parts["request_timeout"]
     _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
     _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}", parts["routes"])
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])

@@ -36,16 +36,23 @@ async def finish(started: Started[T], receive: Receive) -> T:
 
 
 @asynccontextmanager
-async def caller_watched(receive: Receive) -> Any:
-    """Cancel what runs inside when the caller goes, and raise CallerGone instead."""
+async def caller_watched(receive: Receive, take: Callable[[dict[str, Any]], Awaitable[None]] | None = None) -> Any:
+    """Cancel what runs inside when the caller goes, and raise CallerGone instead.
+
+    ``take`` gets every part of the request that comes meanwhile, the last one again and again.
+    """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - an ASGI application runs in a task
     gone = False
 
     async def watch() -> None:
         nonlocal gone
-        while (await asyncio.shield(receive()))["type"] != "http.disconnect":  # noqa: ASYNC110 - no event tells it
-            await asyncio.sleep(_POLL_INTERVAL)
+        # Shielded: pyvoy sets its future's result, cancelled or not, and would print what asyncio says to that.
+        while (event := await asyncio.shield(receive()))["type"] != "http.disconnect":
+            if take is not None:
+                await take(event)
+            if not event["more_body"]:
+                await asyncio.sleep(_POLL_INTERVAL)
         gone = True
         task.cancel()
 
@@ -65,11 +72,17 @@ async def send_body(send: Send, body: bytes, *, last: bool = True) -> None:
     start = 0
     try:
         while len(body) - start > CHUNK_BYTES:
-            await send({"type": "http.response.body", "body": body[start : start + CHUNK_BYTES], "more_body": True})
+            await _send_part(send, body[start : start + CHUNK_BYTES])
             start += CHUNK_BYTES
         rest = body[start:] if start else body
-        sent = send({"type": "http.response.body", "body": rest, "more_body": not last})
-        if not last:
-            await sent
+        if last:
+            await send({"type": "http.response.body", "body": rest})
+        else:
+            await _send_part(send, rest)
     except OSError as error:
         raise CallerGone from error
+
+
+async def _send_part(send: Send, part: bytes) -> None:
+    """Send ``part`` and wait until there is room for more; shielded for the reason given above."""
+    await asyncio.shield(send({"type": "http.response.body", "body": part, "more_body": True}))

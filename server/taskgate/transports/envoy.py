@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -30,7 +31,7 @@ from taskgate.service import TaskService
 from taskgate.settings import Settings
 from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
-from taskgate.transports.asgi import CallerGone, Receive, Scope, Send, finish, send_body
+from taskgate.transports.asgi import CallerGone, Receive, Scope, Send, caller_watched, finish, send_body
 from taskgate.transports.grpc_wire import (
     ACCEPTED_ENCODINGS,
     CONTENT_TYPE,
@@ -56,6 +57,9 @@ _GRPC_START = {
     "trailers": True,
 }
 _GRPC_OK = ((b"grpc-status", b"0"),)
+
+_STREAM_PARTS = 16
+"""Parts of a streaming request that wait for its handler, before its caller is made to wait."""
 
 
 class EnvoyTransport:
@@ -169,7 +173,7 @@ class EnvoyTransport:
                 message = await _only_message(receive, headers)
                 await _send_message(send, await self._health.check(message), _GRPC_OK)
             elif (stream := self._streams.get(path)) is not None:
-                await _stream_call(stream, seconds, _messages(receive, headers), send)
+                await _stream_call(stream, seconds, headers.get(b"grpc-encoding"), receive, send)
             else:
                 await _send_status(send, status("UNIMPLEMENTED", "Method not found!"))  # grpcio's own words
         except Refused as refused:
@@ -226,35 +230,42 @@ async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Rec
         await _send_message(send, response, (*_GRPC_OK, identity))
 
 
-async def _messages(receive: Receive, headers: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
+async def _messages(parts: asyncio.Queue[dict[str, Any]], encoding: bytes | None) -> AsyncIterator[bytes]:
     """The messages of a streaming request as they come."""
     body = b""
     more = True
     while True:
-        while (found := split_frame(body, headers.get(b"grpc-encoding"))) is not None:
+        while (found := split_frame(body, encoding)) is not None:
             message, end = found
             body = body[end:]
             yield message
         if not more:
             break
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise CallerGone
-        body += event["body"]
-        more = event["more_body"]
+        part = await parts.get()
+        body += part["body"]
+        more = part["more_body"]
     if body:
         raise Refused("INTERNAL", "The request ends within a message")
 
 
 async def _stream_call(
-    handler: StreamHandler, seconds: float | None, messages: AsyncIterator[bytes], send: Send
+    handler: StreamHandler, seconds: float | None, encoding: bytes | None, receive: Receive, send: Send
 ) -> None:
     """Send what ``handler`` yields as it comes; a refusal after the first message goes into the trailers."""
+    parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=_STREAM_PARTS)
+    ended = False
+
+    async def take(part: dict[str, Any]) -> None:
+        nonlocal ended
+        if not ended:
+            ended = not part["more_body"]
+            await parts.put(part)
+
     begun = False
     trailers: Headers = status("OK", "")
     try:
-        async with asyncio.timeout(seconds):
-            async for message in handler(messages):
+        async with asyncio.timeout(seconds), caller_watched(receive, take):
+            async for message in handler(_messages(parts, encoding)):
                 if not begun:
                     await send(_GRPC_START)
                     begun = True
