@@ -158,13 +158,24 @@ class TestErrorsFromEnvoy:
             codes = sorted(future.code().name for future in futures)
         assert codes == ["OK", "OK", "UNAVAILABLE", "UNAVAILABLE"]
 
+    @pytest.mark.parametrize(("name", "bad", "good"), [("grpc-timeout", "bad", "9876m"), ("x-a-bin", "!", "YQ")])
+    def test_malformed_header_of_one_caller_spoils_no_other(
+        self, gateway: Gateway, name: str, bad: str, good: str
+    ) -> None:
+        """gRPC servers refuse a header name for good once a value of it in their compression table was malformed."""
+        for value, fine in ((bad, False), (good, True)):
+            with Http2(gateway.address) as connection:
+                answer = raw_call(connection, "stub.document", (name, value))
+            found = dict((*answer.headers, *answer.trailers))["grpc-status"]
+            assert (found == "0") is fine, (value, answer)
+
     def test_over_http1_it_is_refused_clearly(self, gateway: Gateway) -> None:
         """The trailers that carry gRPC's status would be lost."""
         with Http1(gateway.address) as connection:
             answer = connection.ask(METHODS[0], "POST", [("content-type", "application/grpc")], frame("a"))
         assert (answer.status, answer.body) == (200, b"")
         assert answer.header("grpc-status") == "12"
-        assert answer.header("grpc-message") == "gRPC needs HTTP/2; this connection is HTTP/1.1"
+        assert answer.header("grpc-message") == "gRPC needs POST over HTTP/2"
 
     @pytest.mark.parametrize("path", ["/a%2Fb", "/taskgate.v1.TaskService%2FGetTask"])
     def test_paths_that_envoy_refuses(self, gateway: Gateway, path: str) -> None:

@@ -187,7 +187,7 @@ class TestGrpc:
             answer = connection.ask("/taskgate.v1.TaskService/GetTask", method="POST", headers=headers, body=b"")
         assert answer.status == 200
         assert answer.header("grpc-status") == "12"
-        assert "gRPC needs HTTP/2" in (answer.header("grpc-message") or "")
+        assert "gRPC needs POST over HTTP/2" in (answer.header("grpc-message") or "")
 
     def test_without_te_trailers_it_is_refused_clearly(self, gateway: Gateway) -> None:
         with Http2(gateway.address) as connection:

@@ -42,6 +42,12 @@ def test_compressed_message_is_read(encoding: bytes, compress: object) -> None:
     assert split_frame(body, encoding) == (b"message", len(body))
 
 
+def compressed(message: bytes, after: bytes = b"") -> bytes:
+    """A frame that holds ``message``, gzipped, and what comes ``after`` that."""
+    packed = gzip.compress(message) + after
+    return b"\x01" + len(packed).to_bytes(4) + packed
+
+
 @pytest.mark.parametrize(
     ("body", "encoding", "code"),
     [
@@ -50,9 +56,12 @@ def test_compressed_message_is_read(encoding: bytes, compress: object) -> None:
         (b"\x01\x00\x00\x00\x01x", b"identity", "INTERNAL"),
         (b"\x01\x00\x00\x00\x01x", b"gzip", "INTERNAL"),
         (b"\x01\x00\x00\x00\x04" + gzip.compress(b"message")[:4], b"gzip", "INTERNAL"),
+        (compressed(b"a"), b"deflate", "INTERNAL"),
+        (compressed(b"a", b"junk"), b"gzip", "INTERNAL"),
+        (compressed(b"a", gzip.compress(b"b")), b"gzip", "INTERNAL"),
         (b"\x00\xff\xff\xff\xff", None, "RESOURCE_EXHAUSTED"),
     ],
-    ids=["flag", "no encoding", "identity", "garbage", "cut off", "4 GiB"],
+    ids=["flag", "no encoding", "identity", "garbage", "cut off", "other", "junk after", "two members", "4 GiB"],
 )
 def test_frame_that_breaks_the_rules_is_refused(body: bytes, encoding: bytes | None, code: str) -> None:
     with pytest.raises(Refused) as refused:

@@ -104,8 +104,8 @@ class EnvoyTransport:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Nothing is raised: pyvoy would print it and answer 500 in plain text."""
         headers = dict(scope["headers"])
+        path = headers.get(b"x-envoy-original-path")
         try:
-            path = headers.get(b"x-envoy-original-path")
             if path is not None:
                 await self._rest(path, headers, receive, send)
             elif scope["method"] == "POST":
@@ -119,7 +119,10 @@ class EnvoyTransport:
         except Exception:  # noqa: BLE001 - see above
             structlog.get_logger("taskgate.server").exception("a request could not be answered")
             with suppress(OSError, RuntimeError):  # RuntimeError: the answer had begun
-                await self._send_json_error(send, _INTERNAL, "Internal error; the server's log has it")
+                if path is None and scope["method"] == "POST":
+                    await _send_status(send, status(_INTERNAL.grpc_code, _LOGGED))
+                else:
+                    await self._send_json_error(send, _INTERNAL, _LOGGED)
 
     async def _rest(self, path: bytes, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
         """``GET /api/tasks/{taskId}``. The path alone names the task, never a query parameter or a body."""
@@ -180,6 +183,7 @@ class EnvoyTransport:
             await _send_status(send, [*status(refused.code, refused.message), *refused.extra])
 
 
+_LOGGED = "Internal error; the server's log has it"
 _INTERNAL = ErrorStatus("INTERNAL", 500, "ERROR_REASON_INTERNAL")
 _AWAY = ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True)
 
@@ -191,7 +195,7 @@ def _request_id(headers: Mapping[bytes, bytes]) -> str:
 
 def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
     if scope["http_version"] != "2":
-        raise Refused("UNIMPLEMENTED", "gRPC needs HTTP/2; this connection is HTTP/1.1")
+        raise Refused("UNIMPLEMENTED", "gRPC needs POST over HTTP/2")
     if headers.get(b"te") != b"trailers":
         raise Refused(
             "INTERNAL", "The header 'te: trailers' is missing: something on the way does not pass trailers on"
@@ -201,7 +205,7 @@ def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
 
 async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
     """The one message of a unary request; does not wait for the caller to close its side."""
-    body = b""
+    body = bytearray()
     while True:
         event = await receive()
         if event["type"] == "http.disconnect":
@@ -232,12 +236,12 @@ async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Rec
 
 async def _messages(parts: asyncio.Queue[dict[str, Any]], encoding: bytes | None) -> AsyncIterator[bytes]:
     """The messages of a streaming request as they come."""
-    body = b""
+    body = bytearray()
     more = True
     while True:
         while (found := split_frame(body, encoding)) is not None:
             message, end = found
-            body = body[end:]
+            del body[:end]
             yield message
         if not more:
             break

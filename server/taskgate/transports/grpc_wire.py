@@ -50,7 +50,7 @@ def frame(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4) + message
 
 
-def split_frame(body: bytes, encoding: bytes | None) -> tuple[bytes, int] | None:
+def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes, int] | None:
     """The first message of ``body``, decompressed, and where the next one begins; None if it is not all there yet.
 
     Raises Refused for a message that is too large, or compressed in a way that the server does not know.
@@ -62,7 +62,7 @@ def split_frame(body: bytes, encoding: bytes | None) -> tuple[bytes, int] | None
         raise _too_large(f"a message of {end - PREFIX_BYTES} bytes")
     if len(body) < end:
         return None
-    message = body[PREFIX_BYTES:end]
+    message = bytes(memoryview(body)[PREFIX_BYTES:end])
     if body[0] == 0:
         return message, end
     if body[0] != 1:
@@ -113,6 +113,8 @@ def _decompress(message: bytes, encoding: bytes | None) -> bytes:
         raise Refused("INTERNAL", f"A message is not the {encoding.decode()} that it claims to be") from error
     if decompressor.unconsumed_tail:
         raise _too_large("a compressed message that is larger than that")
+    if decompressor.unused_data:
+        raise Refused("INTERNAL", f"A message has more after the {encoding.decode()} that it claims to be")
     if not decompressor.eof:
         raise Refused("INTERNAL", f"A message is not the whole {encoding.decode()} that it claims to be")
     return plain

@@ -48,7 +48,10 @@ class Health:
 
     async def watch(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """``Watch``: the state now and whenever it changes; SERVICE_UNKNOWN for a service that is not there."""
-        name = _request(await anext(requests, b"")).service
+        message = await anext(requests, None)
+        if message is None:
+            raise Refused("UNIMPLEMENTED", "The method takes one message; the request has none")
+        name = _request(message).service
         last = None
         while True:
             changed = self._changed
