@@ -26,7 +26,9 @@ _DOCUMENTS = {document.name.replace(" ", ""): document for document in DOCUMENTS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--quick", is_flag=True, help="Two minutes: few rounds, 32 connections only. Not to be quoted.")
+@click.option(
+    "--quick", is_flag=True, help="A few minutes: few and short rounds, 32 connections only. Not to be quoted."
+)
 @click.option("--only", multiple=True, metavar="NAME", help=f"Measure only these, repeatable: {', '.join(KEYS)}.")
 @click.option(
     "--document", "documents", multiple=True, type=click.Choice(list(_DOCUMENTS)), help="Only this size, repeatable."

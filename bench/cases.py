@@ -4,12 +4,13 @@ import fnmatch
 import functools
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from google.api.httpbody_pb2 import HttpBody
 
 from bench.errors import BenchError
+from bench.loads import Load
 from bench.peers.grpc_echo import ECHO_PATH
 from bench.servers import Server
 from bench.targets import GrpcCall, HttpGet, Target, ask
@@ -18,6 +19,9 @@ from taskgate.task_message import task_from_document
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
 SERVICE = "taskgate.v1.TaskService"
+
+COUNTED_REQUESTS = 96
+"""Calls in a round of a ``counted`` case with several connections, but at least one for each."""
 
 _CONDUCTOR_ADDS = {"": {"executionMetadata"}, "workflowTask": {"metadata"}}
 """Keys that today's Conductor writes, empty, into documents that were stored without them; by the key of the object."""
@@ -28,7 +32,8 @@ class Case:
     """One row. ``target`` makes the request for a document of a running ``server`` (a name of ``servers.STARTERS``).
 
     Not ``everywhere``: measured in the main cell only, for it differs little from another row. ``one_large``: asked for
-    one large document at a time, since each keeps a core busy for so long that any more would only wait.
+    one large document at a time, since each keeps a core busy for so long that more would only wait. ``counted``: so
+    slow that calls for the middle document too are counted instead of timed.
     """
 
     key: str
@@ -38,6 +43,7 @@ class Case:
     protocol: Literal["REST", "gRPC"] = "REST"
     everywhere: bool = True
     one_large: bool = False
+    counted: bool = False
     only_small: bool = False
 
     def suits(self, document: Document, in_flight: int) -> bool:
@@ -45,6 +51,12 @@ class Case:
         if document is not SMALL and self.only_small:
             return False
         return not (self.one_large and document is LARGE and in_flight > 1)
+
+    def load(self, document: Document, load: Load) -> Load:
+        """What ``load`` is for this row."""
+        if self.counted and document is not SMALL and load.in_flight > 1 and load.requests is None:
+            return replace(load, requests=max(COUNTED_REQUESTS, load.in_flight))
+        return load
 
 
 def rest(authority: str, document: Document = SMALL, prefix: str = "") -> HttpGet:
@@ -104,6 +116,7 @@ CASES = (
         lambda server, document: get_task(server.grpc, document),
         protocol="gRPC",
         one_large=True,
+        counted=True,
     ),
     Case(
         "grpcio-rest",
@@ -125,6 +138,7 @@ CASES = (
         lambda server, document: get_task(server.grpc, document),
         protocol="gRPC",
         one_large=True,
+        counted=True,
     ),
     Case(
         "grpcio-via-envoy",
@@ -188,12 +202,14 @@ CASES = (
         lambda server, document: get_task(server.grpc, document),
         protocol="gRPC",
         one_large=True,
+        counted=True,
     ),
     Case(
         "conductor",
         "Conductor: REST",
         "conductor",
         lambda server, document: conductor_rest(server.http, document),
+        one_large=True,
     ),
 )
 

@@ -41,8 +41,8 @@ class Load:
     """How hard and how long: calls ``in_flight`` at any time, for ``seconds``.
 
     With ``requests``, that many calls instead, however long they take: for answers so large that most of what a server
-    does in ``seconds`` would be on the way when time is up, and not be counted. A generator that cannot, which h2load
-    can, takes ``seconds`` all the same.
+    does in ``seconds`` would be on the way when time is up, and not be counted. Only h2load can; the built-in generator
+    waits for what is on the way instead.
     """
 
     in_flight: int
@@ -218,7 +218,7 @@ end
 
 
 _WRK_TOTAL = re.compile(r"^\s*(\d+) requests in ([\d.]+)(us|ms|s|m|h),", re.MULTILINE)
-_WRK_PERCENTILE = re.compile(r"^\s*(50|99)%\s+([\d.]+)(us|ms|s|m|h)$", re.MULTILINE)
+_WRK_PERCENTILE = re.compile(r"^\s*(50|99)%\s+([\d.]+)(us|ms|s|m|h)\s*$", re.MULTILINE)
 _WRK_STATUS = re.compile(r"^\s*Non-2xx or 3xx responses: (\d+)$", re.MULTILINE)
 _WRK_SOCKET = re.compile(r"^\s*Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)$", re.MULTILINE)
 

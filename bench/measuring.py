@@ -182,12 +182,13 @@ def _let_recover(subject: Subject) -> None:
 
 def measure_once(subject: Subject, cell: Cell, number: int) -> Sample:
     """One case in one round: warm up, then count. Raises BenchError if there was not one right answer."""
-    if cell.load.requests is None:
-        subject.generator.run(subject.target, Load(cell.load.in_flight, cell.warm_up))
+    load = subject.measured.case.load(cell.document, cell.load)
+    if load.requests is None:
+        subject.generator.run(subject.target, Load(load.in_flight, cell.warm_up))
     else:  # large answers: a few are enough to have every buffer there is, and many would take as long as the round
         subject.generator.run(subject.target, Load(_WARM_UP_CALLS, cell.warm_up, _WARM_UP_CALLS))
     meter = _Meter(subject.process)
-    result = subject.generator.run(subject.target, cell.load)
+    result = subject.generator.run(subject.target, load)
     spent, other_cores = meter.read(result.generator_cpu_seconds)
     if not result.requests:
         raise BenchError(f"{result.errors} calls failed, and there was not one right answer")

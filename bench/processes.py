@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,14 @@ ENVOY, OTHER = "Envoy", "other"
 
 _CPU_CLOCK = 2
 """CPUCLOCK_SCHED of Linux, the last three bits of a clock ID: nanoseconds that the scheduler gave to a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """``seconds`` of CPU time by kind of process, and the process IDs of the ``envoys``."""
+
+    seconds: Mapping[str, float]
+    envoys: frozenset[int]
 
 
 class ServerProcess:
@@ -75,13 +84,18 @@ class ServerProcess:
             else:
                 return
 
-    def cpu_seconds(self) -> dict[int, tuple[str, float]]:
-        """Kind of process and CPU time since its start, by process ID."""
-        spent = {}
+    def cpu_seconds(self) -> CpuTime:
+        """CPU time since its start, by kind of process; that of processes that have ended is counted as ``OTHER``."""
+        seconds = {ENVOY: 0.0, OTHER: 0.0}
+        envoys = set()
         for process in self._family():
-            with suppress(psutil.NoSuchProcess):  # it has just ended; whoever compares two looks will notice
-                spent[process.pid] = (_kind(process), _cpu(process))
-        return spent
+            with suppress(psutil.NoSuchProcess):  # it has just ended, and its time is in that of who started it
+                kind, times = _kind(process), process.cpu_times()
+                seconds[kind] += _cpu(process)
+                seconds[OTHER] += times.children_user + times.children_system
+                if kind == ENVOY:
+                    envoys.add(process.pid)
+        return CpuTime({kind: value for kind, value in seconds.items() if value}, frozenset(envoys))
 
     def resident_bytes(self) -> dict[str, int]:
         """Resident memory by what a process is; several of one kind are added up."""
@@ -147,14 +161,14 @@ class ServerProcess:
         return self._log.read_text(errors="replace")[-LOG_TAIL:]
 
 
-def cpu_spent(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]]) -> dict[str, float]:
-    """Seconds by kind of process between two looks. Raises BenchError if a process ended or appeared in between."""
-    if before.keys() != after.keys():
-        raise BenchError("a server process ended while it was measured")
-    spent: dict[str, float] = {}
-    for pid, (kind, seconds) in after.items():
-        spent[kind] = spent.get(kind, 0.0) + seconds - before[pid][1]
-    return spent
+def cpu_spent(before: CpuTime, after: CpuTime) -> dict[str, float]:
+    """Seconds by kind of process between two looks. Raises BenchError if an Envoy ended or appeared in between.
+
+    Other processes may come and go: taskgate converts large tasks in processes of their own.
+    """
+    if before.envoys != after.envoys:
+        raise BenchError("an Envoy ended while it was measured")
+    return {kind: seconds - before.seconds.get(kind, 0.0) for kind, seconds in after.seconds.items()}
 
 
 def ended_children_cpu_seconds() -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from bench.beside import ALONE, READERS, SMALL_CONNECTIONS, STATES, TYPED, state_of
 from bench.budgets import Budget, budgets
+from bench.cases import CASES
 from bench.measuring import Measured
 from bench.memory import GROWING_SERVERS
 from bench.plan import Cell
@@ -155,7 +156,9 @@ def _notes_on_requests(results: Results, cell: Cell) -> list[str]:
 
 def _rounds(cell: Cell) -> str:
     each = f"{cell.load.seconds:g} s" if cell.load.requests is None else f"{cell.load.requests} calls"
-    return f"Medians of {cell.rounds} interleaved rounds of {each}." if cell.rounds > 1 else f"One round of {each}."
+    rounds = f"Medians of {cell.rounds} interleaved rounds of {each}." if cell.rounds > 1 else f"One round of {each}."
+    counted = next((load for case in CASES if (load := case.load(cell.document, cell.load)) != cell.load), None)
+    return rounds if counted is None else f"{rounds} GetTask: of {counted.requests} calls, however long they take."
 
 
 def _request_row(row: Measured) -> tuple[str, ...]:
@@ -167,8 +170,8 @@ def _request_row(row: Measured) -> tuple[str, ...]:
     envoy = row.cpu_us(ENVOY)
     return (
         title,
-        f"{row.rate:,.0f}",
-        f"{min(rates):,.0f}-{max(rates):,.0f}",
+        _rate(row.rate),
+        f"{_rate(min(rates))}-{_rate(max(rates))}",
         f"{row.p50_ms:.2f}",
         f"{row.p99_ms:.2f}",
         f"{row.total_cpu_us:,.0f}",
@@ -176,6 +179,11 @@ def _request_row(row: Measured) -> tuple[str, ...]:
         failed,
         row.generator,
     )
+
+
+def _rate(value: float) -> str:
+    """Requests a second; slow ones are of documents of 10 MB."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _marks(*rows: Measured) -> list[str]:

@@ -23,8 +23,8 @@ ANY_SIZE = (("grpc.max_receive_message_length", -1),)
 class HttpGet:
     """``GET`` over HTTP/1.1, the connection kept alive. ``answer`` is the body that must come back with status 200.
 
-    ``others`` are paths with answers of the same size, for a generator to go round with ``path``. A ``bare_status`` line
-    is one without words ("HTTP/1.1 200 "), as Tomcat sends it.
+    ``others`` are paths with answers of the same size, for a generator to go round with ``path``. A ``bare_status``
+    line is one without words ("HTTP/1.1 200 "), as Tomcat sends it.
     """
 
     authority: str

@@ -162,7 +162,7 @@ class TestErrorsFromEnvoy:
     def test_malformed_header_of_one_caller_spoils_no_other(
         self, gateway: Gateway, name: str, bad: str, good: str
     ) -> None:
-        """gRPC servers refuse a header name for good once a value of it in their compression table was malformed."""
+        """A server refuses a header name for good once a value of it in its compression table was malformed."""
         for value, fine in ((bad, False), (good, True)):
             with Http2(gateway.address) as connection:
                 answer = raw_call(connection, "stub.document", (name, value))

@@ -2,16 +2,27 @@
 
 import json
 import math
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
-from bench.cases import CASES, choose
+from bench.__main__ import write
+from bench.beside import ALONE, READERS, TYPED, Beside
+from bench.budgets import budgets, sustained_rate
+from bench.cases import CASES, choose, echo, get_task, get_task_json, rest
 from bench.commands import Import
+from bench.conductor import java_version
 from bench.errors import BenchError
 from bench.loads import (
+    Generators,
+    H2load,
     Load,
     LoadResult,
+    Wrk,
     builtin_arguments,
     builtin_result,
     h2load_command,
@@ -20,13 +31,25 @@ from bench.loads import (
     read_h2load_log,
     spread,
     wrk_result,
+    wrk_script,
 )
 from bench.machine import cpu_model
-from bench.measuring import Measured, Plan, Sample
-from bench.processes import cpu_spent, describe_command
-from bench.report import number, render_markdown, render_text
-from bench.results import Results, as_json, budgets, ratios, sustained_rate
+from bench.measuring import Measured, Sample
+from bench.memory import Growth, later_by_earlier
+from bench.peers.envoy_direct import envoy_direct_configuration
+from bench.peers.go_build import protoc_command
+from bench.plan import CONNECTIONS, Cell, full_plan, quick_plan
+from bench.plot import panels
+from bench.processes import CpuTime, ServerProcess, cpu_spent, describe_command
+from bench.ratios import COMPARISONS, ratios
+from bench.rendering import number
+from bench.report import render_markdown, render_text
+from bench.results import Results, as_json
+from bench.rows import AmongRows, target_among
+from bench.servers import STARTERS, Server
 from bench.targets import GrpcCall, HttpGet
+from bench.tasks import DOCUMENTS, LARGE, MIDDLE, ROW_BYTES, SMALL, row, row_id, write_rows, write_tasks
+from taskgate.v1.task_service_pb2 import GetTaskResponse
 
 # --- Load generators ------------------------------------------------------------------------------------------------
 
@@ -90,14 +113,30 @@ def test_output_that_is_not_understood_is_refused_with_its_words() -> None:
 
 
 def test_h2load_gets_one_connection_a_call_over_http1_and_a_framed_message_over_grpc() -> None:
-    rest = h2load_command(GET, Load(32, 2.5), log=Path("log"), body=Path("body"))
-    assert {"--h1", "--clients=32", "--duration=2500ms", "--log-file=log"} < set(rest)
-    assert rest[-1] == "http://127.0.0.1:8080/api/tasks/x"
-    grpc = h2load_command(CALL, Load(32, 3), log=Path("log"), body=Path("body"))
-    assert {"--clients=4", "--max-concurrent-streams=8", "--data=body"} < set(grpc)
+    get = h2load_command(GET, Load(32, 2.5), log=Path("log"), what=Path("what"))
+    assert {"--h1", "--clients=32", "--duration=2500ms", "--log-file=log", "--input-file=what"} < set(get)
+    grpc = h2load_command(CALL, Load(32, 3), log=Path("log"), what=Path("what"))
+    assert {"--clients=4", "--max-concurrent-streams=8", "--data=what"} < set(grpc)
+    assert grpc[-1] == "http://127.0.0.1:8080/a.B/C"
     assert {"--header=content-type: application/grpc", "--header=te: trailers"} < set(grpc)
     assert "--h1" not in grpc
     assert CALL.framed == b"\x00\x00\x00\x00\x03\x0a\x01x"
+
+
+def test_large_answers_are_counted_instead_of_timed() -> None:
+    command = h2load_command(GET, Load(32, 2.0, requests=96), log=Path("log"), what=Path("what"))
+    assert "--requests=96" in command
+    assert not any(argument.startswith("--duration") for argument in command)
+
+
+def test_the_generator_suits_protocol_status_line_and_load() -> None:
+    generators = Generators(http=H2load(), grpc=H2load(), http_bare_status=Wrk())
+    bare = replace(GET, bare_status=True)
+    assert [generators.choose(target).name for target in (GET, CALL, bare)] == ["h2load", "h2load", "wrk"]
+
+
+def test_wrk_is_told_several_paths_in_lua() -> None:
+    assert '{"/a", "/b"}' in wrk_script(("/a", "/b"))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +162,8 @@ Running 3s test @ http://127.0.0.1:18099/x
 
 
 def test_wrk_gives_rate_and_percentiles_whatever_their_units() -> None:
-    result = wrk_result(WRK + "Requests/sec:  16265.34\nTransfer/sec:     30.96MB\n")
+    padded = WRK.replace("1.02s\n", "1.02s \n")  # as it prints units of one letter
+    result = wrk_result(padded + "Requests/sec:  16265.34\nTransfer/sec:     30.96MB\n")
     assert (result.requests, result.seconds, result.errors) == (48839, 3.0, 0)
     assert result.p50_ms == pytest.approx(0.78)
     assert result.p99_ms == pytest.approx(1020)
@@ -137,8 +177,9 @@ def test_wrk_counts_refusals_and_broken_connections_as_errors() -> None:
 
 
 def test_the_built_in_generator_is_told_the_message_only_for_grpc() -> None:
-    assert builtin_arguments(GET, Load(8, 1.5)) == ["127.0.0.1:8080", "/api/tasks/x", "8", "1.5", "20"]
-    assert builtin_arguments(CALL, Load(8, 1.5)) == ["127.0.0.1:8080", "/a.B/C", "8", "1.5", "12", "0a0178"]
+    paths = Path("paths")
+    assert builtin_arguments(GET, Load(8, 1.5), paths) == ["127.0.0.1:8080", "paths", "8", "1.5", "20"]
+    assert builtin_arguments(CALL, Load(8, 1.5), paths) == ["127.0.0.1:8080", "paths", "8", "1.5", "12", "0a0178"]
 
 
 def test_the_built_in_generator_is_read() -> None:
@@ -157,14 +198,14 @@ def test_a_percentile_is_a_value_that_was_seen() -> None:
 
 
 def test_cpu_time_is_told_apart_by_kind_of_process() -> None:
-    before = {1: ("Python", 1.0), 2: ("Python", 5.0), 3: ("Envoy", 2.0)}
-    after = {1: ("Python", 1.5), 2: ("Python", 7.0), 3: ("Envoy", 2.25)}
-    assert cpu_spent(before, after) == {"Python": 2.5, "Envoy": 0.25}
+    before = CpuTime({"other": 6.0, "Envoy": 2.0}, frozenset({3}))
+    after = CpuTime({"other": 8.5, "Envoy": 2.25}, frozenset({3}))
+    assert cpu_spent(before, after) == {"other": 2.5, "Envoy": 0.25}
 
 
-def test_a_process_that_was_replaced_spoils_the_measurement() -> None:
+def test_an_envoy_that_was_replaced_spoils_the_measurement() -> None:
     with pytest.raises(BenchError, match="ended while"):
-        cpu_spent({1: ("Python", 1.0)}, {2: ("Python", 0.1)})
+        cpu_spent(CpuTime({"Envoy": 1.0}, frozenset({1})), CpuTime({"Envoy": 0.1}, frozenset({2})))
 
 
 @pytest.mark.parametrize(
@@ -185,61 +226,79 @@ def test_the_cpu_model_comes_from_linux_where_there_is_one() -> None:
     assert cpu_model("")
 
 
-# --- Results --------------------------------------------------------------------------------------------------------
-
-CASE = {case.key: case for case in CASES}
-
-
-def measured(key: str, *rates: float, errors: int = 0, generator: str = "h2load", cores: float = 0.1) -> Measured:
-    """A row with one round for each rate, at 100 µs of Python and 50 µs of Envoy a request."""
-    samples = [
-        Sample(LoadResult(round(rate * 2), 2.0, 1.25, 9.5, errors, cores * 2), {"Python": 100.0, "Envoy": 50.0})
-        for rate in rates
-    ]
-    return Measured(CASE[key], generator, generator != "built-in", samples)
-
-
-def results(*rows: Measured) -> Results:
-    return Results("Some CPU, 2 cores", Plan(Load(32, 3.0), 3, 0.5), 1000, "info", rows)
+def test_cpu_time_of_a_process_is_all_that_it_used(tmp_path: Path) -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ntime.sleep(60)"
+    log = tmp_path / "log"
+    with ServerProcess([sys.executable, "-c", busy], log) as process:
+        while not log.read_bytes():
+            time.sleep(0.01)
+        ((kind, seconds),) = process.cpu_seconds().seconds.items()
+        assert kind == "other"
+        assert 0.3 <= seconds < 0.6
+        process.sleep()
+        with process.awake():
+            assert sum(process.resident_bytes().values()) > 1 << 20
 
 
-def test_a_ratio_is_of_medians_with_the_extremes_of_single_rounds() -> None:
-    row, baseline = measured("rest", 300, 100, 200), measured("fastapi", 100, 100, 400)
-    (ratio,) = ratios([row, baseline])
-    assert (ratio.of_medians, ratio.lowest, ratio.highest, ratio.cpu) == (2.0, 0.5, 3.0, 1.0)
+# --- What is asked for ----------------------------------------------------------------------------------------------
 
 
-def test_a_ratio_needs_both_its_rows() -> None:
-    assert ratios([measured("rest", 100)]) == []
+def test_documents_have_their_sizes_and_ids() -> None:
+    assert [len(document.body) // 1000 for document in DOCUMENTS] == [1, 102, 10_002]
+    for document in DOCUMENTS:
+        assert json.loads(document.body)["taskId"] == document.task_id
+    assert len({document.task_id for document in DOCUMENTS}) == 3
 
 
-def test_every_row_that_is_compared_exists() -> None:
-    compared = [(ratio.row.case.key, ratio.baseline.case.key) for ratio in ratios([measured(key, 1) for key in CASE])]
-    assert ("rest", "envoy-direct") in compared
-    assert len(compared) == len(set(compared)) == 8
+def test_rows_have_one_size_and_are_tasks(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", 3)
+    lines = (tmp_path / "rows").read_bytes().splitlines()
+    assert lines == [row(0), row(1), row(2)]
+    assert {len(line) for line in lines} == {ROW_BYTES}
+    assert [json.loads(line)["taskId"] for line in lines] == [row_id(number) for number in range(3)]
 
 
-def test_budgets_are_met_or_missed_in_their_own_direction() -> None:
-    found = results()
-    found.imports = [imported(6_000, seconds=0.5, mebibytes=50), imported(60_000, seconds=3.0, mebibytes=60)]
-    found.start_seconds = 2.0
-    assert [budget.met for budget in budgets(found)] == [False, True, True]
-    found.imports = [imported(6_000, seconds=0.5, mebibytes=50), imported(60_000, seconds=2.0, mebibytes=90)]
-    found.start_seconds = 3.5
-    assert [budget.met for budget in budgets(found)] == [True, False, False]
+def test_the_store_has_the_documented_task_and_the_larger_ones(tmp_path: Path) -> None:
+    write_tasks(tmp_path / "tasks", 3, [MIDDLE])
+    lines = (tmp_path / "tasks").read_bytes().splitlines()
+    assert lines[2:] == [SMALL.body, MIDDLE.body]
+    assert [len(line) for line in lines[:3]] == [len(SMALL.body)] * 3
 
 
-def imported(tasks: int, *, seconds: float, mebibytes: int) -> Import:
-    return Import(tasks, file_bytes=1, seconds=seconds, cpu_seconds=seconds, peak_bytes=mebibytes << 20)
+def test_among_rows_the_same_ids_are_asked_for_in_every_run() -> None:
+    server = Server(process=None, http="127.0.0.1:1")  # type: ignore[arg-type]
+    target = target_among(server, 50)
+    assert target == target_among(server, 50)
+    assert sorted(target.paths) == sorted(f"/api/tasks/{row_id(number)}" for number in range(50))
+    assert json.loads(target.answer)["taskId"] in target.path
 
 
-def test_the_rate_of_an_import_leaves_out_the_start_of_the_command() -> None:
-    assert (
-        sustained_rate(imported(1_000, seconds=0.5, mebibytes=1), imported(11_000, seconds=1.0, mebibytes=1)) == 20_000
-    )
-    assert (
-        sustained_rate(imported(1_000, seconds=1.0, mebibytes=1), imported(9_000, seconds=0.9, mebibytes=1)) == 10_000
-    )
+def test_calls_ask_for_their_document_and_know_its_answer() -> None:
+    assert rest("a:1", MIDDLE).answer == MIDDLE.body
+    assert get_task_json("a:1", MIDDLE).answer.endswith(MIDDLE.body)
+    typed = GetTaskResponse.FromString(get_task("a:1", MIDDLE).answer)
+    assert len(MessageToDict(typed.task.output_data["response"])["body"]["items"]) > 300
+    assert echo("a:1").answer == echo("a:1").message
+
+
+def test_cases_name_servers_that_exist_and_are_told_apart() -> None:
+    assert {case.server for case in CASES} == set(STARTERS)
+    assert len({case.key for case in CASES}) == len({case.title for case in CASES}) == len(CASES)
+
+
+def test_cases_leave_out_what_would_measure_nothing() -> None:
+    assert CASE["envoy-typed"].suits(LARGE, 1)
+    assert not CASE["envoy-typed"].suits(LARGE, 32)
+    assert CASE["envoy-json"].suits(LARGE, 256)
+    assert not CASE["echo"].suits(MIDDLE, 1)
+
+
+def test_slow_calls_are_counted_instead_of_timed() -> None:
+    assert CASE["envoy-typed"].load(MIDDLE, Load(256, 1.0)) == Load(256, 1.0, requests=256)
+    assert CASE["envoy-typed"].load(MIDDLE, Load(32, 1.0)) == Load(32, 1.0, requests=96)
+    assert CASE["envoy-typed"].load(SMALL, Load(32, 1.0)) == Load(32, 1.0)
+    assert CASE["envoy-typed"].load(MIDDLE, Load(1, 1.0)) == Load(1, 1.0)
+    assert CASE["conductor"].load(MIDDLE, Load(32, 1.0)) == Load(32, 1.0)
 
 
 def test_only_chooses_by_pattern_in_the_order_of_the_table() -> None:
@@ -249,63 +308,267 @@ def test_only_chooses_by_pattern_in_the_order_of_the_table() -> None:
         choose(["rest", "echo"], ["soap"])
 
 
+# --- Plans and peers ------------------------------------------------------------------------------------------------
+
+
+def test_the_full_plan_crosses_documents_and_connections_main_cell_first() -> None:
+    cells = full_plan().cells
+    assert [cell.main for cell in cells] == [True] + [False] * 8
+    assert {(cell.document, cell.load.in_flight) for cell in cells} == {(d, n) for d in DOCUMENTS for n in CONNECTIONS}
+    assert cells[0].title == "2 KB, 32 connections"
+
+
+def test_large_documents_are_counted_with_at_least_one_call_for_each_connection() -> None:
+    large = {cell.load.in_flight: cell for cell in full_plan().cells if cell.document is LARGE}
+    assert [large[count].load.requests for count in CONNECTIONS] == [None, 96, 256]
+    assert large[256].rounds == 1
+
+
+def test_a_quick_plan_is_a_fraction_of_the_full_one() -> None:
+    def seconds(cells: object) -> float:
+        return sum(cell.rounds * cell.load.seconds for cell in cells)  # type: ignore[attr-defined]
+
+    assert seconds(quick_plan().cells) < seconds(full_plan().cells) / 4
+    assert quick_plan().quick
+
+
+def test_direct_responses_are_by_path(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"{}")
+    (tmp_path / "large").write_bytes(b"{}" * 10)
+    paths = {"/a": tmp_path / "small", "/b": tmp_path / "large"}
+    configuration = json.loads(envoy_direct_configuration(18080, paths))
+    (listener,) = configuration["static_resources"]["listeners"]
+    routes = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
+    assert routes["max_direct_response_body_size_bytes"] == 20
+    assert [r["match"]["path"] for r in routes["virtual_hosts"][0]["routes"]] == ["/a", "/b"]
+
+
+def test_every_proto_of_ours_gets_a_go_package() -> None:
+    command = protoc_command()
+    protos = [argument for argument in command if argument.endswith(".proto")]
+    assert "taskgate/v1/task_service.proto" in protos
+    (options,) = [argument for argument in command if argument.startswith("--go_opt=")]
+    assert options.count("Mtaskgate/v1/") == len(protos)
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ('openjdk version "25.0.3" 2026-04-21\nOpenJDK Runtime', 25),
+        ('openjdk version "21" 2023-09-19', 21),
+        ('java version "1.8.0_202"', 8),
+        ("no such thing", 0),
+    ],
+)
+def test_the_version_of_java_is_read(printed: str, expected: int) -> None:
+    assert java_version(printed) == expected
+
+
+# --- Results --------------------------------------------------------------------------------------------------------
+
+CASE = {case.key: case for case in CASES}
+MAIN = Cell(SMALL, Load(32, 3.0), rounds=3, warm_up=0.5, main=True)
+ELSEWHERE = Cell(MIDDLE, Load(256, 1.0), rounds=3, warm_up=0.5)
+
+
+def measured(
+    key: str, *rates: float, errors: int = 0, generator: str = "h2load", cores: float = 0.1, cell: Cell = MAIN
+) -> Measured:
+    """A row with one round for each rate, at 100 µs outside of Envoy and 50 µs in it for each request."""
+    samples = [
+        Sample(number, LoadResult(round(rate * 2), 2.0, 1.25, 9.5, errors, cores * 2), {"other": 100.0, "Envoy": 50.0})
+        for number, rate in enumerate(rates)
+    ]
+    return Measured(CASE[key], cell, generator, generator != "built-in", samples)
+
+
+def results(*rows: Measured) -> Results:
+    plan = replace(full_plan(), cells=[MAIN, ELSEWHERE])
+    return Results("Some CPU, 2 cores", plan, 1000, "info", measured=list(rows))
+
+
+def test_a_ratio_is_of_medians_with_the_extremes_of_single_rounds() -> None:
+    row_, baseline = measured("envoy-rest", 300, 100, 200), measured("grpcio-rest", 100, 100, 400)
+    (ratio,) = ratios([row_, baseline])
+    assert (ratio.of_medians, ratio.lowest, ratio.highest, ratio.cpu) == (2.0, 0.5, 3.0, 1.0)
+
+
+def test_rounds_of_which_one_failed_are_not_compared() -> None:
+    row_, baseline = measured("envoy-rest", 300, 100, 200), measured("grpcio-rest", 100, 100, 100)
+    del row_.samples[0], baseline.samples[2]
+    (ratio,) = ratios([row_, baseline])
+    assert (ratio.lowest, ratio.highest) == (1.0, 1.0)
+
+
+def test_a_ratio_needs_both_its_rows_in_one_cell() -> None:
+    row_ = measured("envoy-rest", 100)
+    assert ratios([row_]) == []
+    assert ratios([row_, measured("grpcio-rest", 100, cell=ELSEWHERE)]) == []
+    both = [measured(key, 100, cell=ELSEWHERE) for key in ("envoy-rest", "grpcio-rest")]
+    assert ratios(both) == []  # not the main cell
+    assert len(ratios(both, ELSEWHERE)) == 1
+
+
+def test_every_row_that_is_compared_exists() -> None:
+    assert len(ratios([measured(key, 1) for key in CASE])) == len(COMPARISONS) == len(set(COMPARISONS))
+
+
+def verdicts(found: Results) -> dict[str, str]:
+    return {budget.what: budget.verdict for budget in budgets(found)}
+
+
+def test_what_was_not_measured_is_said_not_to_be() -> None:
+    assert set(verdicts(results()).values()) == {"not measured"}
+    assert len(budgets(results())) == 10
+
+
+def test_budgets_of_throughput_are_of_the_main_cell_and_the_fastest_baseline() -> None:
+    found = results(
+        measured("envoy-rest", 300),
+        measured("grpcio-rest", 100),
+        measured("fastapi", 100),
+        measured("fastapi-inline", 160),
+        measured("envoy-direct", 600),
+        measured("envoy-json", 399),
+        measured("echo", 100),
+        measured("envoy-rest", 1, cell=ELSEWHERE),
+    )
+    assert [budget.found for budget in budgets(found)[:4]] == [3.0, 300 / 160, 0.5, 3.99]
+    assert list(verdicts(found).values())[:4] == ["met", "MISSED", "met", "MISSED"]
+
+
+def test_a_budget_is_missed_if_calls_failed() -> None:
+    found = results(measured("envoy-json", 900, errors=1), measured("echo", 100))
+    assert "MISSED: calls failed" in verdicts(found).values()
+
+
+def test_budgets_of_single_figures_are_met_or_missed() -> None:
+    found = results()
+    found.imports = [imported(6_000, seconds=0.5, mebibytes=50), imported(60_000, seconds=3.0, mebibytes=60)]
+    found.start_seconds = {"envoy": 2.0, "grpcio": 3.1}
+    found.idle = {"taskgate-envoy": {"taskgate up": 50 << 20, "envoy": 150 << 20}}
+    found.growth = [Growth("taskgate-envoy", [100, 100, 110, 115]), Growth("go", [1, 2])]
+    found.rows = [AmongRows(1_000_000, [0.2], [0.3]), AmongRows(1000, [0.2], [0.3])]
+    assert list(verdicts(found).values())[4:] == ["met", "MISSED", "met", "MISSED", "MISSED", "met"]
+    assert "--most-rows" in budgets(found)[4].what
+
+
+def imported(tasks: int, *, seconds: float, mebibytes: int) -> Import:
+    return Import(tasks, file_bytes=1, seconds=seconds, cpu_seconds=seconds, peak_bytes=mebibytes << 20)
+
+
+def test_the_rate_of_an_import_leaves_out_the_start_of_the_command() -> None:
+    small = imported(1_000, seconds=0.5, mebibytes=1)
+    assert sustained_rate(small, imported(11_000, seconds=1.0, mebibytes=1)) == 20_000
+    assert sustained_rate(replace(small, seconds=1.0), imported(9_000, seconds=0.9, mebibytes=1)) == 10_000
+
+
+def test_growth_is_of_the_later_half_over_the_earlier() -> None:
+    assert later_by_earlier([10, 12, 11, 11]) == 1.0
+    assert later_by_earlier([10, 20, 30, 40, 50]) == 3.0
+    assert later_by_earlier([10]) is None
+
+
 # --- Tables ---------------------------------------------------------------------------------------------------------
 
 
+def table(text: str, title: str) -> list[str]:
+    return text.split(f"{title.upper()}\n")[1].split("\n\n", maxsplit=1)[0].splitlines()
+
+
 def test_the_text_table_is_aligned() -> None:
-    lines = render_text(results(measured("rest", 1234.4, 900, 2000), measured("envoy-direct", 17_000, 16_000, 18_000)))
-    head, rule, first, second = lines.split("REQUESTS\n")[1].splitlines()[:4]
+    text = render_text(results(measured("envoy-rest", 1234.4, 900, 2000), measured("envoy-direct", 17_000, 16_000)))
+    head, rule, first, second = table(text, "requests: 2 KB, 32 connections")[:4]
     assert len(head) == len(rule) == len(first) == len(second)
-    assert first.split("  ")[0] == "taskgate: REST through Envoy"
-    assert first.split()[4:] == ["1,234", "900-2,000", "1.25", "9.50", "100", "50", "0", "h2load"]
-    assert second.split()[2:5] == ["17,000", "16,000-18,000", "1.25"]
+    assert first.split("  ")[0] == "taskgate inside Envoy: REST"
+    assert first.split()[4:] == ["1,234", "900-2,000", "1.25", "9.50", "150", "50", "0", "h2load"]
 
 
 def test_every_markdown_row_has_the_columns_of_its_heading() -> None:
-    text = render_markdown(results(measured("rest", 100), measured("fastapi", 50)))
+    found = results(measured("envoy-rest", 100), measured("grpcio-rest", 50), measured("envoy-rest", 9, cell=ELSEWHERE))
+    text = render_markdown(found, "results.svg")
     for section in text.split("## ")[1:]:
         rows = [line for line in section.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in rows}) == 1
         assert set(rows[1]) <= set("| -:")
-    ratio = "| taskgate: REST through Envoy ÷ FastAPI on uvicorn, read in a thread | 2.00 | 2.00-2.00 | 1.00 |"
+    ratio = "| taskgate inside Envoy: REST ÷ taskgate on grpcio: REST through Envoy | 2.00 | 2.00-2.00 | 1.00 |"
     assert ratio in text.splitlines()
+    assert "(results.svg)" in text
 
 
 def test_only_what_was_measured_has_a_table() -> None:
     text = render_text(results())
-    assert text == "Some CPU, 2 cores\n"
-    assert "RATIOS" not in render_text(results(measured("rest", 100)))
+    assert text.startswith("Some CPU, 2 cores\n\nBUDGETS\n")
+    assert "RATIOS" not in text
+    assert "REQUESTS" not in text
+
+
+def test_cells_besides_the_main_one_have_columns_of_ratios() -> None:
+    rows = [measured(key, rate, cell=ELSEWHERE) for key, rate in (("envoy-rest", 30), ("grpcio-rest", 20))]
+    head, _, first, *_ = table(render_text(results(*rows)), "ratios of throughput elsewhere")
+    assert head.endswith("100 KB at 256")
+    assert first.split()[-1] == "1.50"
 
 
 def test_a_row_with_errors_is_marked_wherever_it_appears() -> None:
-    found = results(measured("rest", 100, errors=2), measured("fastapi", 50))
-    assert found.failed
-    marked = [line for line in render_text(found).splitlines() if "[ERRORS]" in line]
-    assert len(marked) == 3  # its row, the note, the ratio
-    assert "not a measurement" in marked[1]
+    found = results(measured("envoy-rest", 100, errors=2), measured("fastapi", 50))
+    assert found.failures == ["taskgate inside Envoy: REST (2 KB, 32 connections): 2 calls failed"]
+    marked = [line for line in render_text(found).splitlines() if "[FAILED]" in line]
+    assert len(marked) == 4  # the ratio, its note, the row, its note
+    assert "!! Failed: taskgate inside Envoy" in render_text(found)
+
+
+def test_a_row_without_any_right_answer_is_shown_and_compared_with_nothing() -> None:
+    row_ = measured("envoy-rest")
+    row_.problems.append("round 1: it broke\nand left a log")
+    found = results(row_, measured("grpcio-rest", 50))
+    assert ratios(found.measured) == []
+    text = render_text(found)
+    assert "0 and 1 rounds" in text
+    assert "it broke" in text
+    assert "left a log" not in text
+    json.dumps(as_json(found), allow_nan=False)
 
 
 def test_rows_that_show_the_generator_rather_than_the_server_are_marked() -> None:
-    text = render_text(results(measured("rest", 100, generator="built-in"), measured("envoy-direct", 90, cores=0.97)))
-    assert "taskgate: REST through Envoy [1]" in text
+    text = render_text(
+        results(measured("envoy-rest", 100, generator="built-in"), measured("envoy-direct", 90, cores=0.97))
+    )
+    assert "taskgate inside Envoy: REST [1]" in text
     assert "Envoy direct_response [2]" in text
-    assert text.count("[1]") == text.count("[2]") == 3
-    assert "[" not in render_text(results(measured("rest", 100)))
+    assert "[" not in render_text(results(measured("envoy-rest", 100)))
 
 
-def test_a_machine_that_others_use_is_called_disturbed() -> None:
-    row = measured("rest", 100)
-    assert "Disturbed" not in render_text(results(row))
-    row.samples = [Sample(sample.load, sample.cpu_us, other_cores=0.8) for sample in row.samples]
-    assert "used 0.8 cores" in render_text(results(row))
+def test_what_a_reader_must_know_stands_at_the_top() -> None:
+    row_ = measured("envoy-rest", 100)
+    assert "!!" not in render_text(results(row_))
+    row_.samples = [Sample(s.round, s.load, s.cpu_us, other_cores=0.8) for s in row_.samples]
+    found = results(row_)
+    found.plan = replace(found.plan, quick=True)
+    found.missing["go"] = "Go is not on PATH"
+    head = render_text(found).split("BUDGETS")[0]
+    for words in ("used 0.8 cores", "quick run", "Missing: go: Go is not on PATH"):
+        assert words in head
 
 
-def test_missed_budgets_stand_out() -> None:
+def test_small_reads_beside_large_ones_have_a_row_for_each_server() -> None:
     found = results()
-    found.start_seconds = 3.456
-    line = render_text(found).splitlines()[-1]
-    assert line.split("  ")[0] == "taskgate up to first answered request"
-    assert line.split()[-6:] == ["≤", "3", "s", "3.46", "s", "MISSED"]
+    found.beside = [
+        Beside("taskgate inside Envoy", ALONE, [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]),
+        Beside("taskgate inside Envoy", READERS, [7.0], [8.0], [40.0], ["3 large reads failed, 9 did not"]),
+        Beside("taskgate inside Envoy", TYPED),
+    ]
+    row_ = table(render_text(found), "small reads beside large ones")[2]
+    assert row_.split()[3:] == ["2.00", "5.00", "7.00", "8.00!", "-", "-", "40"]
+    assert found.failures == [f"taskgate inside Envoy, small reads {READERS}: 3 large reads failed, 9 did not"]
+
+
+def test_memory_run_by_run_has_a_column_for_each_run() -> None:
+    found = results()
+    found.growth = [Growth("go", [1 << 20, 2 << 20], [3 << 20, 4 << 20]), Growth("taskgate-envoy", [5 << 20])]
+    lines = table(render_text(found), "Most memory while 32 clients read 10 MB, run after run")
+    assert lines[2].split()[-4:] == ["1", "2", "3", "4"]
+    assert lines[3].split()[-3:] == ["5", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -326,19 +589,33 @@ def test_numbers_keep_what_matters_of_them(value: float, expected: str) -> None:
 
 
 def test_the_json_has_every_round_and_is_valid() -> None:
-    found = results(measured("rest", 100, 200), measured("fastapi", 50, 50))
-    found.start_seconds = 2.0
+    found = results(measured("envoy-rest", 100, 200), measured("grpcio-rest", 50, 50))
     document = json.loads(json.dumps(as_json(found), allow_nan=False))
-    assert [case["key"] for case in document["cases"]] == ["rest", "fastapi"]
+    assert [case["key"] for case in document["cases"]] == ["envoy-rest", "grpcio-rest"]
     assert [entry["requests_a_second"] for entry in document["cases"][0]["rounds"]] == [100, 200]
     assert document["ratios"][0]["throughput"] == 3.0
-    assert document["budgets"] == [
-        {
-            "what": "taskgate up to first answered request",
-            "unit": "s",
-            "limit": 3.0,
-            "at_least": False,
-            "found": 2.0,
-            "met": True,
-        }
-    ]
+
+
+# --- The picture ----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_has_a_panel_for_each_size_and_protocol() -> None:
+    found = results(
+        measured("envoy-rest", 100),
+        measured("envoy-json", 90),
+        measured("conductor"),
+        measured("go-rest", 5, cell=ELSEWHERE),
+    )
+    titles = [title for title, _ in panels(found)]
+    assert titles == ["REST, 2 KB, 32 connections", "gRPC, 2 KB, 32 connections", "REST, 100 KB, 256 connections"]
+    assert [len(rows) for _, rows in panels(found)] == [1, 1, 1]
+
+
+def test_a_run_leaves_its_tables_rounds_and_picture(tmp_path: Path) -> None:
+    found = results(measured("envoy-rest", 100), measured("grpcio-rest", 50))
+    write(found, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.md", "results.svg"]
+    drawn = (tmp_path / "results.svg").read_text()
+    assert "taskgate inside Envoy: REST" in drawn
+    write(found, tmp_path)
+    assert (tmp_path / "results.svg").read_text() == drawn
