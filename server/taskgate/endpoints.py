@@ -33,13 +33,13 @@ def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
     async def get_task(call: Call, request: bytes) -> bytes:
         call.task_id = _decode(GetTaskRequest, request).task_id
         task = await service.get_task(call.task_id)
-        return _checked_size(_field(1, task), call.task_id)  # GetTaskResponse.task = 1
+        return _checked_size(_header(1, task) + task, call.task_id)  # GetTaskResponse.task = 1
 
     async def get_task_json(call: Call, request: bytes) -> bytes:
         call.task_id = _decode(GetTaskJsonRequest, request).task_id
         document = await service.get_task_json(call.task_id)
         # HttpBody by hand: a message object would copy a document of megabytes twice more.
-        return _HTTP_BODY_TYPE + _field(2, document)  # HttpBody.data = 2
+        return b"".join((_HTTP_BODY_TYPE, _header(2, document), document))  # HttpBody.data = 2
 
     return {
         f"/{SERVICE}/GetTask": get_task,
@@ -74,15 +74,15 @@ def _not_a_message(name: str) -> InvalidRequest:
     return InvalidRequest(f"The request is not a valid {name} message", message=name)
 
 
-def _field(number: int, payload: bytes) -> bytes:
-    """One length-delimited field in protobuf's wire format."""
+def _header(number: int, payload: bytes) -> bytes:
+    """What stands before ``payload`` as a length-delimited field in protobuf's wire format."""
     header = bytearray([number << 3 | _LENGTH_DELIMITED])
     length = len(payload)
     while length >> _VARINT_PAYLOAD_BITS:
         header.append(length & 0x7F | 0x80)
         length >>= _VARINT_PAYLOAD_BITS
     header.append(length)
-    return bytes(header) + payload
+    return bytes(header)
 
 
 def _checked_size(response: bytes, task_id: str) -> bytes:

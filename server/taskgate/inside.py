@@ -7,6 +7,8 @@ the configuration of ``taskgate gateway``), the settings come from TASKGATE_* va
 import asyncio
 import os
 import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ import msgspec
 import structlog
 
 from taskgate.logs import configure_logs
-from taskgate.orders import BEAT_INTERVAL, DRAIN, Orders
+from taskgate.orders import BEAT_INTERVAL, DRAIN, INTERPRETER_BEAT, LOOP_BEAT, Orders
 from taskgate.settings import Settings, load_settings
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
@@ -69,7 +71,8 @@ class Application:
             python = orders.python
             settings = Settings.model_validate_json(orders.settings)
             configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(orders.log, "wb"))
-            self._tasks.append(asyncio.create_task(_beat(orders.heartbeat)))
+            threading.Thread(target=_beat, args=(orders.heartbeat,), name="beat", daemon=True).start()
+            self._tasks.append(asyncio.create_task(_beat_in_loop(orders.heartbeat)))
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
@@ -103,11 +106,19 @@ async def _obey(read: bytes, transport: EnvoyTransport) -> None:
             transport.drain()
 
 
-async def _beat(descriptor: int) -> None:
-    """Show for as long as the loop turns that it does."""
+def _beat(descriptor: int) -> None:
+    """Show for as long as the interpreter runs that it does."""
     while True:
         with suppress(BlockingIOError):  # the supervisor is behind with reading; that is enough of a sign
-            os.write(descriptor, b".")
+            os.write(descriptor, INTERPRETER_BEAT)
+        time.sleep(BEAT_INTERVAL)
+
+
+async def _beat_in_loop(descriptor: int) -> None:
+    """Show for as long as the loop turns that it does."""
+    while True:
+        with suppress(BlockingIOError):
+            os.write(descriptor, LOOP_BEAT)
         await asyncio.sleep(BEAT_INTERVAL)
 
 

@@ -10,7 +10,13 @@ DRAIN = b"drain\n"
 """The line that makes health checks fail, so that balancers stop sending; calls are still answered."""
 
 BEAT_INTERVAL = 0.1
-"""Seconds between two beats: bytes that the service writes to ``Orders.heartbeat`` for as long as its loop turns."""
+"""Seconds between two beats of each kind, which the service writes to ``Orders.heartbeat``."""
+
+INTERPRETER_BEAT, LOOP_BEAT = b"i", b"l"
+"""What a thread writes for as long as the interpreter runs, and a task for as long as the event loop turns.
+
+A loop that is busy with large answers may take seconds to come round; an interpreter never does.
+"""
 
 
 class Orders(msgspec.Struct, frozen=True):

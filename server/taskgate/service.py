@@ -13,6 +13,9 @@ from taskgate.task_message import task_from_document
 _LARGE_DOCUMENT_BYTES = 256 * 1024
 """Larger documents are worked on in a thread; smaller ones are done sooner than a thread is asked."""
 
+_INLINE_CONVERSION_BYTES = 16 * 1024
+"""Larger documents are converted in a thread: 25 µs for each kilobyte, and there may be hundreds of calls at once."""
+
 _LARGE_CONVERSION_BYTES = 1024 * 1024
 """Larger documents are converted in a process of their own: see ``conversion``."""
 
@@ -58,7 +61,7 @@ class TaskService:
         try:
             if len(document) > _LARGE_CONVERSION_BYTES:
                 return await self._conversions.convert(document)
-            if len(document) > _LARGE_DOCUMENT_BYTES:
+            if len(document) > _INLINE_CONVERSION_BYTES:
                 return await asyncio.to_thread(_converted, document)
             return _converted(document)
         except DocumentError as error:

@@ -16,11 +16,15 @@ import msgspec
 
 from taskgate.gateway.configuration import GatewaySettings
 from taskgate.gateway.process import EnvoyProcess
-from taskgate.orders import DRAIN, Orders
+from taskgate.orders import DRAIN, LOOP_BEAT, Orders
 from taskgate.settings import Settings
 
 HUNG_AFTER = 1.0
-"""Seconds without a beat after which the interpreter counts as hung."""
+"""Seconds without any beat after which the interpreter counts as hung."""
+
+LOOP_HUNG_AFTER = 15.0
+"""Seconds without a beat of the event loop after which that counts as hung. It may just be busy: 256 calls for 10 MB
+each that come at once keep it so for seconds."""
 
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
@@ -64,17 +68,22 @@ class EnvoyWithPython(EnvoyProcess):
         self._transport: asyncio.ReadTransport | None = None
 
     async def hung(self) -> None:
-        """Return when the interpreter has been silent for ``HUNG_AFTER`` seconds, or has ended."""
+        """Return when the interpreter or its event loop has been silent for too long, or has ended."""
         loop = asyncio.get_running_loop()
+        looped = loop.time()
         while self._beats is not None:
             began = loop.time()
             try:
                 async with asyncio.timeout(HUNG_AFTER):
-                    if not await self._beats.read(1024):
-                        return
+                    beats = await self._beats.read(1024)
             except TimeoutError:
                 if loop.time() - began < 2 * HUNG_AFTER:  # else it was this process, or the machine, that stood still
                     return
+                continue
+            if LOOP_BEAT in beats:
+                looped = loop.time()
+            if not beats or loop.time() - looped > LOOP_HUNG_AFTER:
+                return
 
     async def drain(self, seconds: float | None = None) -> None:
         """As ``EnvoyProcess``; gRPC health checks fail too."""

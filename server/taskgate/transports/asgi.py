@@ -80,7 +80,13 @@ async def send_body(send: Send, body: bytes, *, last: bool = True) -> None:
         else:
             await _send_part(send, rest)
     except OSError as error:
-        raise CallerGone from error
+        released(error)
+        raise CallerGone from None
+
+
+def released(error: OSError) -> None:
+    """Make an error of ``send`` hold nothing: pyvoy never lets go of it, nor of a body in the frames behind it."""
+    error.__traceback__ = None
 
 
 async def _send_part(send: Send, part: bytes) -> None:

@@ -31,7 +31,17 @@ from taskgate.service import TaskService
 from taskgate.settings import Settings
 from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
-from taskgate.transports.asgi import CallerGone, Receive, Scope, Send, caller_watched, finish, send_body
+from taskgate.transports.asgi import (
+    CHUNK_BYTES,
+    CallerGone,
+    Receive,
+    Scope,
+    Send,
+    caller_watched,
+    finish,
+    released,
+    send_body,
+)
 from taskgate.transports.grpc_wire import (
     ACCEPTED_ENCODINGS,
     CONTENT_TYPE,
@@ -39,6 +49,7 @@ from taskgate.transports.grpc_wire import (
     Refused,
     check_encoding,
     frame,
+    prefix,
     split_frame,
     status,
     status_of_error,
@@ -114,8 +125,10 @@ class EnvoyTransport:
                 await self._healthz(scope["method"], send)
             else:  # a GET that called itself gRPC, and so passed the transcoder by
                 await self._rest(scope["raw_path"], headers, receive, send)
-        except (CallerGone, asyncio.CancelledError, OSError):
-            return  # OSError: what "send" raises once the caller has gone; handlers let none of their own out
+        except (CallerGone, asyncio.CancelledError):
+            return
+        except OSError as error:  # what "send" raises once the caller has gone; handlers let none of their own out
+            released(error)
         except Exception:  # noqa: BLE001 - see above
             structlog.get_logger("taskgate.server").exception("a request could not be answered")
             with suppress(OSError, RuntimeError):  # RuntimeError: the answer had begun
@@ -287,7 +300,11 @@ async def _stream_call(
 
 async def _send_message(send: Send, message: bytes, trailers: Headers) -> None:
     await send(_GRPC_START)
-    await send_body(send, frame(message))
+    if len(message) > CHUNK_BYTES:  # not worth a copy
+        await send_body(send, prefix(message), last=False)
+        await send_body(send, message)
+    else:
+        await send_body(send, frame(message))
     await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
 
 

@@ -45,9 +45,14 @@ class Refused(Exception):
         """Further headers of the answer."""
 
 
+def prefix(message: bytes) -> bytes:
+    """What gRPC puts before ``message``."""
+    return b"\0" + len(message).to_bytes(4)
+
+
 def frame(message: bytes) -> bytes:
-    """``message`` with the prefix that gRPC puts before it."""
-    return b"\0" + len(message).to_bytes(4) + message
+    """``message`` with its prefix."""
+    return prefix(message) + message
 
 
 def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes, int] | None:
