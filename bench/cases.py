@@ -14,7 +14,7 @@ from bench.loads import Load
 from bench.peers.grpc_echo import ECHO_PATH
 from bench.servers import Server
 from bench.targets import GrpcCall, HttpGet, Target, ask
-from bench.tasks import LARGE, SMALL, Document
+from bench.tasks import LARGE, MIDDLE, SMALL, Document
 from taskgate.task_message import task_from_document
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
@@ -22,6 +22,9 @@ SERVICE = "taskgate.v1.TaskService"
 
 COUNTED_REQUESTS = 96
 """Calls in a round of a ``counted`` case with several connections, but at least one for each."""
+
+COUNTED_LARGE_REQUESTS = 4
+"""The same for the largest document, each of which takes a second or two."""
 
 _CONDUCTOR_ADDS = {"": {"executionMetadata"}, "workflowTask": {"metadata"}}
 """Keys that today's Conductor writes, empty, into documents that were stored without them; by the key of the object."""
@@ -33,7 +36,7 @@ class Case:
 
     Not ``everywhere``: measured in the main cell only, for it differs little from another row. ``one_large``: asked for
     one large document at a time, since each keeps a core busy for so long that more would only wait. ``counted``: so
-    slow that calls for the middle document too are counted instead of timed.
+    slow that calls for all but small documents are counted instead of timed.
     """
 
     key: str
@@ -54,7 +57,9 @@ class Case:
 
     def load(self, document: Document, load: Load) -> Load:
         """What ``load`` is for this row."""
-        if self.counted and document is not SMALL and load.in_flight > 1 and load.requests is None:
+        if self.counted and document is LARGE:
+            return replace(load, requests=COUNTED_LARGE_REQUESTS)
+        if self.counted and document is MIDDLE and load.in_flight > 1 and load.requests is None:
             return replace(load, requests=max(COUNTED_REQUESTS, load.in_flight))
         return load
 

@@ -186,7 +186,8 @@ def measure_once(subject: Subject, cell: Cell, number: int) -> Sample:
     if load.requests is None:
         subject.generator.run(subject.target, Load(load.in_flight, cell.warm_up))
     else:  # large answers: a few are enough to have every buffer there is, and many would take as long as the round
-        subject.generator.run(subject.target, Load(_WARM_UP_CALLS, cell.warm_up, _WARM_UP_CALLS))
+        calls = min(_WARM_UP_CALLS, load.in_flight)
+        subject.generator.run(subject.target, Load(calls, cell.warm_up, calls))
     meter = _Meter(subject.process)
     result = subject.generator.run(subject.target, load)
     spent, other_cores = meter.read(result.generator_cpu_seconds)

@@ -65,7 +65,7 @@ def _head(results: Results) -> list[str]:
             " CPU per request suffers least; throughput and latency want a quiet machine."
         )
     head += [f"!! Missing: {server}: {reason}" for server, reason in results.missing.items()]
-    head += [f"!! {line}" for line in results.warning.splitlines()]
+    head += [results.warning] if results.warning else []
     head += [f"!! Failed: {failure.splitlines()[0]}" for failure in results.failures]
     return head
 

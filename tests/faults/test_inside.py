@@ -35,7 +35,7 @@ def test_killed_worker_is_replaced_and_only_its_own_calls_break(tmp_path: Path) 
                 victim.kill()
                 killed = time.monotonic()
                 eventually(lambda victim=victim: replaced(system, victim), "replaced")
-                assert time.monotonic() - killed < 3  # a second on an idle machine
+                assert time.monotonic() - killed < 10  # a second on an idle machine
                 outcomes["ok"] = 1
         broken = {kind: count for kind, count in outcomes.items() if kind != "ok"}
         assert all(kind == "refused" or kind.startswith(("ConnectionReset", "RemoteDisconnected")) for kind in broken)
@@ -50,7 +50,7 @@ def test_hung_worker_is_noticed_ended_and_replaced(tmp_path: Path) -> None:
         victim.suspend()
         hung = time.monotonic()
         eventually(lambda: replaced(system, victim), "replaced")
-        assert time.monotonic() - hung < 5  # two seconds on an idle machine
+        assert time.monotonic() - hung < 10  # two seconds on an idle machine
         (gone,) = system.events("worker gone; replacing it")
         assert gone["problem"] == "it hung, and was ended"
         assert answers(system)

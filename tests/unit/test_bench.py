@@ -296,6 +296,7 @@ def test_cases_leave_out_what_would_measure_nothing() -> None:
 def test_slow_calls_are_counted_instead_of_timed() -> None:
     assert CASE["envoy-typed"].load(MIDDLE, Load(256, 1.0)) == Load(256, 1.0, requests=256)
     assert CASE["envoy-typed"].load(MIDDLE, Load(32, 1.0)) == Load(32, 1.0, requests=96)
+    assert CASE["envoy-typed"].load(LARGE, Load(1, 1.0)) == Load(1, 1.0, requests=4)
     assert CASE["envoy-typed"].load(SMALL, Load(32, 1.0)) == Load(32, 1.0)
     assert CASE["envoy-typed"].load(MIDDLE, Load(1, 1.0)) == Load(1, 1.0)
     assert CASE["conductor"].load(MIDDLE, Load(32, 1.0)) == Load(32, 1.0)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO, Self, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taskgate.errors import StoreUnavailable
@@ -219,6 +220,7 @@ def test_any_documents_in_any_layout_and_chunks_are_found(
 
 
 @settings(deadline=None)
+@example(garbage=b"[]", chunk=1)
 @given(garbage=st.binary(max_size=100), chunk=st.integers(1, 30))
 def test_arbitrary_bytes_are_rejected_and_never_raise(garbage: bytes, chunk: int) -> None:
     load(garbage, chunk=chunk)
@@ -226,7 +228,8 @@ def test_arbitrary_bytes_are_rejected_and_never_raise(garbage: bytes, chunk: int
     memory, rejects, _ = load(A + b"\n" + between + b"\n" + B, chunk=chunk)
     assert ids_of(memory)[0] == "a"
     assert ids_of(memory)[-1] == "b"
-    assert bool(rejects) or not between.strip() or len(memory.tasks) > 2
+    nothing = not re.sub(rb"\[\s*\]", b"", between).strip()  # an empty list holds no task, and is no mistake
+    assert bool(rejects) or nothing or len(memory.tasks) > 2
 
 
 MEMORY_PROGRAM = """

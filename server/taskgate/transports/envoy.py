@@ -183,10 +183,10 @@ class EnvoyTransport:
             path: bytes = scope["raw_path"]
             seconds = timeout_seconds(headers.get(b"grpc-timeout"))
             if (handler := self._unary.get(path)) is not None:
-                call = Call(path.decode(), _request_id(headers), seconds)
-                await _unary_call(handler, call, await _only_message(receive, headers), receive, send)
+                message, seconds = await _message_in_time(receive, headers, seconds)
+                await _unary_call(handler, Call(path.decode(), _request_id(headers), seconds), message, receive, send)
             elif path == self._health_check:
-                message = await _only_message(receive, headers)
+                message, _ = await _message_in_time(receive, headers, seconds)
                 await _send_message(send, await self._health.check(message), _GRPC_OK)
             elif (stream := self._streams.get(path)) is not None:
                 await _stream_call(stream, seconds, headers.get(b"grpc-encoding"), receive, send)
@@ -216,6 +216,22 @@ def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
     check_encoding(headers.get(b"grpc-encoding"))
 
 
+async def _message_in_time(
+    receive: Receive, headers: Mapping[bytes, bytes], seconds: float | None
+) -> tuple[bytes, float | None]:
+    """The one message of a unary request, and what is left of the ``seconds`` that its caller waits."""
+    if seconds is None:  # then Envoy's request_timeout is the limit
+        return await _only_message(receive, headers), None
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        async with asyncio.timeout(seconds):
+            message = await _only_message(lambda: asyncio.shield(receive()), headers)  # see caller_watched
+    except TimeoutError:
+        raise _too_late(seconds) from None
+    return message, seconds - (loop.time() - began)
+
+
 async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
     """The one message of a unary request; does not wait for the caller to close its side."""
     body = bytearray()
@@ -234,6 +250,10 @@ async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> byt
                 "UNIMPLEMENTED" if not body else "INTERNAL",
                 "The method takes one message; the request " + ("has none" if not body else "ends within it"),
             )
+
+
+def _too_late(seconds: float) -> Refused:
+    return Refused("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s")
 
 
 async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Receive, send: Send) -> None:
@@ -290,7 +310,7 @@ async def _stream_call(
     except Refused as refused:
         trailers = status(refused.code, refused.message)
     except TimeoutError:
-        trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s")
+        trailers = status("DEADLINE_EXCEEDED", _too_late(seconds or 0).message)
     if not begun:
         await _send_status(send, trailers)
         return

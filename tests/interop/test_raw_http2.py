@@ -1,0 +1,697 @@
+"""The protocol frame by frame: what impolite, slow, hurried and broken gRPC clients send, and what they get."""
+
+import contextlib
+import gzip
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import h2.errors
+import h2.events
+import h2.settings
+import psutil
+import pytest
+from google.api.httpbody_pb2 import HttpBody
+
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
+from support.raw_grpc import GET_TASK_JSON, ConnectionLost, RawAnswer, RawGrpc, framed, request_for
+from support.running import System, eventually
+
+OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 0, 3, 4, 8, 12, 13
+
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+ASK = request_for(DOCUMENTED_ID)
+PLAIN = ASK[5:]
+LARGE_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
+LIST_SERVICES = framed(b"\x3a\x01*")
+
+EVERY_ROUTE_BUT_BEHIND = pytest.mark.parametrize("route", ["envoy", "grpcio"], indirect=True, scope="session")
+"""For what Envoy, which terminates HTTP/2 on the third route, answers by itself or makes good on the way."""
+
+
+@pytest.fixture
+def connection(target: str) -> Iterator[RawGrpc]:
+    with RawGrpc(target) as opened:
+        yield opened
+
+
+def assert_document(answer: RawAnswer) -> None:
+    """The documented task, in one message, with every header and trailer that gRPC wants."""
+    assert answer.reset in {None, h2.errors.ErrorCodes.NO_ERROR}
+    assert (answer.one(":status"), answer.one("content-type")) == ("200", "application/grpc")
+    assert [value for key, value in answer.trailers if key == "grpc-status"] == ["0"]
+    (message,) = answer.messages
+    body = HttpBody.FromString(message)
+    assert (body.content_type, body.data) == ("application/json", DOCUMENTED_COMPACT)
+
+
+def assert_status(answer: RawAnswer, status: int) -> None:
+    """A genuine gRPC error: HTTP 200, a status, a sentence, no message."""
+    assert (answer.one(":status"), answer.one("content-type")) == ("200", "application/grpc"), answer
+    assert answer.grpc_status == status, answer
+    assert answer.message
+    assert answer.messages == []
+
+
+def assert_goes_on(connection: RawGrpc) -> None:
+    """The same connection still answers."""
+    assert_document(connection.call(ASK))
+
+
+class TestEndOfTheRequest:
+    def test_half_close_may_come_late(self, connection: RawGrpc) -> None:
+        """The message first, END_STREAM half a second later."""
+        stream = connection.open()
+        connection.data(stream, ASK)
+        connection.receive(0.5)
+        connection.end(stream)
+        assert_document(connection.answer(stream))
+        assert_goes_on(connection)
+
+    def test_half_close_may_never_come(self, connection: RawGrpc) -> None:
+        """The message is enough; the caller may be told that nobody waits for the rest."""
+        stream = connection.open()
+        connection.data(stream, ASK)
+        assert_document(connection.answer(stream))
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("path", [GET_TASK_JSON, CHECK, WATCH])
+    @pytest.mark.parametrize("in_headers", [True, False])
+    def test_request_without_a_message_is_refused(
+        self, connection: RawGrpc, route: str, path: str, in_headers: bool
+    ) -> None:
+        """UNIMPLEMENTED at once: "request cardinality violation" in gRPC's table of status codes.
+
+        Grpc.aio answers only when a deadline passes, and then with that.
+        """
+        stream = connection.open(path, ("grpc-timeout", "300m"), end=in_headers)
+        if not in_headers:
+            connection.end(stream)
+        assert_status(connection.answer(stream), UNIMPLEMENTED if route == "envoy" else DEADLINE_EXCEEDED)
+        assert_goes_on(connection)
+
+    def test_reflection_without_a_question_ends_well(self, connection: RawGrpc) -> None:
+        """A stream of no requests is answered by a stream of no answers."""
+        answer = connection.call(b"", REFLECTION)
+        assert (answer.grpc_status, answer.messages) == (OK, [])
+
+    def test_trailers_of_a_request_are_no_reason_to_fail(self, connection: RawGrpc) -> None:
+        stream = connection.open()
+        connection.data(stream, ASK)
+        connection.h2.send_headers(stream, [("x-checksum", "1")], end_stream=True)
+        connection.flush()
+        assert_document(connection.answer(stream))
+
+
+class TestFraming:
+    def test_message_in_frames_of_one_byte(self, connection: RawGrpc) -> None:
+        stream = connection.open()
+        for number in range(len(ASK)):
+            connection.data(stream, ASK[number : number + 1], end=number == len(ASK) - 1)
+        assert_document(connection.answer(stream))
+
+    def test_empty_frames_between(self, connection: RawGrpc) -> None:
+        """DATA frames of no bytes are legal and mean nothing."""
+        stream = connection.open()
+        for part in (b"", ASK[:3], b"", ASK[3:9], b"", ASK[9:], b""):
+            connection.h2.send_data(stream, part)
+        connection.end(stream)
+        assert_document(connection.answer(stream))
+
+    @pytest.mark.parametrize("route", ["envoy", "grpcio behind Envoy"], indirect=True, scope="session")
+    def test_padded_frames(self, connection: RawGrpc) -> None:
+        """Not of grpcio itself, whose C-core knows no padding and resets such a stream."""
+        stream = connection.open()
+        connection.h2.send_data(stream, ASK[:20], pad_length=200)
+        connection.h2.send_data(stream, ASK[20:], pad_length=1, end_stream=True)
+        connection.flush()
+        assert_document(connection.answer(stream))
+
+    def test_second_message_is_refused_or_not_read(self, connection: RawGrpc, route: str) -> None:
+        """UNIMPLEMENTED, "request cardinality violation"; grpcio does not look beyond the first message."""
+        answer = connection.call(ASK + ASK)
+        if route == "envoy":
+            assert_status(answer, UNIMPLEMENTED)
+        else:
+            assert_document(answer)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("length", [1, 4, 5, 9, len(ASK) - 1])
+    def test_message_that_is_cut_off(self, connection: RawGrpc, route: str, length: int) -> None:
+        """INTERNAL at once; grpc.aio answers only when a deadline passes, and then with that."""
+        answer = connection.call(ASK[:length], GET_TASK_JSON, ("grpc-timeout", "300m"))
+        assert_status(answer, INTERNAL if route == "envoy" else DEADLINE_EXCEEDED)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("flag", [2, 3, 128, 255])
+    @EVERY_ROUTE_BUT_BEHIND
+    def test_flag_that_grpc_does_not_know(self, connection: RawGrpc, route: str, flag: int) -> None:
+        """INTERNAL; grpcio hands on an empty message, which is then no task ID."""
+        answer = connection.call(framed(PLAIN, flag=flag))
+        assert_status(answer, INTERNAL if route == "envoy" else INVALID_ARGUMENT)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("length", [32 * 1024 * 1024 + 1, 2**31, 2**32 - 1])
+    def test_announced_length_over_the_limit(self, connection: RawGrpc, length: int) -> None:
+        """RESOURCE_EXHAUSTED at once, without waiting for any of it."""
+        stream = connection.open()
+        connection.data(stream, b"\0" + length.to_bytes(4) + b"x" * 100)
+        assert_status(connection.answer(stream, seconds=2), RESOURCE_EXHAUSTED)
+        assert_goes_on(connection)
+
+    def test_large_request_holds_nobody_up(self, connection: RawGrpc, target: str) -> None:
+        """30 MiB of task ID is refused as such within 5 seconds, and others are answered within one meanwhile."""
+        slowest = 0.0
+        with ThreadPoolExecutor(1) as pool, RawGrpc(target) as other:
+            large = framed(b"\x0a\x80\x80\x80\x0f" + b"x" * (15 << 21))
+            began = time.monotonic()
+            answer = pool.submit(connection.call, large)
+            while not answer.done():
+                asked = time.monotonic()
+                assert_document(other.call(ASK))
+                slowest = max(slowest, time.monotonic() - asked)
+                time.sleep(0.01)
+            assert_status(answer.result(), INVALID_ARGUMENT)
+        assert time.monotonic() - began < 5
+        assert slowest < 1
+
+    def test_garbage_for_a_message_is_an_invalid_argument(self, connection: RawGrpc) -> None:
+        assert_status(connection.call(framed(b"\xff\xff\xff")), INVALID_ARGUMENT)
+
+    @pytest.mark.parametrize("path", [CHECK, WATCH, REFLECTION])
+    def test_garbage_for_health_and_reflection_is_an_error_of_grpc(self, connection: RawGrpc, path: str) -> None:
+        """Some status or other; grpcio's own is UNKNOWN."""
+        answer = connection.call(framed(b"\xff\xff\xff"), path, ("grpc-timeout", "2S"))
+        assert_status(answer, answer.grpc_status or OK)
+        assert answer.grpc_status in {2, INVALID_ARGUMENT, INTERNAL}
+        assert_goes_on(connection)
+
+
+class TestCompression:
+    @pytest.mark.parametrize(("name", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+    def test_both_of_grpc_are_read(self, connection: RawGrpc, name: str, compress: object) -> None:
+        assert callable(compress)
+        answer = connection.call(framed(compress(PLAIN), flag=1), GET_TASK_JSON, ("grpc-encoding", name))
+        assert_document(answer)
+
+    @pytest.mark.parametrize("name", ["gzip", "deflate", "identity"])
+    def test_plain_message_under_any_encoding(self, connection: RawGrpc, name: str) -> None:
+        """The flag decides for each message."""
+        assert_document(connection.call(ASK, GET_TASK_JSON, ("grpc-encoding", name)))
+
+    @pytest.mark.parametrize("headers", [(), (("grpc-encoding", "identity"),)], ids=["none", "identity"])
+    def test_flag_without_an_encoding_is_internal(
+        self, connection: RawGrpc, headers: tuple[tuple[str, str], ...]
+    ) -> None:
+        """compression.md: "If a message is compressed and no encoding is given: INTERNAL"."""
+        assert_status(connection.call(framed(gzip.compress(PLAIN), flag=1), GET_TASK_JSON, *headers), INTERNAL)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("flag", [0, 1])
+    @pytest.mark.parametrize("name", ["br", "GZIP", "gzip,deflate", "x" * 1000])
+    @EVERY_ROUTE_BUT_BEHIND
+    def test_unknown_encoding(self, connection: RawGrpc, route: str, name: str, flag: int) -> None:
+        """UNIMPLEMENTED, and a list of what the server can read (compression.md).
+
+        Grpcio cannot parse the header, and says INTERNAL.
+        """
+        answer = connection.call(framed(PLAIN, flag=flag), GET_TASK_JSON, ("grpc-encoding", name))
+        if route == "envoy":
+            assert_status(answer, UNIMPLEMENTED)
+            assert set((answer.one("grpc-accept-encoding") or "").split(", ")) == {"identity", "deflate", "gzip"}
+        else:
+            assert_status(answer, INTERNAL)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            PLAIN,
+            gzip.compress(PLAIN)[:-4],
+            gzip.compress(PLAIN) + b"junk",
+            gzip.compress(PLAIN[:9]) + gzip.compress(PLAIN[9:]),
+            zlib.compress(PLAIN),
+        ],
+        ids=["not compressed", "cut off", "with more behind", "in two members", "deflate"],
+    )
+    def test_gzip_that_is_none_is_internal(self, connection: RawGrpc, message: bytes) -> None:
+        answer = connection.call(framed(message, flag=1), GET_TASK_JSON, ("grpc-encoding", "gzip"))
+        assert_status(answer, INTERNAL)
+        assert_goes_on(connection)
+
+    def test_compression_bomb(self, connection: RawGrpc, system: System) -> None:
+        """A quarter of a megabyte that would be 256 MiB: refused, and at no time in the server's memory.
+
+        The bound: twice the 32 MiB that a message may have, and some.
+        """
+        bomb = framed(zlib.compress(bytes(1 << 28), 9), flag=1)
+        before = memory(system)
+        for _ in range(5):
+            assert_status(connection.call(bomb, GET_TASK_JSON, ("grpc-encoding", "deflate")), RESOURCE_EXHAUSTED)
+            assert memory(system) - before < 100e6
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize(("size", "status"), [(32 << 20, INVALID_ARGUMENT), ((32 << 20) + 1, RESOURCE_EXHAUSTED)])
+    def test_the_limit_counts_the_decompressed_message(self, connection: RawGrpc, size: int, status: int) -> None:
+        """32 MiB of zeros is no message, but small enough to be looked at."""
+        message = framed(gzip.compress(bytes(size), 6), flag=1)
+        assert_status(connection.call(message, GET_TASK_JSON, ("grpc-encoding", "gzip")), status)
+
+
+class TestHeaders:
+    @EVERY_ROUTE_BUT_BEHIND
+    def test_te_missing(self, connection: RawGrpc, route: str) -> None:
+        """Without "te: trailers" a proxy may be on the way that drops them; grpcio resets the stream."""
+        answer = connection.call(ASK, without=["te"])
+        if route == "envoy":
+            assert_status(answer, INTERNAL)
+        else:
+            assert answer.reset is not None
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("route", ["grpcio behind Envoy"], indirect=True, scope="session")
+    def test_te_missing_is_answered_at_once(self, connection: RawGrpc) -> None:
+        """A call that cannot succeed is not tried again and again."""
+        began = time.monotonic()
+        answer = connection.call(ASK, without=["te"])
+        assert time.monotonic() - began < 1
+        if answer.grpc_status == OK:  # Envoy's own "te" went to the server
+            assert_document(answer)
+        else:
+            assert_status(answer, INTERNAL)
+
+    @pytest.mark.parametrize("value", ["", "1", "S", "-1S", "+1S", "1.5S", "1s", "1x", "1S,2S", "bad", "0x1S"])
+    @EVERY_ROUTE_BUT_BEHIND
+    def test_malformed_timeout(self, target: str, route: str, value: str) -> None:
+        """A defined refusal: INVALID_ARGUMENT with the service inside Envoy, INTERNAL from grpcio."""
+        with RawGrpc(target) as connection:
+            answer = connection.call(ASK, GET_TASK_JSON, ("grpc-timeout", value))
+        assert_status(answer, INVALID_ARGUMENT if route == "envoy" else INTERNAL)
+
+    @pytest.mark.parametrize("value", ["0n", "0S", "1n"])
+    def test_timeout_that_has_passed_already(self, connection: RawGrpc, value: str) -> None:
+        assert_status(connection.call(ASK, GET_TASK_JSON, ("grpc-timeout", value)), DEADLINE_EXCEEDED)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("value", ["99999999H", "99999999S", "1H", "9M", "3S", "900m", "900000u", "99999999n"])
+    def test_timeout_of_any_unit_and_size(self, connection: RawGrpc, value: str) -> None:
+        """From a tenth of a second to eleven thousand years."""
+        assert_document(connection.call(ASK, GET_TASK_JSON, ("grpc-timeout", value)))
+
+    @pytest.mark.parametrize("sent", [0, 3, 9])
+    def test_timeout_runs_while_the_message_is_awaited(self, connection: RawGrpc, sent: int) -> None:
+        """Headers, or headers and part of a message, and then nothing."""
+        stream = connection.open(GET_TASK_JSON, ("grpc-timeout", "300m"))
+        connection.data(stream, ASK[:sent])
+        assert_status(connection.answer(stream, seconds=2), DEADLINE_EXCEEDED)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize(("path", "first"), [(WATCH, framed(b"")), (REFLECTION, LIST_SERVICES)])
+    @EVERY_ROUTE_BUT_BEHIND
+    def test_timeout_ends_a_stream(self, connection: RawGrpc, path: str, first: bytes) -> None:
+        """What has been sent stays sent; Envoy before grpcio resets such a stream."""
+        stream = connection.open(path, ("grpc-timeout", "400m"))
+        connection.data(stream, first)
+        answer = connection.answer(stream, seconds=3)
+        assert (answer.grpc_status, len(answer.messages)) == (DEADLINE_EXCEEDED, 1)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize(
+        "content_type",
+        ["application/grpc", "application/grpc+proto", "application/grpc+json", "application/grpc+x; a=b"],
+    )
+    def test_content_types_of_grpc(self, connection: RawGrpc, content_type: str) -> None:
+        """What follows "application/grpc+" is taken for protobuf: a message that is none is refused as such."""
+        assert_document(connection.call(ASK, content_type=content_type))
+        json = framed(b'{"taskId": "65fc73fe-0586-11f1-8b8d-6219b54da7fe"}')
+        assert_status(connection.call(json, content_type=content_type), INVALID_ARGUMENT)
+
+    @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/grpcx"])
+    @pytest.mark.parametrize("route", ["envoy", "grpcio behind Envoy"], indirect=True, scope="session")
+    def test_other_content_types_are_not_grpc(self, connection: RawGrpc, content_type: str) -> None:
+        """They get a 4xx of HTTP, as gRPC demands; grpcio itself takes them all for gRPC."""
+        answer = connection.call(ASK, content_type=content_type)
+        assert (answer.one(":status") or "")[0] == "4"
+        assert answer.grpc_status is None
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
+    @pytest.mark.parametrize("route", ["envoy", "grpcio behind Envoy"], indirect=True, scope="session")
+    def test_other_methods_than_post_are_refused_truthfully(self, connection: RawGrpc, method: str) -> None:
+        """And not for being HTTP/1.1, which they are not. Of grpcio some are reset, some INTERNAL."""
+        answer = connection.call(ASK, method=method)
+        assert answer.grpc_status not in {None, OK}
+        assert "HTTP/1.1" not in answer.message
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/", "/x", "/taskgate.v1.TaskService/Nope", "/Nope/GetTaskJson", GET_TASK_JSON + "/", GET_TASK_JSON.upper()],
+    )
+    def test_unknown_path(self, connection: RawGrpc, path: str) -> None:
+        assert_status(connection.call(ASK, path), UNIMPLEMENTED)
+        assert_goes_on(connection)
+
+    def test_unknown_path_does_not_wait_for_a_message(self, connection: RawGrpc) -> None:
+        stream = connection.open("/taskgate.v1.TaskService/Nope")
+        assert_status(connection.answer(stream, seconds=2), UNIMPLEMENTED)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [(f"x-{number}", "1") for number in range(80)],
+            [("x-long", "1" * 20_000)],
+            [("x-many", "1" * 100)] * 80,
+            [("x-own-bin", "AAEC"), ("x-own-bin", "AwQF"), ("x-own-bin", "AA=="), ("x-own-bin", "")],
+            [("grpc-trace-bin", "AAEC"), ("grpc-tags-bin", "")],
+            [("grpc-previous-rpc-attempts", "3"), ("grpc-accept-encoding", "br"), ("user-agent", "x")],
+            [("under_score", "1"), ("dot.ted", "1")],
+        ],
+        ids=["80", "20 kB", "80 of a name", "binary", "tracing", "of gRPC", "odd names"],
+    )
+    def test_many_headers_are_no_reason_to_fail(self, connection: RawGrpc, headers: list[tuple[str, str]]) -> None:
+        assert_document(connection.call(ASK, GET_TASK_JSON, *headers))
+
+    @pytest.mark.parametrize("route", ["envoy"], indirect=True, scope="session")
+    def test_several_binary_values_in_a_header(self, connection: RawGrpc) -> None:
+        """PROTOCOL-HTTP2.md allows it: base64 has no commas. Grpcio's C-core calls it illegal base64."""
+        assert_document(connection.call(ASK, GET_TASK_JSON, ("x-own-bin", "AAEC,AwQF")))
+
+    @pytest.mark.parametrize(
+        "headers",
+        [[(f"x-{number}", "1") for number in range(2000)], [("x-long", "1" * 200_000)]],
+        ids=["2000", "200 kB"],
+    )
+    def test_flood_of_headers_ends_its_own_call(
+        self, target: str, headers: list[tuple[str, str]], system: System
+    ) -> None:
+        """Refused or reset, at most with its connection; callers on other connections notice nothing."""
+        with RawGrpc(target) as connection, RawGrpc(target) as other:
+            try:
+                answer = connection.call(ASK, GET_TASK_JSON, *headers)
+            except ConnectionLost:
+                pass
+            else:
+                assert answer.reset is not None or answer.grpc_status != OK or answer.messages
+            assert_document(other.call(ASK))
+
+    def test_endless_headers_are_not_kept(self, target: str, system: System, route: str) -> None:
+        """20 MB in CONTINUATION frames without end (CVE-2024-27316): Envoy cuts them off, grpcio throws them away."""
+        with RawGrpc(target) as connection, RawGrpc(target) as other:
+            connection.receive(0.2)
+            before = memory(system)
+            # ":method: POST", ":scheme: http", ":path: /", then one header after the other, without END_HEADERS.
+            frames = [frame(1, bytes.fromhex("838684"))]
+            frames += [frame(9, b"\x00\x01x\x7f\x81\x7c" + b"y" * 16_000)] * 1250
+            sent = 0
+            connection.socket.settimeout(2)
+            with contextlib.suppress(OSError):
+                for data in frames:
+                    connection.socket.sendall(data)
+                    sent += 1
+            assert (sent == len(frames)) == (route == "grpcio")
+            assert memory(system) - before < 10e6
+            assert_goes_on(other)
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame of stream 1, without flags."""
+    return len(payload).to_bytes(3) + bytes([kind, 0]) + (1).to_bytes(4) + payload
+
+
+@pytest.mark.parametrize("route", ["grpcio behind Envoy"], indirect=True, scope="session")
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        (("grpc-timeout", "bad"), ("grpc-timeout", "43210m")),
+        (("grpc-timeout", "1S,2S"), ("grpc-timeout", "43211m")),
+        (("grpc-encoding", "br"), ("grpc-encoding", "gzip")),
+        (("grpc-trace-bin", "!!! not base64"), ("grpc-trace-bin", "AAEC")),
+        (("x-own-bin", "!"), ("x-own-bin", "AwQF")),
+        (("grpc-accept-encoding", "\x01"), ("grpc-accept-encoding", "gzip")),
+        (("grpc-previous-rpc-attempts", "bad"), ("grpc-previous-rpc-attempts", "1")),
+        (("grpc-retry-pushback-ms", "bad"), ("grpc-retry-pushback-ms", "1")),
+        (("grpc-internal-encoding-request", "bad"), ("grpc-internal-encoding-request", "gzip")),
+        (("user-agent", "\x80"), ("user-agent", "x")),
+    ],
+    ids="-".join,
+)
+def test_malformed_header_of_one_caller_harms_no_other(
+    target: str, bad: tuple[str, str], good: tuple[str, str]
+) -> None:
+    """The callers share Envoy's connection to the server; what one sends must not spoil it for the next."""
+    for _ in range(3):
+        with RawGrpc(target) as caller:
+            caller.call(ASK, GET_TASK_JSON, bad)
+            assert_goes_on(caller)
+        with RawGrpc(target) as caller:
+            assert_document(caller.call(ASK, GET_TASK_JSON, good))
+
+
+class TestReset:
+    def test_before_the_message(self, connection: RawGrpc) -> None:
+        for _ in range(50):
+            connection.reset(connection.open())
+        assert_goes_on(connection)
+
+    def test_within_the_message(self, connection: RawGrpc) -> None:
+        for length in range(1, len(ASK)):
+            stream = connection.open()
+            connection.data(stream, ASK[:length])
+            connection.reset(stream)
+        assert_goes_on(connection)
+
+    @pytest.mark.parametrize("path", [GET_TASK_JSON, CHECK, WATCH, REFLECTION])
+    @pytest.mark.parametrize("code", [h2.errors.ErrorCodes.CANCEL, h2.errors.ErrorCodes.NO_ERROR, 4711])
+    def test_right_after_the_message(self, connection: RawGrpc, path: str, code: h2.errors.ErrorCodes) -> None:
+        for _ in range(50):
+            stream = connection.open(path)
+            connection.data(stream, ASK if path == GET_TASK_JSON else framed(b""), end=True)
+            connection.reset(stream, code)
+        assert_goes_on(connection)
+
+    def test_within_a_large_answer(self, target: str, system: System) -> None:
+        """The rest of it is let go of: after ten such calls, thirty more cost no more memory (they are 300 MB)."""
+
+        def abandon(times: int) -> None:
+            for _ in range(times):
+                with RawGrpc(target, window=50_000) as connection:
+                    connection.reset(begin_large_answer(connection))
+                    assert_goes_on(connection)
+
+        assert_no_growth(system, abandon)
+
+    @pytest.mark.parametrize(("path", "first"), [(WATCH, framed(b"")), (REFLECTION, LIST_SERVICES)])
+    def test_within_a_stream(self, connection: RawGrpc, path: str, first: bytes) -> None:
+        for _ in range(50):
+            stream = connection.open(path)
+            connection.data(stream, first)
+            while not connection.answers[stream].body:
+                connection.receive()
+            connection.reset(stream)
+        assert_goes_on(connection)
+
+    def test_after_the_answer(self, connection: RawGrpc) -> None:
+        for _ in range(50):
+            stream = connection.open()
+            connection.data(stream, ASK)
+            assert_document(connection.answer(stream))
+            connection.reset(stream)
+        assert_goes_on(connection)
+
+
+class TestConnection:
+    @pytest.mark.parametrize("how", ["FIN", "RST"])
+    def test_dropped_within_a_large_answer(self, target: str, system: System, how: str) -> None:
+        """As with a reset stream, whether TCP says goodbye or not."""
+
+        def abandon(times: int) -> None:
+            for _ in range(times):
+                with RawGrpc(target, window=50_000) as connection:
+                    begin_large_answer(connection)
+                    if how == "RST":
+                        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        assert_no_growth(system, abandon)
+        with RawGrpc(target) as other:
+            assert_goes_on(other)
+
+    def test_dropped_with_calls_in_every_state(self, target: str) -> None:
+        for _ in range(10):
+            with RawGrpc(target) as connection:
+                connection.open()
+                connection.data(connection.open(), ASK[:9])
+                connection.data(connection.open(), ASK)
+                connection.data(connection.open(WATCH), framed(b""), end=True)
+                connection.data(connection.open(REFLECTION), LIST_SERVICES)
+        with RawGrpc(target) as other:
+            assert_goes_on(other)
+
+    def test_goaway_lets_running_calls_finish(self, connection: RawGrpc, target: str) -> None:
+        """A client that winds its connection up still gets the answers that it has asked for."""
+        early, late = connection.open(), connection.open()
+        connection.data(early, ASK, end=True)
+        goaway = (8).to_bytes(3) + b"\x07" + bytes(5) + bytes(8)
+        connection.socket.sendall(goaway)
+        connection.data(late, ASK, end=True)
+        assert_document(connection.answer(early))
+        assert_document(connection.answer(late))
+        with RawGrpc(target) as other:
+            assert_goes_on(other)
+
+    def test_pings_are_answered(self, connection: RawGrpc) -> None:
+        acknowledged: list[bytes] = []
+        handle = connection._handle
+
+        def listen(event: object) -> None:
+            if isinstance(event, h2.events.PingAckReceived):
+                acknowledged.append(event.ping_data)
+            handle(event)
+
+        connection._handle = listen  # type: ignore[method-assign]
+        connection.h2.ping(b"interop!")
+        connection.flush()
+        eventually(lambda: connection.receive(0.05) or acknowledged, "the ping answered", seconds=3)
+        assert acknowledged == [b"interop!"]
+
+    def test_settings_may_change_within_a_call(self, target: str) -> None:
+        """A window that is opened by SETTINGS, not by WINDOW_UPDATE; headers without a dynamic table."""
+        with RawGrpc(target, window=0) as connection:
+            stream = connection.open()
+            connection.data(stream, ASK, end=True)
+            connection.receive(0.3)
+            assert not connection.answers[stream].body
+            codes = h2.settings.SettingCodes
+            connection.h2.update_settings({codes.INITIAL_WINDOW_SIZE: 65_535, codes.HEADER_TABLE_SIZE: 0})
+            connection.flush()
+            assert_document(connection.answer(stream))
+            assert_goes_on(connection)
+
+    def test_calls_before_the_limit_is_known_are_answered_or_refused(self, target: str) -> None:
+        """150 calls at once, before the server's SETTINGS could arrive: what is refused is safe to try again."""
+        with RawGrpc(target) as connection:
+            ignore_limit(connection)
+            streams = [connection.open() for _ in range(150)]
+            for stream in streams:
+                connection.data(stream, ASK, end=True)
+            answers = [connection.answer(stream) for stream in streams]
+            refused = [answer for answer in answers if answer.reset not in {None, h2.errors.ErrorCodes.NO_ERROR}]
+            assert {answer.reset for answer in refused} <= {h2.errors.ErrorCodes.REFUSED_STREAM}
+            answered = [answer for answer in answers if answer not in refused]
+            assert len(answered) >= 100
+            for answer in answered:
+                assert_document(answer)
+            assert_goes_on(connection)
+
+    def test_calls_over_the_known_limit_harm_no_other_connection(self, target: str) -> None:
+        """A client that ignores MAX_CONCURRENT_STREAMS may lose its connection; nobody else does."""
+        with RawGrpc(target) as connection, RawGrpc(target) as other:
+            connection.receive(0.3)
+            ignore_limit(connection)
+            with contextlib.suppress(ConnectionLost):
+                for stream in [connection.open() for _ in range(150)]:
+                    connection.data(stream, ASK, end=True)
+                connection.receive(0.3)
+            assert_goes_on(other)
+
+
+def ignore_limit(connection: RawGrpc) -> None:
+    """Let h2 open as many streams as the test likes."""
+    connection.h2.remote_settings.max_concurrent_streams = 1000
+    connection.h2.remote_settings.acknowledge()
+
+
+SLOW_READERS = 8
+
+
+def test_slow_readers_hold_bounded_memory_and_nobody_up(target: str, system: System) -> None:
+    """Eight callers take a task of 10 MB sixteen bytes at a time, and hang up; three times over.
+
+    The server may keep at most four times the document for each: 320 MB. Other callers are answered within half a
+    second. The third time costs no more than the first.
+    """
+    with RawGrpc(target) as warm:
+        assert warm.call(request_for(LARGE_ID)).grpc_status == OK
+    before = memory(system)
+    most = [read_slowly(target, system) - before for _ in range(3)]
+    assert max(most) < SLOW_READERS * 4 * 10e6
+    assert most[2] < most[0] + 30e6
+
+
+def read_slowly(target: str, system: System) -> int:
+    """Eight slow readers for a while; the most memory that the system held."""
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(RawGrpc(target, window=16)) for _ in range(SLOW_READERS)]
+        other = stack.enter_context(RawGrpc(target))
+        for reader in readers:
+            reader.data(reader.open(), request_for(LARGE_ID), end=True)
+        most, granted = 0, dict.fromkeys(readers, 16)
+        for _ in range(20):
+            for reader in readers:
+                reader.receive(0.01)
+                if len(reader.answers[1].body) == granted[reader]:
+                    granted[reader] += 16
+                    reader.h2.increment_flow_control_window(16, 1)
+                    reader.h2.increment_flow_control_window(16)
+                    reader.flush()
+            most = max(most, memory(system))
+            began = time.monotonic()
+            assert_document(other.call(ASK, GET_TASK_JSON, ("grpc-timeout", "5S")))
+            assert time.monotonic() - began < 0.5
+        assert min(granted.values()) >= 160, "they do read on"
+    time.sleep(0.5)
+    return most
+
+
+def test_slow_reader_gets_all_in_the_end(target: str) -> None:
+    """Windows of 30 kB, refilled when they are used up: the 10 MB arrive complete."""
+    with RawGrpc(target, window=30_000) as connection:
+        stream = connection.open()
+        connection.data(stream, request_for(LARGE_ID), end=True)
+        answer = connection.answers[stream]
+        refilled = 0
+        while not answer.ended:
+            connection.receive()
+            if len(answer.body) - refilled >= 20_000:
+                connection.h2.increment_flow_control_window(len(answer.body) - refilled, stream)
+                connection.h2.increment_flow_control_window(len(answer.body) - refilled)
+                connection.flush()
+                refilled = len(answer.body)
+        assert answer.grpc_status == OK
+        (message,) = answer.messages
+        assert len(message) > 10_000_000
+
+
+def begin_large_answer(connection: RawGrpc) -> int:
+    """Ask for the large task and wait for the first of it; the stream."""
+    stream = connection.open()
+    connection.data(stream, request_for(LARGE_ID), end=True)
+    while not connection.answers[stream].body:
+        connection.receive()
+    return stream
+
+
+def assert_no_growth(system: System, abandon: Callable[[int], None]) -> None:
+    """Ten rounds to warm up, then thirty: the system holds less than 80 MB more than before."""
+    abandon(10)
+    time.sleep(0.5)
+    before = memory(system)
+    abandon(30)
+    eventually(lambda: memory(system) - before < 80e6, "memory given back", seconds=3)
+
+
+def memory(system: System) -> int:
+    """Bytes that the system's processes hold."""
+    total = 0
+    for member in system.family():
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
