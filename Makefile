@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files that say what has been installed: what taskgate runs with, what its developers need, the JavaScript SDK.
+# Files that say what has been installed: what taskgate runs with, what its developers need, the JavaScript packages.
 RUNTIME := $(VENV)/.runtime-installed
 TOOLS := $(VENV)/.tools-installed
 NODE := $(VENV)/.node-installed
@@ -31,9 +31,12 @@ $(TOOLS): $(RUNTIME)
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
-# The JavaScript SDK that the tests run; the lock file names no registry, so npm uses the configured one.
-$(NODE): $(TOOLS) tests/sdk/javascript/package-lock.json
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix tests/sdk/javascript ci --no-audit --no-fund --silent
+# The JavaScript clients that the tests run; the lock files name no registry, so npm uses the configured one.
+JAVASCRIPT := tests/sdk/javascript tests/interop/javascript
+$(NODE): $(TOOLS) $(JAVASCRIPT:=/package-lock.json)
+	@for folder in $(JAVASCRIPT); do \
+		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $$folder ci --no-audit --no-fund --silent || exit 1; \
+	done
 	@touch $@
 
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it
@@ -61,8 +64,8 @@ format: setup ## format Python and proto files in place
 protos: setup ## regenerate stubs, typed stubs and the descriptor set for Envoy
 	$(BIN)/python tools/protos.py generate
 
-bench: setup ## measure against peers, as ratios (minutes)
+bench: setup ## measure against peers, as ratios (a quarter of an hour)
 	$(BIN)/python -m bench
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/sdk/javascript/node_modules
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(JAVASCRIPT:=/node_modules)

@@ -116,6 +116,12 @@ def assert_document(result: Result) -> None:
     assert HttpBody.FromString(result.response).data == DOCUMENTED_COMPACT
 
 
+def assert_too_late(stream: Any, route: str) -> None:
+    """Envoy before grpcio resets a stream that has begun, which a client may take for INTERNAL if it is slower."""
+    names = {"DEADLINE_EXCEEDED", *(["INTERNAL"] if route == "grpcio behind Envoy" else [])}
+    assert stream.code().name in names
+
+
 class TestUnary:
     def test_document(self, ask: Ask) -> None:
         assert_document(ask(JSON, ASK))
@@ -244,12 +250,12 @@ class TestDeadline:
     def test_none(self, ask: Ask) -> None:
         assert_document(ask(JSON, ASK, timeout=None))
 
-    def test_ends_a_watch(self, channel: grpc.Channel) -> None:
+    def test_ends_a_watch(self, channel: grpc.Channel, route: str) -> None:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=0.5)
         began = time.monotonic()
         with pytest.raises(grpc.RpcError):
             list(watch)
-        assert watch.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert_too_late(watch, route)
         assert 0.3 < time.monotonic() - began < 2
 
 
@@ -352,13 +358,13 @@ class TestHealth:
         error: Any = refused.value
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
-    def test_watch_of_an_unknown_service_goes_on(self, channel: grpc.Channel) -> None:
+    def test_watch_of_an_unknown_service_goes_on(self, channel: grpc.Channel, route: str) -> None:
         """SERVICE_UNKNOWN, and the stream stays open, as the protocol demands."""
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="x"), timeout=1)
         assert next(watch).status == SERVICE_UNKNOWN
         with pytest.raises(grpc.RpcError):
             next(watch)
-        assert watch.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert_too_late(watch, route)
 
     def test_watch_sees_the_store_go_and_come_back(self, channel: grpc.Channel, system: System) -> None:
         """Three watches on a channel, each told once of each change, within 5 seconds."""

@@ -621,7 +621,7 @@ def test_slow_readers_hold_bounded_memory_and_nobody_up(target: str, system: Sys
     before = memory(system)
     most = [read_slowly(target, system) - before for _ in range(3)]
     assert max(most) < SLOW_READERS * 4 * 10e6
-    assert most[2] < most[0] + 30e6
+    assert most[2] < most[0] + 60e6  # a document for each reader and time would be 160
 
 
 def read_slowly(target: str, system: System) -> int:

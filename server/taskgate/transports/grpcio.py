@@ -100,6 +100,10 @@ def _options(*, share_port: bool) -> Sequence[tuple[str, int]]:
         # An 8 KB path arrives from Envoy twice, as task ID and as metadata; by default gRPC drops such calls at random.
         ("grpc.max_metadata_size", 64 * 1024),
         ("grpc.absolute_max_metadata_size", 96 * 1024),
+        # Calls that wait to be taken up, counting those that their callers cancelled meanwhile. From the first number
+        # on gRPC answers CANCELLED at random, to callers that did no such thing; by default from a thousand on.
+        ("grpc.server.max_pending_requests", 10_000),
+        ("grpc.server.max_pending_requests_hard_limit", 20_000),
         # Clients may ping an idle connection every 10 s; the default of 5 minutes cuts off common keepalive settings.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     )
