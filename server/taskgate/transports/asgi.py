@@ -47,8 +47,7 @@ async def caller_watched(receive: Receive, take: Callable[[dict[str, Any]], Awai
 
     async def watch() -> None:
         nonlocal gone
-        # Shielded: pyvoy sets its future's result, cancelled or not, and would print what asyncio says to that.
-        while (event := await asyncio.shield(receive()))["type"] != "http.disconnect":
+        while (event := await uncancelled(receive()))["type"] != "http.disconnect":
             if take is not None:
                 await take(event)
             if not event["more_body"]:
@@ -65,6 +64,22 @@ async def caller_watched(receive: Receive, take: Callable[[dict[str, Any]], Awai
         raise
     finally:
         watching.cancel()
+
+
+def uncancelled(future: Awaitable[T]) -> Awaitable[T]:
+    """What ``receive`` or ``send`` returned, to be awaited where the waiting task may be cancelled.
+
+    pyvoy sets the result of a future whether or not that was cancelled, and may set an error when nobody waits any
+    more; asyncio would have something to say to either.
+    """
+    inner = asyncio.ensure_future(future)
+    inner.add_done_callback(_retrieve)
+    return asyncio.shield(inner)
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 async def send_body(send: Send, body: bytes, *, last: bool = True) -> None:
@@ -90,5 +105,5 @@ def released(error: OSError) -> None:
 
 
 async def _send_part(send: Send, part: bytes) -> None:
-    """Send ``part`` and wait until there is room for more; shielded for the reason given above."""
-    await asyncio.shield(send({"type": "http.response.body", "body": part, "more_body": True}))
+    """Send ``part`` and wait until there is room for more."""
+    await uncancelled(send({"type": "http.response.body", "body": part, "more_body": True}))

@@ -41,6 +41,7 @@ from taskgate.transports.asgi import (
     finish,
     released,
     send_body,
+    uncancelled,
 )
 from taskgate.transports.grpc_wire import (
     ACCEPTED_ENCODINGS,
@@ -226,7 +227,7 @@ async def _message_in_time(
     began = loop.time()
     try:
         async with asyncio.timeout(seconds):
-            message = await _only_message(lambda: asyncio.shield(receive()), headers)  # see caller_watched
+            message = await _only_message(lambda: uncancelled(receive()), headers)
     except TimeoutError:
         raise _too_late(seconds) from None
     return message, seconds - (loop.time() - began)
