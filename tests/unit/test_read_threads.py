@@ -118,6 +118,41 @@ async def test_closing_fails_what_waits_and_lets_finish_what_runs() -> None:
     assert {str(result) for result in results[2:]} == {"The store tasks.db is closed"}
 
 
+async def test_queue_that_moves_is_no_outage() -> None:
+    """Reads of large documents may wait longer than the timeout in all, as long as one after the other is answered."""
+    async with reading(lambda number: time.sleep(0.05) or number, seconds=0.2) as threads:
+        began = time.monotonic()
+        asking = asyncio.gather(*(threads.ask(number) for number in range(16)))
+        await asyncio.sleep(0.2)
+        assert threads.moving
+        assert await asking == list(range(16))
+        assert time.monotonic() - began > 0.3
+        assert not threads.moving
+
+
+async def test_errors_are_no_sign_of_life() -> None:
+    """A queue whose reads all fail slowly is given up after the timeout, not worked off."""
+
+    def fail(_: int) -> None:
+        time.sleep(0.15)
+        raise StoreUnavailable("locked")
+
+    async with reading(fail, seconds=0.2) as threads:
+        began = time.monotonic()
+        results = await asyncio.gather(*(threads.ask(number) for number in range(20)), return_exceptions=True)
+        assert time.monotonic() - began < 1
+    assert {str(result) for result in results} == {"locked", "The store tasks.db did not answer within 0.2 s"}
+
+
+async def test_answer_that_came_while_the_loop_was_busy_is_given() -> None:
+    """The timer may be the first thing that a busy loop comes back to."""
+    async with reading(lambda number: number, seconds=0.1) as threads:
+        asking = asyncio.create_task(threads.ask(1))
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop stands still, on purpose
+        assert await asking == 1
+
+
 async def test_closing_does_not_wait_for_ever() -> None:
     release = threading.Event()
     threads: ReadThreads[int, bool] = ReadThreads("tasks.db", lambda _: release.wait(), threads=1, timeout=0.2)

@@ -7,6 +7,7 @@ and one timer watches all.
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -21,8 +22,9 @@ Answer = TypeVar("Answer")
 class ReadThreads(Generic[Question, Answer]):
     """Answers questions with the blocking function ``answer``, up to ``threads`` at once.
 
-    ``store`` is what error messages call the database. A question that is not answered after ``timeout`` seconds, or
-    that finds ``max_waiting`` others in the queue, fails with StoreUnavailable, so that an outage never piles up work.
+    ``store`` is what error messages call the database. Questions that wait while no question at all has been answered
+    for ``timeout`` seconds fail with StoreUnavailable, and so does one that finds ``max_waiting`` others in the queue:
+    an outage never piles up work, and a queue behind large documents is no outage.
     """
 
     def __init__(
@@ -42,13 +44,19 @@ class ReadThreads(Generic[Question, Answer]):
         self._threads: list[threading.Thread] = []
         # None ends a thread. Questions whose caller has gone stay in here, and count, until a thread drops them.
         self._questions: SimpleQueue[tuple[asyncio.Future[Answer], Question] | None] = SimpleQueue()
-        self._deadlines: dict[asyncio.Future[Answer], float] = {}  # oldest first
+        self._deadlines: dict[asyncio.Future[Answer], float] = {}  # oldest first; put off by answers to others
+        self._answered = 0.0  # when the database last answered, by the clock that loops use
         self._watch: asyncio.TimerHandle | None = None
         self._answers: deque[tuple[asyncio.Future[Answer], Answer | None, BaseException | None]] = deque()
         self._loop_told = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.closed = False
         """Whether every further question is refused."""
+
+    @property
+    def moving(self) -> bool:
+        """Whether questions wait while others are answered: the database is busy, and there."""
+        return self._questions.qsize() > 0 and time.monotonic() - self._answered < self._timeout
 
     async def ask(self, question: Question) -> Answer:
         """The answer, or whatever ``answer`` raises; StoreUnavailable if there is none in time."""
@@ -123,6 +131,8 @@ class ReadThreads(Generic[Question, Answer]):
         self._loop_told = False  # before looking, or an answer that comes now would be left lying
         while self._answers:
             future, answer, problem = self._answers.popleft()
+            if problem is None:
+                self._answered = time.monotonic()
             if future.done():
                 continue
             if problem is None:
@@ -133,10 +143,12 @@ class ReadThreads(Generic[Question, Answer]):
     def _fail_overdue(self) -> None:
         self._watch = None
         assert self._loop is not None  # noqa: S101 - there was a question
+        self._deliver()  # a loop that was busy elsewhere comes here first
         now = self._loop.time()
         for future, deadline in self._deadlines.items():
-            if deadline > now:
-                self._watch = self._loop.call_at(deadline, self._fail_overdue)
+            due = max(deadline, self._answered + self._timeout)
+            if due > now:
+                self._watch = self._loop.call_at(due, self._fail_overdue)
                 return
             if not future.done():
                 future.set_exception(

@@ -128,7 +128,8 @@ class SqliteStore:
 
     async def check(self) -> None:
         """See ``TaskStore``."""
-        await self._threads.ask("")  # as good as any ID: the answer does not matter
+        if not self._threads.moving:
+            await self._threads.ask("")  # as good as any ID: the answer does not matter
 
     async def close(self) -> None:
         """See ``TaskStore``."""
