@@ -64,7 +64,7 @@ class EnvoyPool:
             successor = self._new()
             try:
                 await successor.start()
-            except GatewayError as error:
+            except (GatewayError, OSError) as error:
                 self._log.error("restart given up", reason=str(error))
                 return
             predecessor, place.envoy = place.envoy, successor

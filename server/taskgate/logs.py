@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, BinaryIO, Literal
 
 import msgspec
@@ -51,7 +52,7 @@ def configure_logs(
             structlog.processors.JSONRenderer(serializer=lambda event, **_: _encode(event)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(output),
+        logger_factory=structlog.BytesLoggerFactory(_Unfailing(output)),  # type: ignore[arg-type] # needs no more
         cache_logger_on_first_use=True,
     )
 
@@ -83,6 +84,21 @@ def warn_open() -> None:
     structlog.get_logger("taskgate").warning(
         "no authentication is configured: anyone who reaches the port can read every task"
     )
+
+
+class _Unfailing:
+    """As much of a stream as structlog needs; that nobody reads the log any more, or the disk is full, fails nobody."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, line: bytes) -> None:
+        with suppress(OSError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _Lines:

@@ -81,3 +81,14 @@ async def test_level_above_info_leaves_only_faults(tmp_path: Path) -> None:
         quiet.write("/method", "OK", 0.1, "id", "id", False)
         quiet.write("/method", "INTERNAL", 0.1, "id", "id", True)
     assert [line["code"] for line in lines(path)] == ["INTERNAL"]
+
+
+def test_log_that_nobody_reads_fails_nobody() -> None:
+    """A collector that crashed costs lines, never calls or the supervision of workers."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb", buffering=0) as stream:
+        logs.configure_logs("info", "json", stream=stream)
+        structlog.get_logger("taskgate.test").error("anybody there?")
+        structlog.reset_defaults()
+        logs._state.lines = None

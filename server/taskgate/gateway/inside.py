@@ -26,6 +26,9 @@ LOOP_HUNG_AFTER = 15.0
 """Seconds without a beat of the event loop after which that counts as hung. It may just be busy: 256 calls for 10 MB
 each that come at once keep it so for seconds."""
 
+_SECOND_LOOK = 0.3
+"""Seconds to wait once more: if it was this process that stood still, the beats of that time are yet to be read."""
+
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
 
@@ -72,18 +75,25 @@ class EnvoyWithPython(EnvoyProcess):
         loop = asyncio.get_running_loop()
         looped = loop.time()
         while self._beats is not None:
-            began = loop.time()
             try:
-                async with asyncio.timeout(HUNG_AFTER):
-                    beats = await self._beats.read(1024)
-            except TimeoutError:
-                if loop.time() - began < 2 * HUNG_AFTER:  # else it was this process, or the machine, that stood still
-                    return
-                continue
+                beats = await self._beats_within(HUNG_AFTER) or await self._beats_within(_SECOND_LOOK)
+            except EOFError:
+                return
             if LOOP_BEAT in beats:
                 looped = loop.time()
             if not beats or loop.time() - looped > LOOP_HUNG_AFTER:
                 return
+
+    async def _beats_within(self, seconds: float) -> bytes:
+        """The beats that have come; none after ``seconds`` of silence. Raises EOFError once none can come."""
+        assert self._beats is not None  # noqa: S101 - for the type checker
+        try:
+            async with asyncio.timeout(seconds):
+                if beats := await self._beats.read(1024):
+                    return beats
+        except TimeoutError:
+            return b""
+        raise EOFError
 
     async def drain(self, seconds: float | None = None) -> None:
         """As ``EnvoyProcess``; gRPC health checks fail too."""
@@ -110,6 +120,9 @@ class EnvoyWithPython(EnvoyProcess):
             assert self._process is not None  # noqa: S101 - for the type checker
             assert self._process.stdin is not None  # noqa: S101 - same
             self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
+        except BaseException:
+            os.close(beats)
+            raise
         finally:
             os.close(beating)
             os.close(log)

@@ -117,13 +117,15 @@ class SqliteStore:
         began = time.monotonic()
         if began < self._in_threads_until or self._threads.closed:
             return await self._threads.ask(task_id)
+        document: bytes | None = None
         try:
             document = self._read_at_once(task_id)
         except _Busy:
             return await self._threads.ask(task_id)
-        ended = time.monotonic()
-        if ended - began > _SLOW_READ or (document is not None and len(document) > _LARGE_DOCUMENT):
-            self._in_threads_until = ended + _THREADS_AFTER_SLOW_READ
+        finally:  # a read that fails may be slow too
+            ended = time.monotonic()
+            if ended - began > _SLOW_READ or (document is not None and len(document) > _LARGE_DOCUMENT):
+                self._in_threads_until = ended + _THREADS_AFTER_SLOW_READ
         return document
 
     async def check(self) -> None:
@@ -232,6 +234,8 @@ class _Connections:
         with self._mutex:
             if self._file is None or self._outdated:
                 return  # nobody has read yet, or it was just replaced; the next time
+            if os.path.realpath(self._path) != self._path:
+                return  # SQLite would not notice that a link leads elsewhere
             lookup = open_lookup(self._uri, _SELECT)
             if lookup is not None and self._file == _identity(self._path):
                 self._lookup = lookup

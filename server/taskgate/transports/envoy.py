@@ -92,9 +92,9 @@ class EnvoyTransport:
         }
         self._health_check = f"/{health.SERVICE_NAME}/Check".encode()
         described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
-        self._streams: Mapping[bytes, StreamHandler] = {
-            f"/{health.SERVICE_NAME}/Watch".encode(): self._health.watch,
-            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo".encode(): described.info,
+        self._streams: Mapping[bytes, tuple[StreamHandler, bool]] = {  # whether it takes more than one message
+            f"/{health.SERVICE_NAME}/Watch".encode(): (self._health.watch, False),
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo".encode(): (described.info, True),
         }
 
     async def start(self) -> None:
@@ -190,7 +190,9 @@ class EnvoyTransport:
                 message, _ = await _message_in_time(receive, headers, seconds)
                 await _send_message(send, await self._health.check(message), _GRPC_OK)
             elif (stream := self._streams.get(path)) is not None:
-                await _stream_call(stream, seconds, headers.get(b"grpc-encoding"), receive, send)
+                stream_handler, many = stream
+                requests = _Requests(headers.get(b"grpc-encoding"), many=many)
+                await _stream_call(stream_handler, requests, seconds, receive, send)
             else:
                 await _send_status(send, status("UNIMPLEMENTED", "Method not found!"))  # grpcio's own words
         except Refused as refused:
@@ -268,42 +270,59 @@ async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Rec
         await _send_message(send, response, (*_GRPC_OK, identity))
 
 
-async def _messages(parts: asyncio.Queue[dict[str, Any]], encoding: bytes | None) -> AsyncIterator[bytes]:
-    """The messages of a streaming request as they come."""
-    body = bytearray()
-    more = True
-    while True:
-        while (found := split_frame(body, encoding)) is not None:
-            message, end = found
-            del body[:end]
-            yield message
-        if not more:
-            break
-        part = await parts.get()
-        body += part["body"]
-        more = part["more_body"]
-    if body:
-        raise Refused("INTERNAL", "The request ends within a message")
+class _Requests:
+    """The messages of a streaming request, as they come.
+
+    What a handler does not take must not pile up, nor keep anyone from seeing that the caller has gone: after the first
+    message all is dropped unless the handler takes ``many``.
+    """
+
+    def __init__(self, encoding: bytes | None, *, many: bool) -> None:
+        self._encoding = encoding
+        self._many = many
+        self._parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=_STREAM_PARTS)
+        self._ended = False
+
+    async def take(self, part: dict[str, Any]) -> None:
+        """Keep ``part`` of the request's body; waits while many others are kept."""
+        if not self._ended:
+            self._ended = not part["more_body"]
+            await self._parts.put(part)
+
+    async def messages(self) -> AsyncIterator[bytes]:
+        """Each message; Refused if the request ends within one."""
+        body = bytearray()
+        more = True
+        while True:
+            while (found := split_frame(body, self._encoding)) is not None:
+                message, end = found
+                del body[:end]
+                if not self._many:
+                    self._drop()
+                yield message
+            if not more:
+                break
+            part = await self._parts.get()
+            body += part["body"]
+            more = part["more_body"]
+        if body:
+            raise Refused("INTERNAL", "The request ends within a message")
+
+    def _drop(self) -> None:
+        self._ended = True
+        while not self._parts.empty():
+            self._parts.get_nowait()
 
 
 async def _stream_call(
-    handler: StreamHandler, seconds: float | None, encoding: bytes | None, receive: Receive, send: Send
+    handler: StreamHandler, requests: _Requests, seconds: float | None, receive: Receive, send: Send
 ) -> None:
     """Send what ``handler`` yields as it comes; a refusal after the first message goes into the trailers."""
-    parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=_STREAM_PARTS)
-    ended = False
-
-    async def take(part: dict[str, Any]) -> None:
-        nonlocal ended
-        if not ended:
-            ended = not part["more_body"]
-            await parts.put(part)
-
     begun = False
     trailers: Headers = status("OK", "")
     try:
-        async with asyncio.timeout(seconds), caller_watched(receive, take):
-            async for message in handler(_messages(parts, encoding)):
+        async with asyncio.timeout(seconds), caller_watched(receive, requests.take):
+            async for message in handler(requests.messages()):
                 if not begun:
                     await send(_GRPC_START)
                     begun = True

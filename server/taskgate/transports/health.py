@@ -54,11 +54,13 @@ class Health:
         name = _request(message).service
         last = None
         while True:
-            changed = self._changed
+            changed, final = self._changed, self._final
             response = self._response(name)
             if response.status != last:
                 last = response.status
                 yield response.SerializeToString()
+            if final:
+                return  # so that the caller turns elsewhere, and draining has not to wait for it
             await changed.wait()
 
     def _set(self, serving: bool) -> None:

@@ -1,0 +1,74 @@
+"""Streams of the service inside Envoy: requests that go on for ever, watches that must end."""
+
+import asyncio
+from pathlib import Path
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from support.documents import DOCUMENTED_ID
+from taskgate.stores.base import StoredTask
+from taskgate.stores.sqlite import SqliteStore, SqliteWriter
+from taskgate.transports.envoy import _Requests
+from taskgate.transports.grpc_wire import frame
+from taskgate.transports.health import Health
+
+
+async def test_requests_after_the_only_one_are_dropped_without_waiting() -> None:
+    """A caller that sends for ever fills no memory, and its going is seen."""
+    requests = _Requests(None, many=False)
+    await requests.take({"body": frame(b"one"), "more_body": True})
+    messages = requests.messages()
+    assert await anext(messages) == b"one"
+    async with asyncio.timeout(5):
+        for _ in range(1000):
+            await requests.take({"body": frame(b"more"), "more_body": True})
+    await messages.aclose()
+
+
+async def test_requests_before_the_first_was_taken_wait_and_go_on() -> None:
+    """The sender is held up while the handler has not begun, and is let go once it has what it needs."""
+    requests = _Requests(None, many=False)
+
+    async def send() -> None:
+        for _ in range(100):
+            await requests.take({"body": frame(b"m"), "more_body": True})
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0.01)
+    assert not sending.done()
+    messages = requests.messages()
+    assert await anext(messages) == b"m"
+    await asyncio.wait_for(sending, 5)
+    await messages.aclose()
+
+
+async def test_health_watch_says_not_serving_and_ends_when_the_service_ends() -> None:
+    """An open watch must not hold up a drain, and its caller is to look elsewhere."""
+    health = Health([""])
+    await health.report(True)
+
+    async def ask() -> object:
+        yield HealthCheckRequest().SerializeToString()
+
+    watch = health.watch(ask())  # type: ignore[arg-type] # an async generator is an iterator
+    assert await anext(watch) == HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
+    health.end()
+    async with asyncio.timeout(5):
+        rest = [message async for message in watch]
+    assert rest == [HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).SerializeToString()]
+
+
+async def test_database_behind_a_link_is_looked_up_anew(tmp_path: Path) -> None:
+    """A link that is made to lead to another file is followed at once."""
+    for name in ("one", "two"):
+        with SqliteWriter(str(tmp_path / f"{name}.db")) as writer:
+            writer.write([StoredTask(task_id=DOCUMENTED_ID, update_time=0, document=f'{{"name":"{name}"}}'.encode())])
+    link = tmp_path / "tasks.db"
+    link.symlink_to("one.db")
+    store = SqliteStore(str(link))
+    for _ in range(3):
+        assert await store.get_document(DOCUMENTED_ID) == b'{"name":"one"}'
+    (tmp_path / "new").symlink_to("two.db")
+    (tmp_path / "new").rename(link)
+    assert await store.get_document(DOCUMENTED_ID) == b'{"name":"two"}'
+    await store.close()
