@@ -1,4 +1,4 @@
-"""gRPC through the gateway, with messages of any size and no retries of the client's own."""
+"""gRPC through the gateway, with messages of any size and, unless asked for, no retries of the client's own."""
 
 import grpc
 
@@ -16,7 +16,11 @@ def method(channel: grpc.Channel, path: str = METHODS[0]) -> "grpc.UnaryUnaryMul
     return channel.unary_unary(path)
 
 
-def open_channel(address: Address) -> grpc.Channel:
-    """A channel to ``address``; close it, or use it as a context manager."""
+def open_channel(address: Address, *, retries: bool = False) -> grpc.Channel:
+    """A channel to ``address``; close it, or use it as a context manager.
+
+    With ``retries`` it is as gRPC's clients come: a call that never left the client, because its connection was just
+    being given up, is made on the next one.
+    """
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    return grpc.insecure_channel(str(address), options=[*unlimited, ("grpc.enable_retries", 0)])
+    return grpc.insecure_channel(str(address), options=[*unlimited, ("grpc.enable_retries", int(retries))])

@@ -20,6 +20,7 @@ from gateway.channels import method, open_channel
 from gateway.running import Gateway, StubServer
 from gateway.stub_server import DOCUMENT
 from gateway.wire import Http1, ask_over, assert_error
+from support.raw_grpc import RawGrpc, framed
 from support.running import eventually
 from taskgate.addresses import Address
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
@@ -165,10 +166,13 @@ class TestDrain:
             stop.join()
 
     def test_http2_callers_move_without_noticing(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
-        """They are sent GOAWAY, open new connections, and lose no call."""
+        """They are sent GOAWAY, open new connections, and lose no call.
+
+        The client is as it comes: a call that it takes back from a connection before sending it goes to the next.
+        """
         gateway = start_gateway(stub)
         request = GetTaskJsonRequest(task_id="stub.sleep.0.02").SerializeToString()
-        with open_channel(gateway.address) as channel:
+        with open_channel(gateway.address, retries=True) as channel:
             call = method(channel)
             call(request, timeout=5)
             before = connections(gateway)
@@ -177,6 +181,21 @@ class TestDrain:
             while time.monotonic() < until:
                 call(request, timeout=5)
             assert connections(gateway) > before
+            drain.join()
+
+    def test_calls_already_on_their_way_get_in(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
+        """The first GOAWAY refuses nothing: a call sent before its client has seen it is answered."""
+        gateway = start_gateway(stub)
+        message = framed(GetTaskJsonRequest(task_id="stub.document").SerializeToString())
+        with RawGrpc(str(gateway.address)) as connection:
+            connection.ignore_goaway()
+            drain = in_thread(lambda: gateway.run(gateway.envoy.drain(1.5)))
+            while connection.goaway is None:
+                assert connection.call(message).grpc_status == 0
+            assert connection.goaway.last_stream_id > len(connection.answers) * 2
+            for _ in range(20):
+                answer = connection.call(message)
+                assert (answer.grpc_status, len(answer.messages)) == (0, 1)
             drain.join()
 
     def test_grpc_call_in_flight_ends_well(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:

@@ -228,6 +228,12 @@ class RawGrpc:
             except (BrokenPipeError, ConnectionResetError):
                 self.lost = True
 
+    def ignore_goaway(self) -> None:
+        """From now on, go on as a client whose calls cross with GOAWAY; h2 would take the connection for closed."""
+        machine, opened = self.h2.state_machine, h2.connection.ConnectionState.CLIENT_OPEN
+        event = h2.connection.ConnectionInputs.RECV_GOAWAY
+        machine._transitions = {**machine._transitions, (opened, event): (None, opened)}
+
     def close(self) -> None:
         self.socket.close()
 
