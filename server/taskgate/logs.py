@@ -21,7 +21,10 @@ The task ID must be printable ASCII, the request ID plain characters that JSON t
 _FLUSH_AFTER = 0.1
 """Seconds that the line of a call may wait for others; what a killed process loses at most."""
 
-_FLUSH_BYTES = 64 * 1024
+_FLUSH_LINES = 256
+
+_LoggedCall = tuple[str, str, float, str, str, bool, float]
+"""What ``CallLog`` is given, and the time."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -102,13 +105,12 @@ class _Unfailing:
 
 
 class _Lines:
-    """Lines of calls as JSON, in the shape that structlog gives all others, written many at a time."""
+    """Lines of calls as JSON, in the shape that structlog gives all others, formatted and written many at a time."""
 
     def __init__(self, descriptor: int, *, info: bool) -> None:
         self._descriptor = descriptor
         self._info = info
-        self._waiting: list[str] = []
-        self._bytes = 0
+        self._waiting: list[_LoggedCall] = []
         self._flush: asyncio.TimerHandle | None = None
         self._second = 0
         self._second_text = ""
@@ -119,14 +121,8 @@ class _Lines:
         """See ``CallLog``; a fault is written at once, anything else within ``_FLUSH_AFTER`` seconds."""
         if not fault and not self._info:
             return
-        line = (
-            f'{{"method":"{method}","code":"{code}","duration_ms":{milliseconds},"request_id":"{request_id}",'
-            f'"task_id":{_encode(task_id).decode()},"event":"call","level":"{"warning" if fault else "info"}",'
-            f'"timestamp":"{self._now()}"}}\n'
-        )
-        self._waiting.append(line)
-        self._bytes += len(line)
-        if fault or self._bytes > _FLUSH_BYTES:
+        self._waiting.append((method, code, milliseconds, request_id, task_id, fault, time.time()))
+        if fault or len(self._waiting) >= _FLUSH_LINES:
             self.flush()
         elif self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
@@ -136,17 +132,23 @@ class _Lines:
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
-        rest = memoryview("".join(self._waiting).encode())
+        rest = memoryview("".join(map(self._line, self._waiting)).encode())
         self._waiting.clear()
-        self._bytes = 0
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError:  # nobody reads the log any more; calls go on without
             return
 
-    def _now(self) -> str:
-        now = time.time()
+    def _line(self, call: _LoggedCall) -> str:
+        method, code, milliseconds, request_id, task_id, fault, at = call
+        return (
+            f'{{"method":"{method}","code":"{code}","duration_ms":{milliseconds},"request_id":"{request_id}",'
+            f'"task_id":{_encode(task_id).decode()},"event":"call","level":"{"warning" if fault else "info"}",'
+            f'"timestamp":"{self._timestamp(at)}"}}\n'
+        )
+
+    def _timestamp(self, now: float) -> str:
         second = int(now)
         if second != self._second:
             self._second = second

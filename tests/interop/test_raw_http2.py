@@ -667,7 +667,7 @@ def test_slow_reader_gets_all_in_the_end(target: str) -> None:
         refilled = 0
         while not answer.ended:
             connection.receive()
-            if len(answer.body) - refilled >= 20_000:
+            if len(answer.body) - refilled >= 20_000 and not answer.ended:
                 connection.h2.increment_flow_control_window(len(answer.body) - refilled, stream)
                 connection.h2.increment_flow_control_window(len(answer.body) - refilled)
                 connection.flush()

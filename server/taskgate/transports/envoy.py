@@ -9,6 +9,7 @@ This module must not import grpcio: a process in Envoy would carry it for nothin
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -39,9 +40,9 @@ from taskgate.transports.asgi import (
     Send,
     caller_watched,
     finish,
+    received_within,
     released,
     send_body,
-    uncancelled,
 )
 from taskgate.transports.grpc_wire import (
     ACCEPTED_ENCODINGS,
@@ -225,14 +226,12 @@ async def _message_in_time(
     """The one message of a unary request, and what is left of the ``seconds`` that its caller waits."""
     if seconds is None:  # then Envoy's request_timeout is the limit
         return await _only_message(receive, headers), None
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = time.monotonic()
     try:
-        async with asyncio.timeout(seconds):
-            message = await _only_message(lambda: uncancelled(receive()), headers)
+        message = await _only_message(received_within(receive, seconds), headers)
     except TimeoutError:
         raise _too_late(seconds) from None
-    return message, seconds - (loop.time() - began)
+    return message, seconds - (time.monotonic() - began)
 
 
 async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
