@@ -88,6 +88,18 @@ def echo(authority: str, document: Document = SMALL) -> GrpcCall:
     return GrpcCall(authority, ECHO_PATH, request, request)
 
 
+def healthz(authority: str, document: Document = SMALL) -> HttpGet:
+    """A call over REST that is little but its way into Python and back."""
+    del document
+    return HttpGet(authority, "/healthz", b'{"healthy":true}')
+
+
+def health_check(authority: str, document: Document = SMALL) -> GrpcCall:
+    """The same over gRPC: an empty request, answered with SERVING."""
+    del document
+    return GrpcCall(authority, "/grpc.health.v1.Health/Check", b"", b"\x08\x01")
+
+
 def conductor_rest(authority: str, document: Document) -> HttpGet:
     """``GET`` a task from Conductor, which writes the document anew: the right answer is what it says now.
 
@@ -122,6 +134,21 @@ CASES = (
         protocol="gRPC",
         one_large=True,
         counted=True,
+    ),
+    Case(
+        "envoy-hop-rest",
+        "inside Envoy, no more than the hop: /healthz",
+        "taskgate-envoy",
+        lambda server, document: healthz(server.http, document),
+        everywhere=False,
+    ),
+    Case(
+        "envoy-hop-grpc",
+        "inside Envoy, no more than the hop: gRPC health check",
+        "taskgate-envoy",
+        lambda server, document: health_check(server.grpc, document),
+        protocol="gRPC",
+        everywhere=False,
     ),
     Case(
         "grpcio-rest",
