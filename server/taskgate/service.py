@@ -5,7 +5,9 @@ import sys
 
 from taskgate.conversion import LargeConversions
 from taskgate.document import MAX_DOCUMENT_BYTES, CheckedDocuments, DocumentError, check_document
+from taskgate.conductor_task import project_task_model
 from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
+from taskgate.layout import Layout
 from taskgate.stores.base import TaskStore
 from taskgate.task_id import TaskIdFormat, check_task_id
 from taskgate.task_message import task_from_document
@@ -23,8 +25,16 @@ _LARGE_CONVERSION_BYTES = 1024 * 1024
 class TaskService:
     """Task executions by ID, from ``store``."""
 
-    def __init__(self, store: TaskStore, task_id_format: TaskIdFormat, *, python: str = sys.executable) -> None:
-        """``python`` is the interpreter that large conversions run in."""
+    def __init__(
+        self,
+        store: TaskStore,
+        task_id_format: TaskIdFormat,
+        *,
+        layout: Layout = Layout.TASKGATE,
+        python: str = sys.executable,
+    ) -> None:
+        """``layout`` is what the store holds, ``python`` the interpreter that large conversions run in."""
+        self._layout = layout
         self._store = store
         self._task_id_format = task_id_format
         self._checked = CheckedDocuments()
