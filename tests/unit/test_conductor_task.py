@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, compact
 from taskgate.conductor_task import project_task_model
 from taskgate.conductor_task.reading import _read_leniently, read_task_model
-from taskgate.conductor_task.text import _written, encode, java_double
+from taskgate.conductor_task.text import _written, double, encode, java_double
 from taskgate.document import MAX_NESTING, DocumentError
 from taskgate.task_message import task_from_document
 from taskgate.v1.task_pb2 import Task
@@ -465,6 +465,7 @@ def test_double_is_written_as_java_writes_it(stored: str, expected: str) -> None
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_double_comes_back_the_same_in_javas_form(number: float) -> None:
     text = java_double(repr(number))
+    assert encode(double(repr(number))).decode() == text
     assert float(text) == number
     assert math.copysign(1, float(text)) == math.copysign(1, number)
     scientific = number != 0 and not 1e-3 <= abs(number) < 1e7
