@@ -12,6 +12,7 @@ import structlog
 from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
+from taskgate.errors import SettingsError
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
 from taskgate.gateway.inside import why_not
 from taskgate.layout import Layout
@@ -63,6 +64,8 @@ def prepare_store(settings: Settings, *, demo: bool) -> None:
     """
     if not demo and (settings.layout is Layout.CONDUCTOR or not is_embedded(settings.store)):
         return  # what is read only may be all that its user is allowed to do
+    if settings.layout is Layout.CONDUCTOR:
+        raise SettingsError("layout: Conductor's own database is only read; --demo needs a store of layout taskgate")
     with open_writer(settings.store, settings.layout) as writer:
         if demo:
             writer.write([demo_task()])
