@@ -66,6 +66,7 @@ def _option(name: str) -> Callable[[Any], Any]:
 
 _SERVER_SETTINGS = (
     "store",
+    "layout",
     "task_id_format",
     "grpc",
     "workers",
@@ -129,7 +130,7 @@ def serve(settings: Settings) -> None:
 
 
 @main.command("import")
-@with_settings("store", "task_id_format", "log_level", "log_format")
+@with_settings("store", "layout", "task_id_format", "log_level", "log_format")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar; rejects and the summary are still printed.")
 def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from taskgate.layout import Layout
 from taskgate.logs import configure_logs
 from taskgate.orders import BEAT_INTERVAL, DRAIN, INTERPRETER_BEAT, LOOP_BEAT, Orders
 from taskgate.settings import Settings, load_settings
@@ -28,8 +29,8 @@ from taskgate.transports.envoy import EnvoyTransport
 class Application:
     """The ASGI application; Envoy takes connections once its lifespan has begun, and ends it before it exits."""
 
-    def __init__(self, open_store: Callable[[str], TaskStore]) -> None:
-        """``open_store`` makes the store from the URL in the settings."""
+    def __init__(self, open_store: Callable[[str, Layout], TaskStore]) -> None:
+        """``open_store`` makes the store from URL and layout in the settings."""
         self._open_store = open_store
         self._transport: EnvoyTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -76,7 +77,9 @@ class Application:
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
-        self._transport = transport = EnvoyTransport(settings, self._open_store(settings.store), python=python)
+        self._transport = transport = EnvoyTransport(
+            settings, self._open_store(settings.store, settings.layout), python=python
+        )
         await transport.start()
         if line:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))

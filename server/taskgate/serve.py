@@ -24,7 +24,7 @@ async def serve(
     """
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
-    server = GrpcServer(settings, open_store(settings.store), share_port=share_port)
+    server = GrpcServer(settings, open_store(settings.store, settings.layout), share_port=share_port)
     announce(await server.start())
     await stop.wait()
     await server.stop()

@@ -22,6 +22,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 
 from taskgate.addresses import Address
 from taskgate.errors import SettingsError
+from taskgate.layout import Layout
 from taskgate.task_id import TaskIdFormat
 
 
@@ -41,6 +42,11 @@ class Settings(BaseSettings):
     store: str = Field(
         default="sqlite:///tasks.db",
         description="Where the tasks are, as a URL: sqlite:///relative.db or sqlite:////absolute/path.db.",
+    )
+    layout: Layout = Field(
+        default=Layout.TASKGATE,
+        description="What the store holds: 'taskgate' for what 'taskgate import' wrote, 'conductor' for Conductor's own"
+        " database, which is only read.",
     )
     task_id_format: TaskIdFormat = Field(
         default=TaskIdFormat.UUID,

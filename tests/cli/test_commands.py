@@ -2,12 +2,14 @@
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID
+from support.doors import RestDoor
 from support.running import running_system, taskgate
 
 
@@ -18,6 +20,28 @@ def test_help_has_examples(command: tuple[str, ...]) -> None:
     assert done.returncode == 0
     assert "taskgate " in done.stdout.partition("\n")[2]
     assert ("Try it:" if command == () else "Example") in done.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+def test_help_says_what_the_layouts_are(command: str) -> None:
+    """Both values, what each reads, the variable and the default."""
+    text = " ".join(taskgate(command, "--help").stdout.split())
+    assert (
+        "What the store holds: 'taskgate' for what 'taskgate import' wrote, 'conductor' for Conductor's own database,"
+        " which is only read. [TASKGATE_LAYOUT; default: taskgate]"
+    ) in text
+
+
+def test_up_makes_no_file_where_conductors_is_expected(tmp_path: Path) -> None:
+    """A wrong path is answered with 503; it does not become an empty database beside the right one."""
+    database = tmp_path / "c123.db"
+    with (
+        running_system(database, "--layout", "conductor", workers=1) as system,
+        closing(RestDoor("rest", system.http)) as door,
+    ):
+        outcome = door.get_task_json(UNKNOWN_ID)
+    assert outcome.status == 503
+    assert not database.exists()
 
 
 def test_version() -> None:
@@ -38,6 +62,15 @@ def test_version() -> None:
         ),
         (("up", "--transport", "carrier-pigeon"), "taskgate: transport (--transport): "),
         (("gateway", "--http", "x"), "taskgate: http (--http): "),
+        (("serve", "--layout", "rest"), "taskgate: layout (--layout): Input should be 'taskgate' or 'conductor'"),
+        (
+            ("import", "--layout", "conductor", "-"),
+            "taskgate: layout: Conductor's own database is only read; import into a store of layout taskgate",
+        ),
+        (
+            ("up", "--demo", "--layout", "conductor"),
+            "taskgate: layout: Conductor's own database is only read; --demo needs a store of layout taskgate",
+        ),
         (("serve", "--config", "/nowhere.toml"), "taskgate: config: there is no file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

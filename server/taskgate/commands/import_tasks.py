@@ -26,7 +26,7 @@ def run_import(settings: Settings, files: Sequence[str], *, quiet: bool) -> int:
     """
     screen = _Screen(show_progress=not quiet and sys.stderr.isatty())
     started = time.monotonic()
-    with open_writer(settings.store) as writer:
+    with open_writer(settings.store, settings.layout) as writer:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is an exception, and accounted for
         summary = import_sources(
             [Source.of(name) for name in files],

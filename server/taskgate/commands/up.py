@@ -12,12 +12,14 @@ import structlog
 from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
+from taskgate.errors import SettingsError
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
 from taskgate.gateway.inside import why_not
+from taskgate.layout import Layout
 from taskgate.logs import warn_open
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
-from taskgate.stores import open_writer
+from taskgate.stores import is_embedded, open_writer
 from taskgate.stores.base import StoredTask
 from taskgate.workers import WorkerPool, consecutive_addresses
 
@@ -56,8 +58,15 @@ def with_possible_transport(settings: Settings) -> Settings:
 
 
 def prepare_store(settings: Settings, *, demo: bool) -> None:
-    """Make sure that the store exists, with the documented task in it if ``demo``."""
-    with open_writer(settings.store) as writer:
+    """Make sure that the store exists if it is taskgate's own file, with the documented task in it if ``demo``.
+
+    Raises SettingsError for ``demo`` on Conductor's own database, which is only read.
+    """
+    if not demo and (settings.layout is Layout.CONDUCTOR or not is_embedded(settings.store)):
+        return  # what is read only may be all that its user is allowed to do
+    if settings.layout is Layout.CONDUCTOR:
+        raise SettingsError("layout: Conductor's own database is only read; --demo needs a store of layout taskgate")
+    with open_writer(settings.store, settings.layout) as writer:
         if demo:
             writer.write([demo_task()])
 

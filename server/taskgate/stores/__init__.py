@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
+from taskgate.layout import Layout
 from taskgate.stores.base import TaskStore, TaskWriter
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 
@@ -15,26 +16,35 @@ class _Backend:
 
     example: str
     locate: Callable[[str], str]
-    open_store: Callable[[str], TaskStore]
+    open_store: Callable[[str, Layout], TaskStore]
     open_writer: Callable[[str], TaskWriter]
+    embedded: bool = False
 
 
-def open_store(url: str) -> TaskStore:
+def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     """The store that ``url`` names, for reading. The database itself is first touched by the first read.
 
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
     ``%3F`` and the like stand for single bytes. Raises SettingsError if the URL is not one that taskgate knows.
     """
     backend, location = _resolve(url)
-    return backend.open_store(location)
+    return backend.open_store(location, layout)
 
 
-def open_writer(url: str) -> TaskWriter:
+def is_embedded(url: str) -> bool:
+    """Whether the store is a file of this machine, which taskgate makes where it is missing. Raises SettingsError."""
+    backend, _ = _resolve(url)
+    return backend.embedded
+
+
+def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
     """The store that ``url`` names, for writing; creates the database and its table if they are missing.
 
     Raises SettingsError as ``open_store`` does, and StoreUnavailable if the database cannot be made or is not ours.
     """
     backend, location = _resolve(url)
+    if layout is Layout.CONDUCTOR:
+        raise SettingsError("layout: Conductor's own database is only read; import into a store of layout taskgate")
     return backend.open_writer(location)
 
 
@@ -64,4 +74,4 @@ def _file_path(rest: str) -> str:
     return path
 
 
-_BACKENDS = {"sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter)}
+_BACKENDS = {"sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True)}

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.read_threads import ReadThreads
@@ -106,8 +107,9 @@ _NOT_A_FILE = "it is not a file"
 class SqliteStore:
     """Reads the table ``task`` of one file, which may be missing, locked, removed or replaced at any time."""
 
-    def __init__(self, path: str) -> None:
-        """``path`` is looked up anew for every read; nothing is opened here."""
+    def __init__(self, path: str, layout: Layout = Layout.TASKGATE) -> None:
+        """``path`` is looked up anew for every read; nothing is opened here. Both layouts have the same two columns."""
+        del layout
         self._connections = _Connections(path)
         self._threads = ReadThreads(path, self._read_patiently)
         self._in_threads_until = 0.0

@@ -84,7 +84,7 @@ class EnvoyTransport:
         self._store = store
         self._health = health.Health(HEALTH_SERVICES)
         self._watch: asyncio.Task[None] | None = None
-        service = TaskService(store, settings.task_id_format, python=python)
+        service = TaskService(store, settings.task_id_format, layout=settings.layout, python=python)
         limit = settings.request_timeout
         self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
         self._unary: Mapping[bytes, Handler] = {

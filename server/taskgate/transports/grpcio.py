@@ -52,7 +52,7 @@ class GrpcServer:
         address = self._settings.grpc
         if not self._share_port:
             check_port_free(address, key="grpc")
-        service = TaskService(self._store, self._settings.task_id_format)
+        service = TaskService(self._store, self._settings.task_id_format, layout=self._settings.layout)
         handlers = build_handlers(build_endpoints(service), request_timeout=self._settings.request_timeout)
         self._server.add_generic_rpc_handlers(_generic_handlers(handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
