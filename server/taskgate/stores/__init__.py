@@ -2,23 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any
 from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
 from taskgate.layout import Layout
+from taskgate.stores import redis
 from taskgate.stores.base import TaskStore, TaskWriter
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 
 
 @dataclass(frozen=True, slots=True)
 class _Backend:
-    """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument."""
+    """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument.
 
-    example: str
-    locate: Callable[[str], str]
-    open_store: Callable[[str, Layout], TaskStore]
-    open_writer: Callable[[str], TaskWriter]
+    ``name`` is the URL without what is secret; without it, nothing is. Without ``example``, the scheme is not offered.
+    """
+
+    example: str | None
+    locate: Callable[[str], Any]
+    open_store: Callable[[Any, Layout], TaskStore]
+    open_writer: Callable[[Any], TaskWriter]
     embedded: bool = False
+    name: Callable[[Any], str] | None = None
 
 
 def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
@@ -29,6 +37,15 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     """
     backend, location = _resolve(url)
     return backend.open_store(location, layout)
+
+
+def public_name(url: str) -> str:
+    """What to call the store that ``url`` names: the URL, without user, password and parameters of any kind.
+
+    Raises SettingsError as ``open_store`` does.
+    """
+    backend, location = _resolve(url)
+    return url if backend.name is None else backend.name(location)
 
 
 def is_embedded(url: str) -> bool:
@@ -48,11 +65,13 @@ def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
     return backend.open_writer(location)
 
 
-def _resolve(url: str) -> tuple[_Backend, str]:
+def _resolve(url: str) -> tuple[_Backend, Any]:
     scheme, separator, rest = url.partition("://")
     backend = _BACKENDS.get(scheme.lower()) if separator else None
     if backend is None:
-        known = " or ".join(f"{scheme}:// (as in {backend.example})" for scheme, backend in _BACKENDS.items())
+        known = " or ".join(
+            f"{scheme}:// (as in {backend.example})" for scheme, backend in _BACKENDS.items() if backend.example
+        )
         raise SettingsError(f"store: expected a URL that begins with {known}")
     return backend, backend.locate(rest)
 
@@ -74,4 +93,18 @@ def _file_path(rest: str) -> str:
     return path
 
 
-_BACKENDS = {"sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True)}
+def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:
+    return _Backend(
+        example, partial(redis.locate, kind, tls=tls), redis.RedisStore, redis.RedisWriter, name=attrgetter("name")
+    )
+
+
+_BACKENDS = {
+    "sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True),
+    "redis": _redis(redis.Kind.STANDALONE, "redis://localhost:6379/0", tls=False),
+    "redis+sentinel": _redis(redis.Kind.SENTINEL, "redis+sentinel://localhost:26379/mymaster/0", tls=False),
+    "redis+cluster": _redis(redis.Kind.CLUSTER, "redis+cluster://localhost:7000,localhost:7001", tls=False),
+    "rediss": _redis(redis.Kind.STANDALONE, None, tls=True),
+    "rediss+sentinel": _redis(redis.Kind.SENTINEL, None, tls=True),
+    "rediss+cluster": _redis(redis.Kind.CLUSTER, None, tls=True),
+}
