@@ -66,7 +66,10 @@ class RedisServer:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "log").read_text()
-        with suppress(redis.ConnectionError), self.client() as client:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+        with suppress(redis.ConnectionError), self.client() as client:  # it may still be loading
             return bool(client.ping())
         return False
 

@@ -183,24 +183,26 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 class System(Running):
-    """``taskgate up`` on free ports over a SQLite file, ready to be asked."""
+    """``taskgate up`` on free ports over a store, ready to be asked."""
 
     def __init__(
         self,
-        database: Path,
+        database: Path | str,
         *arguments: str,
         transport: str = "envoy",
         workers: int = 2,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.database = database
+        """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
+        self.database: Any = database
         self.transport = transport
+        store = database if isinstance(database, str) else f"sqlite:///{database}"
         super().__init__(
             "up",
-            *("--store", f"sqlite:///{database}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
+            *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
-            env=env,
+            env={"TASKGATE_STORE": store} | (env or {}),
         )
 
     def wait_ready(self) -> Self:
@@ -225,7 +227,7 @@ class System(Running):
 
 
 @contextmanager
-def running_system(database: Path, *arguments: str, transport: str = "envoy", workers: int = 2) -> Iterator[System]:
-    """A ready ``System``, stopped at the end."""
+def running_system(database: Path | str, *arguments: str, transport: str = "envoy", workers: int = 2) -> Iterator[System]:
+    """A ready ``System`` over ``database`` (see there), stopped at the end."""
     with System(database, *arguments, transport=transport, workers=workers) as system:
         yield system.wait_ready()

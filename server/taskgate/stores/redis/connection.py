@@ -13,7 +13,7 @@ import functools
 import socket
 import ssl
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -102,8 +102,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker: it is a stream
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
