@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files that say what has been installed: what taskgate runs with, what its developers need, the JavaScript packages.
+# Files that say what has been installed: what taskgate runs with, what its developers need, the JavaScript packages,
+# the database servers.
 RUNTIME := $(VENV)/.runtime-installed
 TOOLS := $(VENV)/.tools-installed
 NODE := $(VENV)/.node-installed
+SERVERS := $(VENV)/.servers-provided
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -14,8 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(NODE) ## fill .venv with all that the other targets need; the tests' servers may come from Debian packages
-	@$(BIN)/python tools/debian_packages.py
+setup: $(NODE) $(SERVERS) ## fill .venv with all that the other targets need
 
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -38,6 +39,11 @@ $(NODE): $(TOOLS) $(JAVASCRIPT:=/package-lock.json)
 	@for folder in $(JAVASCRIPT); do \
 		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $$folder ci --no-audit --no-fund --silent || exit 1; \
 	done
+	@touch $@
+
+# The database servers that the tests start: the machine's own, or unpacked below .venv.
+$(SERVERS): $(RUNTIME) tools/servers.py
+	@$(BIN)/python tools/servers.py
 	@touch $@
 
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it

@@ -1,11 +1,13 @@
 """Callers that ask a running system without pause, and what they got."""
 
 import http.client
+import random
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.doors import RestDoor
@@ -13,23 +15,29 @@ from support.running import System
 
 
 @contextmanager
-def callers(system: System, count: int) -> Iterator[Counter[str]]:
+def callers(
+    system: System, count: int, documents: Mapping[str, bytes] = MappingProxyType({DOCUMENTED_ID: DOCUMENTED_COMPACT})
+) -> Iterator[Counter[str]]:
     """REST callers that ask without pause; what they got, by kind, is complete when the block ends.
 
-    "refused" is a new connection that was not taken: the caller knows that nothing was done, and goes elsewhere.
+    ``documents`` are what they ask for, by ID, and what they should get. "refused" is a new connection that was not
+    taken: the caller knows that nothing was done, and goes elsewhere.
     """
     outcomes: Counter[str] = Counter()
     stop = threading.Event()
+
+    tasks = list(documents.items())
 
     def call() -> None:
         connection = http.client.HTTPConnection(system.http, timeout=20)
         while not stop.is_set():
             new = connection.sock is None
             try:
-                connection.request("GET", f"/api/tasks/{DOCUMENTED_ID}")
+                task_id, document = random.choice(tasks)
+                connection.request("GET", f"/api/tasks/{task_id}")
                 response = connection.getresponse()
                 body = response.read()
-                outcomes["ok" if body == DOCUMENTED_COMPACT else f"{response.status} {body[:200]!r}"] += 1
+                outcomes["ok" if body == document else f"{response.status} {body[:400]!r}"] += 1
             except OSError as error:
                 outcomes["refused" if new else repr(error)] += 1
                 connection.close()

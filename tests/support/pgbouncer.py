@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -11,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import servers
 from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port
-
-_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
 
 
 @contextmanager
 def running_pgbouncer(server: PostgresqlServer, **settings: str) -> Iterator[int]:
     """The port of a pgbouncer in front of ``server``."""
-    program = shutil.which("pgbouncer", path=_PATH)
-    assert program, "there is no pgbouncer; tools/debian_packages.py installs it"
+    program = str(servers.find(servers.PGBOUNCER))
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="taskgate-pgbouncer-") as name:
         folder = Path(name)

@@ -183,7 +183,7 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 class System(Running):
-    """``taskgate up`` on free ports over a SQLite file, or over the store of a URL, ready to be asked."""
+    """``taskgate up`` on free ports over a store, ready to be asked."""
 
     def __init__(
         self,
@@ -193,18 +193,16 @@ class System(Running):
         workers: int = 2,
         env: dict[str, str] | None = None,
     ) -> None:
+        """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
+        self.database: Any = database
         self.transport = transport
-        if isinstance(database, Path):
-            self.database = database
-            arguments = ("--store", f"sqlite:///{database}", *arguments)
-        else:  # it may hold a password
-            env = {"TASKGATE_STORE": database} | (env or {})
+        store = database if isinstance(database, str) else f"sqlite:///{database}"
         super().__init__(
             "up",
             *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
-            env=env,
+            env={"TASKGATE_STORE": store} | (env or {}),
         )
 
     def wait_ready(self) -> Self:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
 from taskgate.layout import Layout
+from taskgate.stores import redis
 from taskgate.stores.base import TaskStore, TaskWriter
 from taskgate.stores.postgresql_url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
@@ -17,10 +19,11 @@ from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 class _Backend:
     """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument.
 
-    What it makes of the URL of a database on a network has a ``name``, which messages call the store.
+    What it makes of the URL of a database on a network has a ``name``, which messages call the store. Without
+    ``example``, the scheme is known but not offered.
     """
 
-    example: str
+    example: str | None
     locate: Callable[[str], Any]
     open_store: Callable[[Any, Layout], TaskStore]
     open_writer: Callable[[Any], TaskWriter]
@@ -66,8 +69,8 @@ def _resolve(url: str) -> tuple[_Backend, Any]:
     scheme, separator, rest = url.partition("://")
     backend = _BACKENDS.get(scheme.lower()) if separator else None
     if backend is None:
-        known = " or ".join(f"{scheme}://" for scheme in _BACKENDS)
-        examples = ", ".join(dict.fromkeys(backend.example for backend in _BACKENDS.values()))
+        known = " or ".join(f"{scheme}://" for scheme, backend in _BACKENDS.items() if backend.example)
+        examples = ", ".join(dict.fromkeys(backend.example for backend in _BACKENDS.values() if backend.example))
         raise SettingsError(f"store: expected a URL that begins with {known}, as in {examples}")
     return backend, backend.locate(rest)
 
@@ -101,12 +104,22 @@ def _postgresql_writer(url: PostgresqlUrl) -> TaskWriter:
     return PostgresqlWriter(url)
 
 
-_POSTGRESQL = _Backend(
-    "postgresql://user@host:5432/conductor", parse_postgresql_url, _postgresql_store, _postgresql_writer
-)
+def _postgresql(example: str | None) -> _Backend:
+    return _Backend(example, parse_postgresql_url, _postgresql_store, _postgresql_writer)
+
+
+def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:
+    return _Backend(example, partial(redis.locate, kind, tls=tls), redis.RedisStore, redis.RedisWriter)
+
 
 _BACKENDS = {
     "sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True),
-    "postgresql": _POSTGRESQL,
-    "postgres": _POSTGRESQL,
+    "postgresql": _postgresql("postgresql://user@host:5432/conductor"),
+    "postgres": _postgresql(None),
+    "redis": _redis(redis.Kind.STANDALONE, "redis://localhost:6379/0", tls=False),
+    "redis+sentinel": _redis(redis.Kind.SENTINEL, "redis+sentinel://localhost:26379/mymaster/0", tls=False),
+    "redis+cluster": _redis(redis.Kind.CLUSTER, "redis+cluster://localhost:7000,localhost:7001", tls=False),
+    "rediss": _redis(redis.Kind.STANDALONE, None, tls=True),
+    "rediss+sentinel": _redis(redis.Kind.SENTINEL, None, tls=True),
+    "rediss+cluster": _redis(redis.Kind.CLUSTER, None, tls=True),
 }

@@ -1,0 +1,241 @@
+"""One connection to one Redis server, shared by any number of callers.
+
+Redis answers in the order of the questions, so many may be under way at once: those of one turn of the event loop
+leave in one packet, and each answer goes to the oldest question. A caller that goes away leaves its place in that
+queue behind; whoever comes next can therefore never get an answer meant for another.
+
+Parsing is hiredis', from the makers of Redis. redis-py's own asyncio client takes a connection out of a pool for each
+command: ten times the CPU (README, "Redis"), and 22 MiB of modules in each serving process.
+"""
+
+import asyncio
+import functools
+import socket
+import ssl
+from collections import deque
+from typing import Any, cast
+
+import hiredis
+
+from taskgate.stores.redis.faults import (
+    CLOSED_BY_SERVER,
+    NOT_REDIS,
+    ConnectionLost,
+    Unreachable,
+    connect_reason,
+    reply_reason,
+    silence_reason,
+)
+from taskgate.stores.redis.location import Credentials, Endpoint, Tls
+
+_LAST_CHANCE = 0.05
+"""Seconds for the event loop to read what came while it was busy elsewhere, before a server counts as silent."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds and tries after which the system gives up an idle connection whose other end has vanished."""
+
+_MORE = object()
+
+
+def pack(*command: str | bytes) -> bytes:
+    """A command and its arguments as ``Connection.send`` takes them."""
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub means any number of them
+    return packed
+
+
+class Connection(asyncio.Protocol):
+    """An open connection. Use ``connect``."""
+
+    def __init__(self, silence: float) -> None:
+        """A server that owes an answer and sends nothing at all for ``silence`` seconds is given up."""
+        self._loop = asyncio.get_running_loop()
+        self._silence = silence
+        self._replies = hiredis.Reader(notEnoughData=_MORE)
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._unsent: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._heard = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._suspected = False
+        self._ended = self._loop.create_future()
+        self.problem: str | None = None
+        """Why it is of no use any more, or None."""
+
+    @property
+    def waiting(self) -> int:
+        """How many answers are owed."""
+        return len(self._waiting)
+
+    @property
+    def within_answer(self) -> bool:
+        """Whether an answer has come in part: a large one."""
+        return self._replies.has_data()
+
+    def heard_within(self, seconds: float) -> bool:
+        """Whether anything came within the last ``seconds``."""
+        return self._loop.time() - self._heard < seconds
+
+    def send(self, command: bytes) -> asyncio.Future[Any]:
+        """Send one command as ``pack`` makes it.
+
+        The result is the answer: bytes, None, an integer, a list, or a ``hiredis.ReplyError``, which is not raised.
+        Raises ConnectionLost, from the future.
+        """
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if self.problem is not None:
+            answer.set_exception(ConnectionLost(self.problem))
+            return answer
+        if not self._waiting:
+            self._heard = self._loop.time()
+            if self._watch is None:
+                self._watch = self._loop.call_later(self._silence, self._listen)
+        self._waiting.append(answer)
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(command)
+        return answer
+
+    async def close(self) -> None:
+        """End it at once; whoever waits gets ConnectionLost."""
+        self._end("the connection was closed")
+        await asyncio.wait((self._ended,), timeout=1)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        self._heard = self._loop.time()
+        self._suspected = False
+        waiting = self._waiting
+        try:
+            self._replies.feed(data)
+            while (reply := self._replies.gets()) is not _MORE:
+                if waiting:
+                    answer = waiting.popleft()
+                    if not answer.done():  # its caller may have gone
+                        answer.set_result(reply)
+                else:
+                    self._unasked(reply)
+        except hiredis.ProtocolError:
+            self._end(NOT_REDIS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        del exc
+        self._end(CLOSED_BY_SERVER)
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _flush(self) -> None:
+        if self._transport is not None and self.problem is None:
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def _unasked(self, reply: object) -> None:
+        """Redis says by an error why it is about to close a connection; nothing else comes without a question."""
+        self._end(reply_reason(reply) if isinstance(reply, hiredis.ReplyError) else NOT_REDIS)
+
+    def _listen(self) -> None:
+        """Give up a server that owes an answer and says nothing."""
+        self._watch = None
+        if not self._waiting:
+            return
+        due = self._heard + self._silence
+        if due > self._loop.time():
+            self._watch = self._loop.call_at(due, self._listen)
+        elif not self._suspected:
+            self._suspected = True
+            self._watch = self._loop.call_later(_LAST_CHANCE, self._listen)
+        else:
+            self._end(silence_reason(self._silence), silent=True)
+
+    def _end(self, problem: str, *, silent: bool = False) -> None:
+        if self.problem is None:
+            self.problem = problem
+            if self._transport is not None:
+                self._transport.abort()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        while self._waiting:
+            answer = self._waiting.popleft()
+            if not answer.done():
+                answer.set_exception(ConnectionLost(self.problem, silent=silent))
+
+
+class Dialer:
+    """Opens connections with the credentials and timeouts of one store."""
+
+    def __init__(
+        self, credentials: Credentials, tls: Tls | None, *, connect_timeout: float, silence: float, database: int = 0
+    ) -> None:
+        """``connect_timeout`` seconds for a connection to be ready, ``silence`` as ``Connection`` has it."""
+        self._connect_timeout = connect_timeout
+        self._silence = silence
+        self._tls = tls
+        self._greeting: list[tuple[str | bytes, ...]] = []
+        if credentials.user:
+            self._greeting.append(("AUTH", credentials.user, credentials.password))
+        elif credentials.password:
+            self._greeting.append(("AUTH", credentials.password))
+        if database:
+            self._greeting.append(("SELECT", str(database)))
+
+    async def connect(self, endpoint: Endpoint, *, must_be_primary: bool = False) -> Connection:
+        """A connection that is ready for use; raises Unreachable."""
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                connection = await self._open(endpoint)
+                await self._greet(connection)
+                if must_be_primary:
+                    await _see_that_it_is_primary(connection)
+        except BaseException as error:
+            if connection is not None:
+                await connection.close()
+            if isinstance(error, TimeoutError):
+                raise Unreachable(silence_reason(self._connect_timeout)) from error
+            if isinstance(error, OSError):
+                raise Unreachable(connect_reason(error)) from error
+            raise
+        return connection
+
+    async def _open(self, endpoint: Endpoint) -> Connection:
+        context = None if self._tls is None else _context(self._tls)
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self._silence), endpoint.host, endpoint.port, ssl=context
+        )
+        plain: socket.socket = transport.get_extra_info("socket")
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE.items():
+            if hasattr(socket, option):  # macOS has other names for some
+                plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return connection
+
+    async def _greet(self, connection: Connection) -> None:
+        for reply in await asyncio.gather(*(connection.send(pack(*each)) for each in self._greeting)):
+            if isinstance(reply, hiredis.ReplyError):
+                raise Unreachable(reply_reason(reply)) from reply
+
+
+async def _see_that_it_is_primary(connection: Connection) -> None:
+    """Not ROLE but HELLO: it says so too, and every user may send it."""
+    reply = await connection.send(pack("HELLO", "2"))
+    if isinstance(reply, hiredis.ReplyError):
+        raise Unreachable(reply_reason(reply)) from reply
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
+    if fields.get(b"role") != b"master":
+        raise Unreachable("Sentinel names a server as primary that is not one (any more, or yet)")
+
+
+@functools.cache
+def _context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file or None)
+        if tls.cert_file:
+            context.load_cert_chain(tls.cert_file, tls.key_file or None)
+    except (ssl.SSLError, OSError) as error:
+        raise Unreachable("the certificate files of its URL cannot be used") from error
+    return context

@@ -1,0 +1,140 @@
+"""Connections to one Redis server, opened when there is something to ask and replaced when they break."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from taskgate.stores.redis.connection import Connection, pack
+from taskgate.stores.redis.faults import ConnectionLost, Unreachable
+
+MAX_WAITING = 1024
+"""Questions that may be under way; one more is refused at once."""
+
+_MAX_CONNECTIONS = 4
+"""One does all the work; others let small answers pass a large one."""
+
+_PAUSE = 0.05
+"""Seconds between the end of an attempt to connect and the beginning of the next."""
+
+_BUSY = 64
+"""Answers owed from which on a server that keeps sending is busy, and nobody need ask whether it is there."""
+
+_CLOSED = "it is closed"
+
+_ASKING = pack("ASKING")
+
+
+class Link:
+    """Puts questions to the server that ``connect`` leads to, which may be another one each time.
+
+    An outage fails fast: while there is no connection, everybody waits for the one attempt that is under way, and
+    shares its failure.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], silence: float, max_waiting: int) -> None:
+        """``connect`` raises Unreachable. A server that sent something within ``silence`` seconds is not away."""
+        self._connect = connect
+        self._silence = silence
+        self._max_waiting = max_waiting
+        self._connections: list[Connection] = []
+        self._attempt: asyncio.Task[Connection | Unreachable] | None = None
+        self._next_attempt = 0.0
+        self._waiting = 0
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether many answers are owed and are coming."""
+        return self._waiting >= _BUSY and any(each.heard_within(self._silence) for each in self._connections)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a question could be sent now."""
+        return any(each.problem is None for each in self._connections)
+
+    async def ask(self, command: bytes, *, asking: bool = False) -> Any:
+        """The answer, as ``Connection.send`` has it; ``asking`` sends ASKING first (Redis Cluster).
+
+        A question that meets the end of a connection is put once more, on another one: the server may have been
+        restarted since the last one. Raises Unreachable.
+        """
+        if self._waiting >= self._max_waiting:
+            raise Unreachable(f"it is overloaded: {self._max_waiting} reads are waiting")
+        self._waiting += 1
+        try:
+            connection = self._pick()
+            if connection is not None:
+                try:
+                    return await _send(connection, command, asking=asking)
+                except ConnectionLost as lost:
+                    if lost.silent:
+                        raise
+            return await _send(await self._connected(), command, asking=asking)
+        finally:
+            self._waiting -= 1
+
+    async def close(self) -> None:
+        """End every connection; later questions raise Unreachable."""
+        self._closed = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait((self._attempt,))
+        for connection in self._connections:
+            await connection.close()
+        self._connections.clear()
+
+    def _pick(self) -> Connection | None:
+        """The first connection that is not held up by a large answer, or else the one with the fewest before us."""
+        best: Connection | None = None
+        for connection in self._connections:
+            if connection.problem is not None:
+                continue
+            if not connection.within_answer:
+                return connection
+            if best is None or connection.waiting < best.waiting:
+                best = connection
+        if best is not None and len(self._connections) < _MAX_CONNECTIONS:
+            self._begin_attempt()  # for those who come later
+        return best
+
+    async def _connected(self) -> Connection:
+        for connection in self._connections:
+            if connection.problem is None:
+                return connection
+        outcome = await asyncio.shield(self._begin_attempt())
+        if isinstance(outcome, Unreachable):
+            raise Unreachable(outcome.reason) from outcome
+        return outcome
+
+    def _begin_attempt(self) -> asyncio.Task[Connection | Unreachable]:
+        """The attempt to connect that is under way, or a new one."""
+        if self._closed:
+            raise Unreachable(_CLOSED)
+        if self._attempt is None:
+            self._attempt = asyncio.create_task(self._try_to_connect())
+        return self._attempt
+
+    async def _try_to_connect(self) -> Connection | Unreachable:
+        loop = asyncio.get_running_loop()
+        try:
+            if (pause := self._next_attempt - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            self._connections = [each for each in self._connections if each.problem is None]
+            connection = await self._connect()
+            self._connections.append(connection)
+        except Unreachable as error:
+            self._next_attempt = loop.time() + _PAUSE
+            return error
+        except asyncio.CancelledError:  # by ``close`` alone; those who wait are not cancelled
+            return Unreachable(_CLOSED)
+        else:
+            return connection
+        finally:
+            self._attempt = None
+
+
+async def _send(connection: Connection, command: bytes, *, asking: bool) -> Any:
+    if asking:
+        # Both leave in one packet; what comes of the first is seen in the second.
+        connection.send(_ASKING).add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await connection.send(command)

@@ -1,0 +1,172 @@
+"""What the URL of a Redis store says."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from taskgate.errors import SettingsError
+from taskgate.layout import Layout
+
+
+class Kind(Enum):
+    """How many servers there are, and who says which of them to ask; the value is what stands in a URL's scheme."""
+
+    STANDALONE = ""
+    SENTINEL = "+sentinel"
+    CLUSTER = "+cluster"
+
+
+class Endpoint(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Credentials(NamedTuple):
+    """What AUTH sends; ``user`` is empty for the default user, ``password`` where there is none to send."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return "Credentials(...)"  # they may come into a log through somebody's repr
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM for TLS; an empty name stands for none, and the system's authorities are then trusted."""
+
+    ca_file: str
+    cert_file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """One store: where it is, how to get in, and the keys that tasks have there."""
+
+    name: str
+    """The URL without user, password and parameters: what messages call the store."""
+
+    kind: Kind
+    endpoints: tuple[Endpoint, ...]
+    database: int
+    primary_name: str
+    credentials: Credentials = field(repr=False)
+    sentinel_credentials: Credentials = field(repr=False)
+    tls: Tls | None
+    namespace: str
+    stack: str | None
+    domain: str
+
+    def keyspace(self, layout: Layout) -> str:
+        """What all keys begin with: the parts of Conductor's keys that are not blank (contract section 3.2)."""
+        stack = _DEFAULT_STACK[layout] if self.stack is None else self.stack
+        return "".join(f"{part}." for part in (self.namespace, stack, self.domain) if part.strip())
+
+
+_DEFAULT_STACK = {Layout.CONDUCTOR: "test", Layout.TASKGATE: "taskgate"}
+"""``conductor.app.stack`` where Conductor's configuration does not name one, and a name of our own beside it."""
+
+_KEY_PARAMETERS = ("namespace", "stack", "domain")
+_TLS_PARAMETERS = ("ca_file", "cert_file", "key_file")
+_SENTINEL_PARAMETERS = ("sentinel_user", "sentinel_password")
+
+_DEFAULT_PORT = {Kind.STANDALONE: 6379, Kind.SENTINEL: 26379, Kind.CLUSTER: 6379}
+
+_MAX_PORT = 65535
+
+
+def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
+    """What follows ``scheme://``; raises SettingsError, which quotes nothing that may be a password."""
+    rest, _, query = rest.partition("?")
+    if "#" in rest or "#" in query:
+        raise SettingsError("store: in a redis URL, # is written %23")
+    authority, _, path = rest.partition("/")
+    user_info, _, hosts = authority.rpartition("@")
+    user, _, password = user_info.partition(":")
+    endpoints = tuple(_endpoint(host, _DEFAULT_PORT[kind]) for host in hosts.split(","))
+    if kind is Kind.STANDALONE and len(endpoints) > 1:
+        raise SettingsError(
+            "store: a redis:// URL names one server; several belong to redis+sentinel:// or redis+cluster://"
+        )
+    primary_name, database = _path(kind, unquote(path))
+    parameters = _parameters(kind, query, tls=tls)
+    name = f"redis{'s' if tls else ''}{kind.value}://{','.join(map(str, endpoints))}"
+    return Location(
+        name=name + {Kind.STANDALONE: f"/{database}", Kind.SENTINEL: f"/{primary_name}/{database}"}.get(kind, ""),
+        kind=kind,
+        endpoints=endpoints,
+        database=database,
+        primary_name=primary_name,
+        credentials=Credentials(unquote(user), unquote(password)),
+        sentinel_credentials=Credentials(*(parameters.get(key, "") for key in _SENTINEL_PARAMETERS)),
+        tls=Tls(*(_file(key, parameters) for key in _TLS_PARAMETERS)) if tls else None,
+        namespace=parameters.get("namespace", ""),
+        stack=parameters.get("stack"),
+        domain=parameters.get("domain", ""),
+    )
+
+
+def _endpoint(text: str, default_port: int) -> Endpoint:
+    host, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text, str(default_port)
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else unquote(host)
+    if not host:
+        raise SettingsError("store: a redis URL needs the name of a host, as in redis://localhost:6379/0")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT):
+        raise SettingsError(f"store: the port of a redis URL is a number from 1 to {_MAX_PORT}")
+    return Endpoint(host, int(port))
+
+
+def _path(kind: Kind, path: str) -> tuple[str, int]:
+    """The primary's name (Sentinel only) and the number of the database."""
+    if kind is Kind.CLUSTER:
+        if path not in {"", "0"}:
+            raise SettingsError("store: a Redis Cluster has no databases to choose from; its URL ends after the hosts")
+        return "", 0
+    primary_name = ""
+    if kind is Kind.SENTINEL:
+        primary_name, _, path = path.partition("/")
+        if not primary_name:
+            raise SettingsError(
+                "store: a redis+sentinel URL needs the name that Sentinel has for the primary,"
+                " as in redis+sentinel://localhost:26379/mymaster/0"
+            )
+    if path and not (path.isascii() and path.isdigit()):
+        raise SettingsError("store: the database of a redis URL is a number, as in redis://localhost:6379/0")
+    return primary_name, int(path or 0)
+
+
+def _parameters(kind: Kind, query: str, *, tls: bool) -> Mapping[str, str]:
+    known = (
+        *_KEY_PARAMETERS,
+        *(_TLS_PARAMETERS if tls else ()),
+        *(_SENTINEL_PARAMETERS if kind is Kind.SENTINEL else ()),
+    )
+    parameters: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in known:
+            raise SettingsError(
+                f"store: this redis URL takes no parameter {key!r}, only {', '.join(known)}"
+                + ("" if tls or key not in _TLS_PARAMETERS else "; TLS has URLs that begin with rediss")
+            )
+        if key in parameters:
+            raise SettingsError(f"store: the redis URL has parameter {key!r} twice")
+        parameters[key] = value
+    return parameters
+
+
+def _file(key: str, parameters: Mapping[str, str]) -> str:
+    path = parameters.get(key, "")
+    if path and not os.path.isfile(path):  # noqa: PTH113 - a name, passed on as it is
+        raise SettingsError(f"store: {key} of the redis URL: there is no file {path}")
+    return path

@@ -1,0 +1,65 @@
+"""An event loop in a thread of its own, for a caller that has none, or must not use the one it is on."""
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_LOOK_INTERVAL = 0.1
+"""Seconds between two looks whether Ctrl-C was pressed."""
+
+
+class LoopThread:
+    """Runs coroutines one at a time, each to its end."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="redis-writer", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``; whatever ends the waiting for it cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def run_unless(self, held: Sequence[int], grace: float, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of ``work``, or None if it has none ``grace`` seconds after ``held`` got an item.
+
+        ``held`` is what ``interrupts_held`` collects. ``work`` is then cancelled, and has ended.
+        """
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_telling(ended, work), self._loop)
+        until: float | None = None
+        while True:
+            try:
+                return future.result(_LOOK_INTERVAL)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+            if held and until is None:
+                until = time.monotonic() + grace
+            if until is not None and time.monotonic() > until:
+                future.cancel()
+                ended.wait()
+                return None
+
+    def close(self) -> None:
+        """End the loop and the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _telling(ended: threading.Event, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()

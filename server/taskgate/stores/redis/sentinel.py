@@ -1,0 +1,42 @@
+"""Which server is the primary, by the word of any Redis Sentinel."""
+
+import hiredis
+
+from taskgate.stores.redis.connection import Dialer, pack
+from taskgate.stores.redis.faults import Unreachable, reply_reason
+from taskgate.stores.redis.first import first_answer
+from taskgate.stores.redis.location import Endpoint, Location
+
+
+class Sentinels:
+    """The Sentinels of a URL. They are asked before every new connection; nothing is remembered."""
+
+    def __init__(self, location: Location, *, connect_timeout: float) -> None:
+        self._endpoints = location.endpoints
+        self._question = pack("SENTINEL", "GET-MASTER-ADDR-BY-NAME", location.primary_name)
+        self._dialer = Dialer(
+            location.sentinel_credentials,
+            location.tls,
+            connect_timeout=connect_timeout / 2,
+            silence=connect_timeout / 2,
+        )
+
+    async def primary(self) -> Endpoint:
+        """Where the primary listens, as whichever Sentinel answers first has it; raises Unreachable."""
+        return await first_answer(self._ask(endpoint) for endpoint in self._endpoints)
+
+    async def _ask(self, endpoint: Endpoint) -> Endpoint:
+        try:
+            connection = await self._dialer.connect(endpoint)
+            try:
+                reply = await connection.send(self._question)
+            finally:
+                await connection.close()
+        except Unreachable as error:
+            raise Unreachable("none of its Sentinels answers") from error
+        if isinstance(reply, hiredis.ReplyError):
+            raise Unreachable(f"of its Sentinel, {reply_reason(reply)}") from reply
+        if reply is None:
+            raise Unreachable("its Sentinels know no primary of this name")
+        host, port = reply
+        return Endpoint(host.decode(), int(port))

@@ -1,0 +1,104 @@
+"""Whom to ask about a key: the one server, the primary that Sentinel names, or a node of a cluster."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from taskgate.stores.redis.cluster import Cluster
+from taskgate.stores.redis.connection import Connection, Dialer
+from taskgate.stores.redis.faults import see_that_it_reads
+from taskgate.stores.redis.link import Link
+from taskgate.stores.redis.location import Kind, Location
+from taskgate.stores.redis.sentinel import Sentinels
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds, and how many may."""
+
+    connect: float
+    """For a connection to be ready."""
+
+    silence: float
+    """For a sign of life from a server that owes an answer."""
+
+    total: float
+    """For an answer that may lead from one node of a cluster to another."""
+
+    waiting: int
+    """Questions that one server may have before it."""
+
+
+class Servers(Protocol):
+    """One server or many, behind questions about keys."""
+
+    async def ask(self, key: bytes, command: bytes) -> Any:
+        """The answer to ``command``, which is about ``key``: as ``Connection.send`` has it. Raises Unreachable."""
+        ...
+
+    async def each(self) -> Sequence[Callable[[bytes], Awaitable[Any]]]:
+        """For every server that holds keys, what puts a command to it. Raises Unreachable, as they do."""
+        ...
+
+    async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
+        """Return if a key that begins with ``prefix`` can be read now, by the command that ``read`` makes of it.
+
+        Raises Unreachable.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release every connection."""
+        ...
+
+
+def servers_of(location: Location, patience: Patience) -> Servers:
+    """The servers that ``location`` names; nothing is opened here."""
+    dialer = Dialer(
+        location.credentials,
+        location.tls,
+        connect_timeout=patience.connect,
+        silence=patience.silence,
+        database=location.database,
+    )
+    if location.kind is Kind.CLUSTER:
+        return Cluster(
+            location.endpoints, dialer, silence=patience.silence, total=patience.total, max_waiting=patience.waiting
+        )
+    if location.kind is Kind.SENTINEL:
+        sentinels = Sentinels(location, connect_timeout=patience.connect)
+
+        async def connect_to_primary() -> Connection:
+            return await dialer.connect(await sentinels.primary(), must_be_primary=True)
+
+        return OneServer(Link(connect_to_primary, patience.silence, patience.waiting))
+
+    async def connect() -> Connection:
+        return await dialer.connect(location.endpoints[0])
+
+    return OneServer(Link(connect, patience.silence, patience.waiting))
+
+
+class OneServer:
+    """See ``Servers``: all keys are on one server, whichever that is at the moment."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def ask(self, key: bytes, command: bytes) -> Any:
+        """See ``Servers``."""
+        del key
+        return await self._link.ask(command)
+
+    async def each(self) -> Sequence[Callable[[bytes], Awaitable[Any]]]:
+        """See ``Servers``."""
+        return [self._link.ask]
+
+    async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
+        """See ``Servers``."""
+        if not self._link.busy:
+            see_that_it_reads(await self._link.ask(read(prefix)))
+
+    async def close(self) -> None:
+        """See ``Servers``."""
+        await self._link.close()

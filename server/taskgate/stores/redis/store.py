@@ -1,0 +1,67 @@
+"""Reading tasks from Redis: one command about one key, in either layout."""
+
+from hiredis import ReplyError
+
+from taskgate.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.layout import Layout
+from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
+from taskgate.stores.redis.link import MAX_WAITING
+from taskgate.stores.redis.location import Location
+from taskgate.stores.redis.servers import Patience, servers_of
+
+_PATIENCE = Patience(connect=1.0, silence=1.0, total=2.5, waiting=MAX_WAITING)
+
+_COMMANDS = {
+    Layout.CONDUCTOR: (b"*2\r\n$3\r\nGET\r\n", b""),
+    Layout.TASKGATE: (b"*3\r\n$4\r\nHGET\r\n", b"$8\r\ndocument\r\n"),
+}
+"""What stands before and after the key. Conductor keeps strings, taskgate hashes (``writer``)."""
+
+
+class RedisStore:
+    """Reads keys ``[namespace.][stack.][domain.]TASK.<task ID>`` (contract section 3.2)."""
+
+    def __init__(self, location: Location, layout: Layout = Layout.TASKGATE) -> None:
+        """Nothing is opened here."""
+        self._name = location.name
+        self._prefix = f"{location.keyspace(layout)}TASK.".encode()
+        self._before, self._after = _COMMANDS[layout]
+        self._servers = servers_of(location, _PATIENCE)
+        self._closed = False
+
+    async def get_document(self, task_id: str) -> bytes | None:
+        """See ``TaskStore``."""
+        self._see_that_it_is_open()
+        try:
+            key = self._prefix + task_id.encode()
+        except UnicodeEncodeError:  # a lone surrogate
+            return None
+        try:
+            reply = await self._servers.ask(key, self._read(key))
+        except Unreachable as error:
+            raise unavailable(self._name, error.reason) from error
+        if reply is None or type(reply) is bytes:
+            return reply
+        if isinstance(reply, ReplyError) and code_of(reply) != "WRONGTYPE":
+            raise unavailable(self._name, reply_reason(reply)) from reply
+        raise DocumentUnreadable(task_id)
+
+    async def check(self) -> None:
+        """See ``TaskStore``."""
+        self._see_that_it_is_open()
+        try:
+            await self._servers.check(self._prefix, self._read)
+        except Unreachable as error:
+            raise unavailable(self._name, error.reason) from error
+
+    async def close(self) -> None:
+        """See ``TaskStore``."""
+        self._closed = True
+        await self._servers.close()
+
+    def _read(self, key: bytes) -> bytes:
+        return b"%b$%d\r\n%b\r\n%b" % (self._before, len(key), key, self._after)
+
+    def _see_that_it_is_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"The store {self._name} is closed")

@@ -1,0 +1,47 @@
+"""A primary that Sentinels watch against the suite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from conformance.redis_rig import RedisRig
+from conformance.suite import StoreSuite, WriterSuite, _excuse
+from support.redis_servers import PRIMARY_NAME, Watched
+
+__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
+
+
+class SentinelRig(RedisRig):
+    """The primary, emptied; its Sentinels wait so long that troubles made by the suite do not move it."""
+
+    def __init__(self, folder: Path, watched: Watched) -> None:
+        super().__init__(folder, [watched.primary])
+        self.watched = watched
+        self.name = f"redis+sentinel://{','.join(map(str, watched.sentinels))}/{PRIMARY_NAME}/0"
+
+    def client(self) -> redis.Redis:
+        return self.watched.primary.client()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    watched = Watched(tmp_path_factory.mktemp("watched"), down_after=60_000)
+    yield watched
+    watched.stop()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, watched: Watched) -> SentinelRig:
+    with watched.primary.client() as client:
+        client.flushall()
+    return SentinelRig(tmp_path, watched)
+
+
+class TestSentinelStore(StoreSuite):
+    """Every "must" of TaskStore."""
+
+
+class TestSentinelWriter(WriterSuite):
+    """Every "must" of TaskWriter."""

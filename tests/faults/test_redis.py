@@ -1,0 +1,257 @@
+"""Redis servers die, hang and take over from each other, while the system runs under load."""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+import pytest
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, task
+from support.doors import GrpcDoor, RestDoor
+from support.load import answers, callers
+from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched
+from support.running import System, eventually, running_system
+from taskgate.stores import open_writer
+from taskgate.stores.base import StoredTask
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+DOCUMENTS = {task_id: task(task_id) for task_id in (str(uuid.UUID(int=number)) for number in range(300))}
+"""Enough for every node to have many."""
+
+USER_INFO = f":{quote(PASSWORD)}@"
+
+transports = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path / "cluster", replicas=True)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    watched = Watched(tmp_path / "watched", down_after=1000)
+    yield watched
+    watched.stop()
+
+
+def cluster_url(cluster: Cluster) -> str:
+    """Two nodes are named, of which the tests kill one; the others are found."""
+    return f"redis+cluster://{USER_INFO}{','.join(map(str, cluster.nodes[:2]))}"
+
+
+def sentinel_url(watched: Watched) -> str:
+    return f"redis+sentinel://{USER_INFO}{','.join(map(str, watched.sentinels))}/{PRIMARY_NAME}/0"
+
+
+def fill(url: str, *servers: RedisServer) -> None:
+    """Write the tasks, and wait until the replicas have them."""
+    with open_writer(url) as writer:
+        writer.write([StoredTask(task_id, 1, document) for task_id, document in DOCUMENTS.items()])
+    for server in servers:
+        with server.client() as client:
+            client.execute_command("WAIT", 1, 10_000)
+
+
+def assert_retryable_or_right(outcomes: Counter[str]) -> None:
+    """No wrong answer, and no failure that a caller would not try again."""
+    wrong = [what for what in outcomes if what != "ok" and not (what.startswith("503 ") and '"retryable":true' in what)]
+    assert not wrong, outcomes
+
+
+def health(door: GrpcDoor) -> int:
+    stub = health_pb2_grpc.HealthStub(door.channel)
+    status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+    return status
+
+
+def read_all(system: System) -> bool:
+    """Whether every task is answered now, over REST and gRPC, rightly."""
+    rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+    try:
+        for task_id, document in DOCUMENTS.items():
+            answer, typed = rest.get_task_json(task_id), direct.get_task_json(task_id)
+            assert {answer.status, typed.status} <= {200, 503}
+            if (answer.status, typed.status) != (200, 200):
+                assert {answer.status, typed.code} - {200, "OK"} <= {503, "UNAVAILABLE"}
+                return False
+            assert answer.document == typed.document == document
+        return health(direct) == SERVING
+    finally:
+        rest.close()
+        direct.close()
+
+
+def under_load(system: System, disaster: Callable[[], None], recovered: Callable[[], object]) -> Counter[str]:
+    """What callers got before, while and after ``disaster`` happened; the system is whole again when this returns."""
+    with callers(system, 8, DOCUMENTS) as outcomes:
+        time.sleep(1)
+        disaster()
+        recovered()
+        eventually(lambda: read_all(system), "every task is answered again", 20)
+    with callers(system, 8, DOCUMENTS) as afterwards:
+        time.sleep(1)
+    assert set(afterwards) == {"ok"}
+    assert_retryable_or_right(outcomes)
+    assert outcomes["ok"] > 100
+    return outcomes
+
+
+def assert_keeps_the_password(system: System) -> None:
+    """It is in no process list and in no line of output."""
+    for process in system.family():
+        assert PASSWORD not in " ".join(process.cmdline())
+    for line in (*system.out, *system.log):
+        assert PASSWORD not in line
+        assert quote(PASSWORD) not in line
+
+
+@transports
+def test_killed_primary_of_a_cluster_is_replaced(cluster: Cluster, transport: str) -> None:
+    """Its replica takes over; meanwhile calls fail as ones to try again, if at all."""
+    fill(cluster_url(cluster), *cluster.primaries)
+    with running_system(cluster_url(cluster), transport=transport, workers=1) as system:
+        eventually(lambda: read_all(system), "every task is answered")
+        outcomes = under_load(system, cluster.primaries[1].kill, lambda: took_over(cluster.replicas[1]))
+        assert len(outcomes) > 1, "nobody noticed"
+        cluster.primaries[1].start()
+        cluster.wait_ok()
+        assert read_all(system)
+        assert_keeps_the_password(system)
+
+
+@transports
+def test_killed_primary_under_sentinel_is_replaced(watched: Watched, transport: str) -> None:
+    """Sentinel promotes the replica; the old primary comes back as one."""
+    fill(sentinel_url(watched), watched.primary)
+    with running_system(sentinel_url(watched), transport=transport, workers=1) as system:
+        eventually(lambda: read_all(system), "every task is answered")
+        under_load(system, watched.primary.kill, lambda: took_over(watched.replica))
+        watched.primary.start()
+        eventually(lambda: role(watched.primary) == "slave", "the old primary is a replica", 30)
+        assert read_all(system)
+        assert_keeps_the_password(system)
+
+
+def role(server: RedisServer) -> str:
+    with server.client() as client:
+        information: dict[str, str] = client.info("replication")
+    return information["role"]
+
+
+def took_over(replica: RedisServer) -> None:
+    eventually(lambda: role(replica) == "master", "the replica takes over", 30)
+
+
+def test_failover_by_order_of_an_operator(cluster: Cluster) -> None:
+    """CLUSTER FAILOVER on a replica: nothing is lost, and nobody need fail."""
+    fill(cluster_url(cluster), *cluster.primaries)
+    with running_system(cluster_url(cluster), workers=1) as system:
+
+        def fail_over() -> None:
+            with cluster.replicas[0].client() as client:
+                client.execute_command("CLUSTER FAILOVER")
+
+        outcomes = under_load(system, fail_over, lambda: took_over(cluster.replicas[0]))
+        assert set(outcomes) == {"ok"}
+
+
+def test_slots_that_move_take_their_tasks_along(cluster: Cluster) -> None:
+    """Every call is answered while slots go from one node to another, key by key."""
+    url = cluster_url(cluster)
+    fill(url, *cluster.primaries)
+    source, target = cluster.primaries[:2]
+    with running_system(url, workers=1) as system, callers(system, 8, DOCUMENTS) as outcomes:
+        with source.client() as old, target.client() as new:
+            move_slots(old, new, target, 60)
+        assert read_all(system)
+    assert set(outcomes) == {"ok"}
+
+
+def move_slots(old: redis.Redis, new: redis.Redis, target: RedisServer, count: int) -> None:
+    """As redis-cli's resharding does it, and slowly."""
+    old_id, new_id = (client.execute_command("CLUSTER MYID") for client in (old, new))
+    keys = {key: old.execute_command("CLUSTER KEYSLOT", key) for key in old.scan_iter("taskgate.TASK.*")}
+    for slot in list(dict.fromkeys(keys.values()))[:count]:
+        new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
+        old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
+        for key in (key for key in keys if keys[key] == slot):
+            old.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "AUTH", PASSWORD)
+            time.sleep(0.02)
+        for client in (new, old):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
+
+
+@transports
+def test_readiness_follows_redis(tmp_path: Path, transport: str) -> None:
+    """Away or silent: 503, UNAVAILABLE and not ready within seconds, in words that name the store; back: served."""
+    server = RedisServer(tmp_path / "redis")
+    try:
+        with running_system(f"redis://{USER_INFO}{server}/0", "--demo", transport=transport, workers=1) as system:
+            for trouble in (server.stopped, server.frozen):
+                eventually(lambda: answers(system), "served")
+                with trouble():
+                    assert_unavailable(system, str(server))
+                eventually(lambda: answers(system), "served again", 5)
+            assert_keeps_the_password(system)
+    finally:
+        server.kill()
+
+
+def assert_unavailable(system: System, address: str) -> None:
+    rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+    try:
+        began = time.monotonic()
+        typed, _ = direct.get_task(DOCUMENTED_ID)
+        assert time.monotonic() - began < 3
+        outcome = rest.get_task_json(DOCUMENTED_ID)  # later, where Envoy has tried it more than once
+        assert (outcome.status, outcome.retryable) == (503, True)
+        assert (typed.code, typed.reason) == ("UNAVAILABLE", "ERROR_REASON_STORE_UNAVAILABLE")
+        assert f"redis://{address}/0" in typed.message
+        eventually(lambda: health(direct) == NOT_SERVING, "NOT_SERVING", 5)
+        eventually(lambda: rest.get("/healthz").status == 503, "not healthy", 5)
+    finally:
+        rest.close()
+        direct.close()
+
+
+def test_restarted_redis_fails_no_call_of_a_quiet_service(tmp_path: Path) -> None:
+    """A connection that ended while nobody used it costs nobody an answer."""
+    server = RedisServer(tmp_path / "redis")
+    try:
+        with running_system(f"redis://{USER_INFO}{server}/0", "--demo", workers=1) as system:
+            rest = RestDoor("rest", system.http)
+            for _ in range(3):
+                assert rest.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+                with server.stopped():
+                    pass
+                assert rest.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+            rest.close()
+    finally:
+        server.kill()
+
+
+def test_no_grpcio_and_no_other_client_inside_envoy(tmp_path: Path) -> None:
+    """The store brings one small library into the serving process, and keeps one connection there."""
+    server = RedisServer(tmp_path / "redis")
+    try:
+        with running_system(f"redis://{USER_INFO}{server}/0", "--demo", workers=1) as system:
+            assert answers(system)
+            process: psutil.Process = system.envoy()
+            libraries = {mapping.path for mapping in process.memory_maps()}
+            assert any("hiredis" in library for library in libraries)
+            assert not [library for library in libraries if "cygrpc" in library]
+            to_redis = [c for c in process.net_connections("tcp") if c.raddr and c.raddr.port == server.port]
+            assert len(to_redis) == 1
+    finally:
+        server.kill()

@@ -1,0 +1,237 @@
+"""Real Redis servers on free ports: one, a cluster, a primary and its replica under Sentinels."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+
+import servers
+from support.running import eventually
+
+PASSWORD = "correct horse"  # noqa: S105 - the conformance suite looks for it in messages
+PRIMARY_NAME = "tasks"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+class RedisServer:
+    """One server process. What it holds outlives it, in ``folder``."""
+
+    def __init__(
+        self, folder: Path, *options: str, sentinel_of: "RedisServer | None" = None, down_after: int = 0
+    ) -> None:
+        """``options`` as in a configuration file, a line each; ``down_after`` (milliseconds) is for Sentinels."""
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self.port = free_port()
+        lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", f"logfile {folder}/log", *options]
+        if sentinel_of is None:
+            # Not synced: what the kernel has survives the end of a process. Not the largest files the system allows.
+            lines += ['save ""', "appendonly yes", "appendfsync no", f'requirepass "{PASSWORD}"', "maxclients 500"]
+            lines += [f'masterauth "{PASSWORD}"', "repl-diskless-sync-delay 0"]
+        else:
+            lines += [
+                f"sentinel monitor {PRIMARY_NAME} 127.0.0.1 {sentinel_of.port} 2",
+                f'sentinel auth-pass {PRIMARY_NAME} "{PASSWORD}"',
+                f"sentinel down-after-milliseconds {PRIMARY_NAME} {down_after}",
+                f"sentinel failover-timeout {PRIMARY_NAME} 5000",
+            ]
+        self._configuration = folder / "redis.conf"
+        self._configuration.write_text("\n".join(lines) + "\n")
+        self._sentinel = sentinel_of is not None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def __str__(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        program = str(servers.find(servers.REDIS))
+        self._process = subprocess.Popen([program, str(self._configuration), *(["--sentinel"] * self._sentinel)])
+        eventually(self._answers, f"Redis answers on {self.port}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.folder / "log").read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+        with suppress(redis.ConnectionError), self.client() as client:  # it may still be loading
+            return bool(client.ping())
+        return False
+
+    def client(self, **options: Any) -> redis.Redis:
+        """redis-py: the tests' own way in."""
+        password = None if self._sentinel else PASSWORD
+        return redis.Redis(port=self.port, socket_timeout=10, **({"password": password} | options))
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGCONT)
+            self._process.wait(20)
+            self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It is there, and says nothing."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It is not there."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def replaced_by_a_stranger(self) -> Iterator[None]:
+        """Something listens in its place that is no Redis."""
+        with self.stopped(), socket.create_server(("127.0.0.1", self.port)) as listener:
+            thread = threading.Thread(target=_speak_http, args=(listener,))
+            thread.start()
+            try:
+                yield
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+                thread.join()
+
+
+def _speak_http(listener: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.recv(1 << 16)
+
+
+class Cluster:
+    """Three primaries with a third of the slots each, and a replica of each if asked for."""
+
+    def __init__(self, folder: Path, *, replicas: bool = False) -> None:
+        options = ("cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 1000")
+        count = 6 if replicas else 3
+        self.nodes = []
+        for number in range(count):
+            bus = f"cluster-port {free_port()}"
+            self.nodes.append(
+                RedisServer(folder / f"node-{number}", *options, bus, "cluster-replica-validity-factor 0")
+            )
+        self.primaries, self.replicas = self.nodes[:3], self.nodes[3:]
+        self._join(self._buses())
+
+    def _buses(self) -> list[int]:
+        return [
+            int(line.split()[1])
+            for node in self.nodes
+            for line in (node.folder / "redis.conf").read_text().splitlines()
+            if line.startswith("cluster-port")
+        ]
+
+    def _join(self, buses: list[int]) -> None:
+        bounds = [0, 5461, 10923, 16384]
+        for number, node in enumerate(self.nodes):
+            with node.client() as client:
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+                if node in self.primaries:
+                    client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+                client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port, buses[0])
+        self.wait_ok(known=len(self.nodes))
+        for primary, replica in zip(self.primaries, self.replicas, strict=False):
+            with primary.client() as client:
+                node_id = client.execute_command("CLUSTER MYID")
+            with replica.client() as client:
+                client.execute_command("CLUSTER REPLICATE", node_id)
+        for replica in self.replicas:
+            eventually(lambda replica=replica: _in_sync(replica), "replica in sync")
+
+    def wait_ok(self, known: int | None = None) -> None:
+        """Wait until every running node says that the cluster is complete."""
+
+        def ok() -> bool:
+            for node in self.running():
+                with node.client() as client:
+                    info = client.execute_command("CLUSTER INFO")
+                    if info["cluster_state"] != "ok" or (known and int(info["cluster_known_nodes"]) != known):
+                        return False
+            return True
+
+        eventually(ok, "cluster_state:ok", 30)
+
+    def running(self) -> list[RedisServer]:
+        return [node for node in self.nodes if node._process is not None]
+
+    def client(self) -> redis.RedisCluster:
+        return redis.RedisCluster(
+            startup_nodes=[redis.cluster.ClusterNode("127.0.0.1", node.port) for node in self.running()],
+            password=PASSWORD,
+        )
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+def _in_sync(replica: RedisServer) -> bool:
+    with replica.client() as client:
+        info: Any = client.info("replication")
+    return info["role"] == "slave" and info["master_link_status"] == "up"
+
+
+class Watched:
+    """A primary and a replica, watched by three Sentinels."""
+
+    def __init__(self, folder: Path, *, down_after: int) -> None:
+        """Sentinels call a server down after ``down_after`` milliseconds."""
+        self.primary = RedisServer(folder / "primary")
+        self.replica = RedisServer(folder / "replica", f"replicaof 127.0.0.1 {self.primary.port}")
+        eventually(lambda: _in_sync(self.replica), "replica in sync")
+        self.sentinels = [
+            RedisServer(folder / f"sentinel-{number}", sentinel_of=self.primary, down_after=down_after)
+            for number in range(3)
+        ]
+        for sentinel in self.sentinels:
+            eventually(lambda sentinel=sentinel: self._knows_all(sentinel), "Sentinels know each other", 20)
+
+    def _knows_all(self, sentinel: RedisServer) -> bool:
+        with sentinel.client() as client:
+            state: Any = client.execute_command("SENTINEL MASTER", PRIMARY_NAME)
+        return int(state["num-other-sentinels"]) == 2 and int(state["num-slaves"]) == 1
+
+    @property
+    def servers(self) -> list[RedisServer]:
+        return [self.primary, self.replica]
+
+    def stop(self) -> None:
+        for server in (*self.sentinels, *self.servers):
+            server.kill()

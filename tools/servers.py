@@ -1,0 +1,127 @@
+"""The servers that the tests start and that are in no wheel: found on this machine, or unpacked from Debian's packages.
+
+Nothing is installed: packages are downloaded by apt and unpacked into ``.venv/servers``, so this needs no root, and no
+server is started behind anybody's back. ``python tools/servers.py`` says for each server where it is.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVERS = Path(__file__).parent.parent / ".venv" / "servers"
+"""Programs to run are in ``bin`` below it; what was unpacked is in ``root``."""
+
+
+class Missing(Exception):
+    """A server is not to be had; the text is one sentence for whoever runs the tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A program, the Debian ``packages`` that it comes in, and ``libraries`` that few machines have.
+
+    Of a library whose package has another name in each release, all names are listed; those that there are, are taken.
+    """
+
+    program: str
+    packages: Sequence[str]
+    libraries: Sequence[str] = ()
+
+
+REDIS = Server("redis-server", ("redis-tools", "redis-server"), ("libjemalloc2", "liblzf1", "libatomic1"))
+"""redis-sentinel is the same program, called with ``--sentinel``."""
+
+PGBOUNCER = Server("pgbouncer", ("pgbouncer",), ("libevent-2.1-7", "libevent-2.1-7t64", "libc-ares2"))
+
+ALL = (REDIS, PGBOUNCER)
+
+_SYSTEM = ("/usr/local/sbin", "/usr/sbin")
+"""Where Debian puts some servers; not on everybody's PATH."""
+
+
+def find(server: Server) -> Path:
+    """The program: the machine's own, or the one that ``provide`` unpacked. Raises Missing."""
+    elsewhere = os.pathsep.join((*_SYSTEM, str(SERVERS / "bin")))
+    found = shutil.which(server.program) or shutil.which(server.program, path=elsewhere)
+    if found is None:
+        raise Missing(f"there is no {server.program} on this machine; 'make setup' gets it")
+    return Path(found)
+
+
+def provide(server: Server) -> Path:
+    """``find``, after unpacking the packages if need be. Raises Missing."""
+    try:
+        return find(server)
+    except Missing:
+        pass
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise Missing(
+            f"the tests need {server.program}, and this is no Debian or Ubuntu to get it from; please put it on PATH"
+        )
+    print(f"{server.program}: unpacking {', '.join(server.packages)} into {SERVERS} (nothing is installed or started)")
+    _unpack(server)
+    program = _wrap(server.program)
+    checked = _run([str(program), "--version"], SERVERS)
+    if checked.returncode:
+        program.unlink()  # not to be found the next time
+        raise Missing(f"the {server.program} of {', '.join(server.packages)} does not run: {_last_line(checked)}")
+    return program
+
+
+def _unpack(server: Server) -> None:
+    downloads = SERVERS / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    fetched = _run(["apt-get", "download", *server.packages], downloads)
+    if fetched.returncode:  # a new machine has no package lists, an old one outdated ones
+        updated = _run(["apt-get", "update"], downloads)
+        fetched = _run(["apt-get", "download", *server.packages], downloads)
+        if fetched.returncode:
+            problem = _last_line(updated if updated.returncode else fetched)
+            raise Missing(f"the tests need {server.program}, and apt-get cannot download it: {problem}")
+    for library in server.libraries:  # one call each, since one unknown name makes all of a call fail
+        _run(["apt-get", "download", library], downloads)
+    for package in downloads.glob("*.deb"):
+        unpacked = _run(["dpkg-deb", "--extract", str(package), str(SERVERS / "root")], downloads)
+        if unpacked.returncode:
+            raise Missing(f"{package.name} cannot be unpacked: {_last_line(unpacked)}")
+    shutil.rmtree(downloads)
+
+
+def _wrap(program: str) -> Path:
+    """A script of the same name, which lets the unpacked program find the libraries unpacked with it."""
+    root = SERVERS / "root" / "usr"
+    libraries = ":".join(str(folder) for folder in sorted({path.parent for path in (root / "lib").rglob("*.so.*")}))
+    binary = next(path for folder in ("bin", "sbin") if (path := root / folder / program).exists())
+    script = SERVERS / "bin" / program
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f'#!/bin/sh\nexport LD_LIBRARY_PATH="{libraries}:$LD_LIBRARY_PATH"\nexec "{binary}" "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"exit code {done.returncode}"
+
+
+def main() -> int:
+    """Provide all; the exit code is 1 if one cannot be."""
+    try:
+        for server in ALL:
+            print(f"{server.program}: {provide(server)}")
+    except Missing as error:
+        print(f"servers: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
