@@ -1,0 +1,118 @@
+"""``TaskModel.toTask()`` and what the getters and setters of ``Task`` add (contract sections 1.5 and 4)."""
+
+from typing import Any
+
+from msgspec import UNSET, Raw, UnsetType
+
+from taskgate.conductor_task.beans import NOT_IN_TASK, TaskModel, WorkflowTask
+from taskgate.conductor_task.jackson import refuse
+from taskgate.conductor_task.reading import read_task_model
+from taskgate.conductor_task.text import encode
+from taskgate.document import DocumentError, check_text
+
+_REASON_UNITS = 500
+"""``Task.setReasonForIncompletion``: UTF-16 units, even where that cuts a pair in two."""
+
+_LONG = 2**64
+
+_SUB_WORKFLOW_ID = "subWorkflowId"
+
+_EXECUTION_METADATA = Raw(b'{"additionalContext":{},"empty":true,"additionalContextMap":{}}')
+"""Rows keep none; its getter makes an empty one."""
+
+# Character.isWhitespace, which StringUtils.isNotBlank asks: no-break spaces are none.
+_WHITESPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2008\u2009\u200a\u2028\u2029\u205f\u3000"
+
+
+def project_task_model(stored: bytes, now: int) -> bytes:
+    """The REST document that Conductor answers with for a stored row, without whitespace.
+
+    ``now`` is the time in epoch milliseconds, for the ``queueWaitTime`` of a task that waits for its next poll.
+
+    Raises:
+        DocumentError: Conductor could not answer either (it says 500): the row is not JSON, has no known ``status``, or
+            holds a value that its classes do not take.
+    """
+    check_text(stored)
+    try:
+        model = read_task_model(stored)
+        _to_task(model, now)
+        return encode(model)
+    except RecursionError as error:  # only where brackets are left open: nesting has been checked
+        raise DocumentError("nested too deep") from error
+
+
+def _to_task(task: TaskModel, now: int) -> None:
+    """Turn the model into the Task, in place."""
+    if task.status is UNSET:
+        raise DocumentError("no status")
+    if task.reasonForIncompletion is not UNSET:
+        task.reasonForIncompletion = _shortened(task.reasonForIncompletion)
+    task.taskDefName = task.taskDefName or task.taskType
+    _set_payloads(task)
+    _set_workflow_task(task)
+    task.firstStartTime = 0  # there is no such thing in a row
+    task.executionMetadata = _EXECUTION_METADATA
+    task.loopOverTask = task.iteration > 0
+    task.queueWaitTime = _queue_wait_time(task, now)
+    for name in NOT_IN_TASK:
+        setattr(task, name, UNSET)
+
+
+def _shortened(reason: str) -> str:
+    if 2 * len(reason) <= _REASON_UNITS:
+        return reason
+    units = reason.encode("utf-16-le", "surrogatepass")
+    return units[: 2 * _REASON_UNITS].decode("utf-16-le", "surrogatepass")
+
+
+def _set_payloads(task: TaskModel) -> None:
+    """What is stored elsewhere is answered with empty; ``subWorkflowId`` is looked for before that, and again after."""
+    outside_input = task.externalInputPayloadStoragePath is not UNSET
+    # The model's getter shows no input once it is outside; its output, it shows.
+    task.subWorkflowId = _sub_workflow_id(task.subWorkflowId, task.outputData, {} if outside_input else task.inputData)
+    if _SUB_WORKFLOW_ID in task.outputData:  # setSubWorkflowId
+        task.outputData[_SUB_WORKFLOW_ID] = None if task.subWorkflowId is UNSET else task.subWorkflowId
+    if outside_input:
+        task.inputData = {}
+    if task.externalOutputPayloadStoragePath is not UNSET:
+        task.outputData = {}
+    task.subWorkflowId = _sub_workflow_id(task.subWorkflowId, task.outputData, task.inputData)
+
+
+def _sub_workflow_id(own: str | UnsetType, output: dict[str, Any], given: dict[str, Any]) -> str | UnsetType:
+    if own is not UNSET and own.strip(_WHITESPACE):
+        return own
+    found = output.get(_SUB_WORKFLOW_ID)
+    if found is None:
+        found = given.get(_SUB_WORKFLOW_ID)
+    if found is None:
+        return UNSET
+    return found if isinstance(found, str) else refuse(found, "text for subWorkflowId")
+
+
+def _set_workflow_task(task: TaskModel) -> None:
+    """A Task always has one, with its two names; it is asked for the definition."""
+    step = task.workflowTask
+    if step is UNSET:
+        task.workflowTask = step = WorkflowTask()
+    if step.name is UNSET:
+        step.name = task.taskDefName
+    if step.taskReferenceName is UNSET:
+        step.taskReferenceName = task.referenceTaskName
+    # An empty Optional is written as null, where a null property is not written.
+    task.taskDefinition = None if step.taskDefinition is UNSET else step.taskDefinition
+
+
+def _queue_wait_time(task: TaskModel, now: int) -> int:
+    """Milliseconds; less than nothing where a clock was set back."""
+    if task.startTime <= 0 or task.scheduledTime <= 0:
+        return 0
+    if task.updateTime > 0 and task.callbackAfterSeconds > 0:
+        return max(_as_long(now - (task.updateTime + task.callbackAfterSeconds * 1000)), 0)
+    return _as_long(task.startTime - task.scheduledTime)
+
+
+def _as_long(number: int) -> int:
+    """Java's long arithmetic wraps around."""
+    return (number + _LONG // 2) % _LONG - _LONG // 2

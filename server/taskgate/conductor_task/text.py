@@ -1,0 +1,91 @@
+r"""JSON text as Jackson 2.18 on Java 19 or newer writes it.
+
+Of strings it escapes ``"``, ``\``, control characters (``\u001B``, upper case) and everything outside the basic plane,
+as a pair of escapes: ``\uD83D\uDE00``. All else stays as it is. Doubles are ``Double.toString``; infinite ones, which a
+stored ``1e400`` becomes, are the strings ``"Infinity"`` and ``"-Infinity"``.
+"""
+
+import math
+import re
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+
+_ASTRAL = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}")
+_ESCAPE = re.compile(rb"\\(?:u00[01][0-9a-f]|.)")
+_ESCAPED = re.compile('["\\\\\x00-\x1f\ud800-\udfff\U00010000-\U0010ffff]')
+_SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+_ASTRAL_FROM = 0x10000
+"""The first code point that takes two UTF-16 units."""
+
+_PLAIN_FROM, _PLAIN_BELOW = 1e-3, 1e7
+"""Where ``Double.toString`` writes a number without an exponent."""
+
+
+def java_double(text: str) -> str:
+    """The JSON that Jackson writes for the double that ``text`` is read as."""
+    value = float(text)
+    shortest = repr(value)
+    if _PLAIN_FROM <= abs(value) < _PLAIN_BELOW or value == 0:
+        return shortest
+    if math.isinf(value):
+        return '"Infinity"' if value > 0 else '"-Infinity"'
+    sign, digits, exponent = Decimal(shortest).normalize().as_tuple()
+    if len(digits) == 1:
+        # Java writes two digits at least, and takes the nearest two (4.9E-324) where one would do.
+        sign, digits, exponent = Decimal(f"{value:.1e}").as_tuple()
+    assert isinstance(exponent, int)  # a finite number's
+    mantissa = f"{digits[0]}.{''.join(map(str, digits[1:]))}"
+    return f"{'-' * sign}{mantissa}E{exponent + len(digits) - 1}"
+
+
+def encode(value: Any) -> bytes:
+    """``value`` as JSON: any tree of Structs, dicts, lists, scalars but floats, and ``Raw`` pieces."""
+    try:
+        text = _encode(value)
+    except UnicodeEncodeError:  # a lone surrogate, which msgspec does not write
+        return _written(value).encode()
+    if not text.isascii():
+        text = _ASTRAL.sub(lambda found: _unicode_escape(found[0].decode()).encode(), text)
+    if b"\\u00" in text:
+        text = _ESCAPE.sub(_upper, text)
+    return text
+
+
+def _upper(found: re.Match[bytes]) -> bytes:
+    escape = found[0]
+    return b"\\u" + escape[2:].upper() if escape[1:2] == b"u" else escape
+
+
+def _unicode_escape(character: str) -> str:
+    code = ord(character)
+    if code < _ASTRAL_FROM:
+        return "\\u%04X" % code
+    return "\\u%04X\\u%04X" % (0xD800 + (code - _ASTRAL_FROM >> 10), 0xDC00 + (code & 0x3FF))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return _SHORT.get(found[0]) or _unicode_escape(found[0])
+
+
+def _string(text: str) -> str:
+    return f'"{_ESCAPED.sub(_escaped, text)}"'
+
+
+def _written(value: Any) -> str:
+    """The same as ``encode``, for any string, and much slower."""
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, list):
+        return f"[{','.join([_written(item) for item in value])}]"
+    if isinstance(value, msgspec.Struct):
+        names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+        properties = [(name, getattr(value, attribute)) for name, attribute in names]
+        value = {name: item for name, item in properties if item is not msgspec.UNSET}
+    if isinstance(value, dict):
+        return f"{{{','.join([f'{_string(name)}:{_written(item)}' for name, item in value.items()])}}}"
+    return _encode(value).decode()
