@@ -11,7 +11,7 @@ import click
 from taskgate.importing import ImportSummary, Progress, Reject, Source
 from taskgate.importing import run_import as import_sources
 from taskgate.settings import Settings
-from taskgate.stores import open_writer
+from taskgate.stores import open_writer, store_name
 
 _BAR_WIDTH = 30
 _REDRAW_SECONDS = 0.1
@@ -36,7 +36,7 @@ def run_import(settings: Settings, files: Sequence[str], *, quiet: bool) -> int:
             on_reject=screen.reject,
         )
     screen.clear()
-    click.echo(_summary(summary, settings.store, time.monotonic() - started), err=True)
+    click.echo(_summary(summary, store_name(settings.store), time.monotonic() - started), err=True)
     if isinstance(summary.stopped_by, KeyboardInterrupt):
         return _INTERRUPTED
     return 0 if summary.complete else 1

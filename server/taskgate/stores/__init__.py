@@ -2,22 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
 from taskgate.layout import Layout
 from taskgate.stores.base import TaskStore, TaskWriter
+from taskgate.stores.postgresql_url import PostgresqlUrl, parse_postgresql_url
+from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 
 
 @dataclass(frozen=True, slots=True)
 class _Backend:
-    """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument."""
+    """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument.
+
+    What it makes of the URL of a database on a network has a ``name``, which messages call the store.
+    """
 
     example: str
-    locate: Callable[[str], str]
-    open_store: Callable[[str, Layout], TaskStore]
-    open_writer: Callable[[str], TaskWriter]
+    locate: Callable[[str], Any]
+    open_store: Callable[[Any, Layout], TaskStore]
+    open_writer: Callable[[Any], TaskWriter]
     embedded: bool = False
 
 
@@ -25,10 +31,18 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     """The store that ``url`` names, for reading. The database itself is first touched by the first read.
 
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
-    ``%3F`` and the like stand for single bytes. Raises SettingsError if the URL is not one that taskgate knows.
+    ``%3F`` and the like stand for single bytes. ``postgresql://user@host:5432/conductor`` is as libpq takes it; see
+    ``postgresql_url``. Raises SettingsError if the URL is not one that taskgate knows.
     """
     backend, location = _resolve(url)
-    return backend.open_store(location, layout)
+    store = backend.open_store(location, layout)
+    return store if backend.embedded else SingleFlight(store)
+
+
+def store_name(url: str) -> str:
+    """``url`` as messages and logs may show it, without user and password. Raises SettingsError as ``open_store``."""
+    backend, location = _resolve(url)
+    return url if backend.embedded else str(location.name)
 
 
 def is_embedded(url: str) -> bool:
@@ -48,12 +62,13 @@ def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
     return backend.open_writer(location)
 
 
-def _resolve(url: str) -> tuple[_Backend, str]:
+def _resolve(url: str) -> tuple[_Backend, Any]:
     scheme, separator, rest = url.partition("://")
     backend = _BACKENDS.get(scheme.lower()) if separator else None
     if backend is None:
-        known = " or ".join(f"{scheme}:// (as in {backend.example})" for scheme, backend in _BACKENDS.items())
-        raise SettingsError(f"store: expected a URL that begins with {known}")
+        known = " or ".join(f"{scheme}://" for scheme in _BACKENDS)
+        examples = ", ".join(dict.fromkeys(backend.example for backend in _BACKENDS.values()))
+        raise SettingsError(f"store: expected a URL that begins with {known}, as in {examples}")
     return backend, backend.locate(rest)
 
 
@@ -74,4 +89,24 @@ def _file_path(rest: str) -> str:
     return path
 
 
-_BACKENDS = {"sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True)}
+def _postgresql_store(url: PostgresqlUrl, layout: Layout) -> TaskStore:
+    from taskgate.stores.postgresql import PostgresqlStore  # noqa: PLC0415 - no driver is loaded that is not used
+
+    return PostgresqlStore(url, layout)
+
+
+def _postgresql_writer(url: PostgresqlUrl) -> TaskWriter:
+    from taskgate.stores.postgresql_writer import PostgresqlWriter  # noqa: PLC0415 - as above
+
+    return PostgresqlWriter(url)
+
+
+_POSTGRESQL = _Backend(
+    "postgresql://user@host:5432/conductor", parse_postgresql_url, _postgresql_store, _postgresql_writer
+)
+
+_BACKENDS = {
+    "sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True),
+    "postgresql": _POSTGRESQL,
+    "postgres": _POSTGRESQL,
+}

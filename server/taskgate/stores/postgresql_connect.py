@@ -1,0 +1,117 @@
+"""Connections to PostgreSQL, and public words for what goes wrong with them."""
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import asyncpg
+
+from taskgate.errors import StoreUnavailable
+from taskgate.stores.postgresql_url import PostgresqlUrl
+
+_NO_TABLE = "it has no table 'task' as taskgate or Conductor makes it"
+_LOST = "the connection was lost"
+
+_REASONS: Final = {
+    "28000": "it does not let this user in",
+    "28P01": "it does not take this user and password",
+    "3D000": "there is no such database",
+    "3F000": _NO_TABLE,
+    "42P01": _NO_TABLE,
+    "42703": _NO_TABLE,
+    "42501": "the user may not do this; look at the grants on schema and table",
+    "25006": "it is read-only",
+    "53100": "the disk is full",
+    "53200": "it has no memory left",
+    "53300": "it has no connection left",
+    "57P03": "it is starting or stopping",
+    "57014": "it did not answer in time; is the table locked?",
+    "55P03": "it is locked by another program",
+    "08003": _LOST,
+    "08006": _LOST,
+    "57P01": _LOST,
+    "57P02": _LOST,
+}
+"""Public words for SQLSTATEs (PostgreSQL manual, appendix A); the server's own stay in the exception chain."""
+
+
+def table_of(url: PostgresqlUrl) -> str:
+    """The table's name for a statement, quoted."""
+    schema = url.schema.replace('"', '""')
+    return f'"{schema}".task'
+
+
+async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) -> asyncpg.Connection:  # noqa: ASYNC109 - shared out
+    """A connection to the first host that is what ``url`` asks for, within ``timeout`` seconds for all of them.
+
+    ``settings`` are for the session. Raises what the driver raises; see ``explain``.
+    """
+    attempts = list(_attempts(url))
+    deadline = time.monotonic() + timeout
+    for number, (place, target) in enumerate(attempts):
+        # A host that is silent must leave time for the others.
+        seconds = (deadline - time.monotonic()) / (len(attempts) - number)
+        try:
+            return await asyncpg.connect(
+                **place,
+                dsn=f"postgresql:///?{urlencode(url.tls)}" if url.tls else None,
+                database=url.database,
+                user=url.user,
+                password=url.password,
+                passfile=url.passfile,
+                target_session_attrs=target,
+                server_settings={"application_name": url.application_name, **settings},
+                statement_cache_size=0,  # see postgresql.py: what is prepared there has a name of its own
+                timeout=max(seconds, 0.01),
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            if number == len(attempts) - 1:
+                raise
+    raise AssertionError("there is always an attempt")
+
+
+def _attempts(url: PostgresqlUrl) -> Iterator[tuple[dict[str, Any], str]]:
+    targets = ("standby", "any") if url.target == "prefer-standby" else (url.target,)
+    for target in targets:
+        for host, port in url.hosts:
+            yield {"host": host, "port": port}, target
+        if not url.hosts:
+            yield {}, target
+
+
+def explain(store: str, error: Exception) -> StoreUnavailable | None:
+    """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
+    reason = _reason(error)
+    return None if reason is None else StoreUnavailable(f"The store {store} is unavailable: {reason}")
+
+
+def _reason(error: Exception) -> str | None:
+    if isinstance(error, asyncpg.PostgresError):
+        code = error.sqlstate or ""
+        return _REASONS.get(code, f"it reported an error, SQLSTATE {code}")
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "no host is what target_session_attrs asks for"
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return "the TLS parameters of its URL cannot be used"
+    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return _LOST
+    return _network_reason(error) if isinstance(error, OSError) else None
+
+
+def _network_reason(error: OSError) -> str:
+    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):  # asyncpg has no class of its own for it
+        return "it does not offer TLS"
+    return next((reason for kind, reason in _NETWORK_REASONS.items() if isinstance(error, kind)), _LOST)
+
+
+_NETWORK_REASONS: Final[dict[type[OSError], str]] = {
+    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
+    ssl.SSLError: "TLS could not be agreed on with it",
+    socket.gaierror: "its host is not known",
+    ConnectionRefusedError: "nothing listens there",
+    FileNotFoundError: "nothing listens there",
+    TimeoutError: "it does not answer",
+}

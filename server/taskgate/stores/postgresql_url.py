@@ -1,0 +1,136 @@
+"""What a ``postgresql://`` URL says: as libpq takes it (PostgreSQL manual, "Connection Strings"), and two parameters more.
+
+``schema`` is the schema of the table ``task``, as Conductor's ``conductor.postgres.schema`` (contract section 3.1);
+``pool_size`` is how many connections one process may have.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+from taskgate.errors import SettingsError
+
+DEFAULT_PORT = 5432
+DEFAULT_POOL_SIZE = 8
+_MOST_CONNECTIONS = 200
+_MOST_PORT = 65535
+
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+}
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_TLS = ("sslmode", "sslnegotiation", *_FILES, "sslpassword", "ssl_min_protocol_version", "ssl_max_protocol_version")
+_PLACE = ("host", "port", "user", "password", "dbname")
+_OTHERS = ("passfile", "application_name", "target_session_attrs", "schema", "pool_size")
+_KNOWN = frozenset((*_TLS, *_PLACE, *_OTHERS))
+
+# Our sessions are read-only by default, which is what these two look at in libpq; what they are meant to find is this.
+_SAME_TARGET = {"read-write": "primary", "read-only": "standby"}
+
+_HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]*)(?::(\d*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresqlUrl:
+    """Where the table is and how to get there; what the URL leaves out comes from PG* variables and ``~/.pgpass``."""
+
+    hosts: tuple[tuple[str, int], ...]
+    """Name, address or directory of a socket, and port; tried in this order. None given: a local server."""
+    database: str | None
+    user: str | None
+    password: str | None = field(repr=False)
+    tls: dict[str, str] = field(repr=False)
+    """libpq's parameters for it, among them perhaps a password."""
+    target: str
+    passfile: str | None
+    application_name: str
+    schema: str
+    pool_size: int
+
+    @property
+    def name(self) -> str:
+        """The URL without user, password and parameters: what messages and logs call the store."""
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        return f"postgresql://{hosts}/{self.database or self.user or ''}"
+
+
+def parse_postgresql_url(rest: str) -> PostgresqlUrl:
+    """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
+    place, _, query = rest.partition("?")
+    parameters = _parameters(query)
+    authority, _, database = place.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    user, colon, password = credentials.partition(":")
+    database = unquote(database) or parameters.get("dbname", "")
+    return PostgresqlUrl(
+        hosts=_hosts(parameters.get("host") or unquote(hosts), parameters.get("port")),
+        database=database or None,
+        user=(unquote(user) if at else parameters.get("user")) or None,
+        password=unquote(password) if colon else parameters.get("password"),
+        tls={key: value for key, value in parameters.items() if key in _TLS},
+        target=_target(parameters),
+        passfile=parameters.get("passfile"),
+        application_name=parameters.get("application_name", "taskgate"),
+        schema=parameters.get("schema") or "public",
+        pool_size=_number(parameters, "pool_size", DEFAULT_POOL_SIZE, _MOST_CONNECTIONS),
+    )
+
+
+def _parameters(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError as error:
+        raise SettingsError("store: the parameters of a postgresql URL are written ?name=value&name=value") from error
+    parameters = dict(pairs)
+    for name, value in parameters.items():
+        if name not in _KNOWN:
+            raise SettingsError(
+                f"store: a postgresql URL has no parameter {name!r}; there are {', '.join(sorted(_KNOWN))}"
+            )
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise SettingsError(f"store: {name} is one of {', '.join(_CHOICES[name])}")
+        if name in _FILES and not Path(value).is_file():
+            raise SettingsError(f"store: {name} names a file that does not exist")
+    return parameters
+
+
+def _hosts(given: str, ports: str | None) -> tuple[tuple[str, int], ...]:
+    if not given:
+        return ()
+    hosts = []
+    for part in given.split(","):
+        match = None if part.startswith("/") else _HOST.fullmatch(part)
+        if match is None and not part.startswith("/"):
+            raise SettingsError(
+                "store: the hosts of a postgresql URL are written HOST:PORT, with commas between several"
+            )
+        host, port = (match[1].strip("[]"), match[2]) if match else (part, None)
+        hosts.append((host or "localhost", port or ""))
+    common = (ports or "").split(",")
+    if len(common) not in {1, len(hosts)}:
+        raise SettingsError("store: a postgresql URL has one port for all hosts, or one for each")
+    common = common * len(hosts) if len(common) == 1 else common
+    return tuple((host, _port(port or other)) for (host, port), other in zip(hosts, common, strict=True))
+
+
+def _port(digits: str) -> int:
+    if not digits:
+        return DEFAULT_PORT
+    if not digits.isdecimal() or not 0 < int(digits) <= _MOST_PORT:
+        raise SettingsError("store: a port is a number from 1 to 65535")
+    return int(digits)
+
+
+def _target(parameters: dict[str, str]) -> str:
+    target = parameters.get("target_session_attrs", "any")
+    return _SAME_TARGET.get(target, target)
+
+
+def _number(parameters: dict[str, str], name: str, default: int, most: int) -> int:
+    digits = parameters.get(name, str(default))
+    if not digits.isdecimal() or not 0 < int(digits) <= most:
+        raise SettingsError(f"store: {name} is a number from 1 to {most}")
+    return int(digits)

@@ -1,0 +1,237 @@
+"""What ``taskgate import`` writes into PostgreSQL: a table with Conductor's columns and one more, marked as ours."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+import asyncpg
+
+from taskgate.errors import StoreUnavailable
+from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.interrupts import interrupts_held
+from taskgate.stores.loop_thread import LoopThread
+from taskgate.stores.postgresql_connect import connect, explain, table_of
+from taskgate.stores.postgresql_url import PostgresqlUrl
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for making a connection."""
+
+LOCK_TIMEOUT: Final = 30
+"""Seconds a write waits for another writer."""
+
+STATEMENT_TIMEOUT: Final = 300
+"""Seconds after which a statement of ours is given up: the server has stopped answering."""
+
+MARK: Final = "taskgate layout "
+"""The comment on tables that taskgate makes begins so; the number of the layout follows."""
+
+LAYOUT_VERSION: Final = 1
+
+# IDs are compared byte for byte, which "C" does in one step. The document comes last, as in the SQLite store.
+_LAYOUT = """
+CREATE TABLE {table} (
+    task_id     text COLLATE "C" PRIMARY KEY,
+    update_time bigint NOT NULL DEFAULT 0, -- the document's updateTime, epoch milliseconds
+    created_on  timestamp DEFAULT CURRENT_TIMESTAMP,
+    modified_on timestamp DEFAULT CURRENT_TIMESTAMP,
+    json_data   text NOT NULL
+);
+COMMENT ON TABLE {table} IS '{mark}'
+"""
+
+# In a row that was there before, xmax is the transaction that locked it: this one.
+_UPSERT = """
+WITH written AS (
+    INSERT INTO {table} AS stored (task_id, update_time, json_data)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+    ON CONFLICT (task_id) DO UPDATE
+    SET update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP, json_data = excluded.json_data
+    WHERE stored.update_time < excluded.update_time
+       OR (stored.update_time = excluded.update_time AND stored.json_data <> excluded.json_data)
+    RETURNING xmax = 0 AS added
+)
+SELECT count(*) FILTER (WHERE added), count(*) FILTER (WHERE NOT added) FROM written
+"""
+
+# Rows that were left alone are locked all the same, so this is what the statement above saw.
+_OLDER = """
+SELECT count(*) FROM unnest($1::text[], $2::bigint[]) AS given (task_id, update_time)
+JOIN {table} AS stored ON stored.task_id = given.task_id COLLATE "C" AND stored.update_time > given.update_time
+"""
+
+_BEGIN = "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), txid_current()"
+
+_LAYOUT_LOCK = 0x54534B47
+"""The advisory lock that writers take to make the layout: "TSKG"."""
+
+
+class PostgresqlWriter:
+    """Writes batches, each in one transaction; several may write at once, and readers notice nothing of it."""
+
+    def __init__(self, url: PostgresqlUrl) -> None:
+        """Connect, and make the layout where there is none. Raises StoreUnavailable."""
+        self.created = False
+        self.total = WriteCounts()
+        self._url = url
+        self._table = table_of(url)
+        self._connection: Any = None
+        self._closed = False
+        self._loop = LoopThread()
+        try:
+            with self._faults():
+                self._loop.run(self._prepare())
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        """See ``TaskWriter``."""
+        if self._closed:
+            raise StoreUnavailable(f"The store {self._url.name} is closed")
+        rounds = [_Columns(part) for part in _rounds(tasks)]
+        with self._faults():
+            counts, transaction = self._loop.run(self._put(rounds))
+            with interrupts_held():
+                self._loop.run(self._commit(transaction))
+                self.total += counts
+        return counts
+
+    def close(self) -> None:
+        """See ``TaskWriter``."""
+        if not self._closed:
+            self._closed = True
+            self._loop.run(self._disconnect())
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        """Return this writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Whatever goes wrong, leave no transaction behind, and say it in words for people."""
+        try:
+            yield
+        except BaseException as error:
+            if not self._closed:
+                self._loop.run(self._disconnect())
+            public = explain(self._url.name, error) if isinstance(error, Exception) else None
+            if public is None:
+                raise
+            raise public from error
+
+    async def _prepare(self) -> None:
+        """Connect, and make the layout, or see that it is there."""
+        self._connection = connection = await connect(self._url, {}, CONNECT_TIMEOUT)
+        async with connection.transaction():
+            await connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{STATEMENT_TIMEOUT}s")
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_LAYOUT_LOCK})")
+            found, comment = await connection.fetchrow(
+                "SELECT to_regclass($1)::oid, obj_description(to_regclass($1), 'pg_class')", self._table
+            )
+            if found is None:
+                schema = self._table.removesuffix(".task")
+                if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
+                    await connection.execute(f"CREATE SCHEMA {schema}")
+                await connection.execute(_LAYOUT.format(table=self._table, mark=f"{MARK}{LAYOUT_VERSION}"))
+                self.created = True
+            elif problem := _foreign(comment or ""):
+                raise StoreUnavailable(f"The store {self._url.name} is unavailable: {problem}")
+            await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
+
+    async def _put(self, rounds: Sequence["_Columns"]) -> tuple[WriteCounts, int]:
+        """Write without committing; returns what that did, and the transaction's number."""
+        if self._connection is None:
+            await self._prepare()
+        await self._connection.execute("BEGIN")
+        begun = await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{STATEMENT_TIMEOUT}s")
+        counts = WriteCounts()
+        for columns in rounds:
+            counts += await self._put_distinct(columns)
+        return counts, begun[2]
+
+    async def _put_distinct(self, columns: "_Columns") -> WriteCounts:
+        ids, times, documents = columns.task_ids, columns.update_times, columns.documents
+        upsert = _UPSERT.format(table=self._table)
+        counts = WriteCounts(*await self._connection.fetchrow(upsert, ids, times, documents, timeout=STATEMENT_TIMEOUT))
+        kept = len(ids) - counts.added - counts.replaced
+        if kept:
+            counts.older = await self._connection.fetchval(_OLDER.format(table=self._table), ids, times)
+            counts.unchanged = kept - counts.older
+        return counts
+
+    async def _commit(self, transaction: int) -> None:
+        """Commit; where the connection is lost over it, ask on another one what came of it."""
+        try:
+            await self._connection.execute("COMMIT", timeout=LOCK_TIMEOUT)
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError):
+            await self._disconnect()
+            if await self._committed(transaction):
+                return
+            raise
+
+    async def _committed(self, transaction: int) -> bool:
+        """Whether the server has committed the transaction, once it can say so."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                connection = await connect(self._url, {}, CONNECT_TIMEOUT)
+                try:
+                    status = await connection.fetchval("SELECT txid_status($1)", transaction, timeout=CONNECT_TIMEOUT)
+                finally:
+                    connection.terminate()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+                status = None
+            if status in {"committed", "aborted"}:
+                return bool(status == "committed")
+            await asyncio.sleep(0.5)
+        raise StoreUnavailable(
+            f"The store {self._url.name} is unavailable: the connection was lost while a batch was committed,"
+            " and it is not known whether that batch is stored"
+        )
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+class _Columns:
+    """Tasks with distinct IDs, as arrays; raises UnicodeDecodeError."""
+
+    def __init__(self, tasks: Sequence[StoredTask]) -> None:
+        tasks = sorted(tasks, key=lambda task: task.task_id)  # two writers take their locks in the same order
+        self.task_ids = [task.task_id for task in tasks]
+        self.update_times = [task.update_time for task in tasks]
+        self.documents = [task.document.decode() for task in tasks]
+
+
+def _rounds(tasks: Sequence[StoredTask]) -> list[list[StoredTask]]:
+    """``tasks`` in as few parts as need be for no part to have an ID twice; written one after the other."""
+    rounds: list[list[StoredTask]] = []
+    seen: dict[str, int] = {}
+    for task in tasks:
+        number = seen.get(task.task_id, 0)
+        seen[task.task_id] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(task)
+    return rounds
+
+
+def _foreign(comment: str) -> str | None:
+    """Why a table with this comment is not for us to write to, or None."""
+    if not comment.startswith(MARK):
+        return "it belongs to another program (Conductor's own?), and taskgate writes only into tables it made"
+    if comment != f"{MARK}{LAYOUT_VERSION}":
+        return f"it has layout {comment.removeprefix(MARK)}, and this taskgate writes layout {LAYOUT_VERSION}"
+    return None
