@@ -77,7 +77,9 @@ class Application:
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
-        self._transport = transport = EnvoyTransport(settings, self._open_store(settings.store, settings.layout), python=python)
+        self._transport = transport = EnvoyTransport(
+            settings, self._open_store(settings.store, settings.layout), python=python
+        )
         await transport.start()
         if line:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))

@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     )
     layout: Layout = Field(
         default=Layout.TASKGATE,
-        description="What the store holds: 'taskgate' for what 'taskgate import' wrote, 'conductor' for the database of a"
-        " running Conductor, which is only read.",
+        description="What the store holds: 'taskgate' for what 'taskgate import' wrote, 'conductor' for Conductor's own"
+        " database, which is only read.",
     )
     task_id_format: TaskIdFormat = Field(
         default=TaskIdFormat.UUID,

@@ -14,8 +14,8 @@ from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
 from taskgate.gateway.inside import why_not
-from taskgate.logs import warn_open
 from taskgate.layout import Layout
+from taskgate.logs import warn_open
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
 from taskgate.stores import is_embedded, open_writer

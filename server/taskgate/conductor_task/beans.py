@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 
-
-
 class Mark(Enum):
     """Notes to ``reading`` in a type; msgspec does not look at them."""
 

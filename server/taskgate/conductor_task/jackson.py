@@ -20,17 +20,23 @@ Reader = Callable[[Any], Any]
 _TRIMMED = "".join(map(chr, range(0x21)))
 """What ``String.trim()`` takes away."""
 
+# Character.isWhitespace, which StringUtils.isBlank asks: no-break spaces are none.
+_WHITESPACE = "".join(
+    chr(code)
+    for code in (*range(9, 14), *range(28, 33), 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x205F, 0x3000)
+    if code != 0x2007  # noqa: PLR2004 - the no-break space among them
+)
+
 _MAX_NUMBER_LENGTH = 1000
 """``StreamReadConstraints``: Jackson reads no longer number."""
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?\d+")  # of any script, as Integer.parseInt takes them
 _INDEX = re.compile(r"[0-9]|[1-9][0-9]{1,8}")
 _BASE64_GROUP = re.compile(r"[\x00-\x20]*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)")
 
-_BOOLEANS: dict[str, bool | None] = {
-    **{"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False},
-    **{"": None, "null": None},
-}
+_BOOLEANS = dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
+_NULLS = ("", "null")
+"""Texts that are null for numbers and booleans."""
 
 
 class Number:
@@ -102,7 +108,7 @@ def integer_reader(low: int, high: int) -> Reader:
 
 
 def _number_in(text: str) -> Number | None:
-    if text in {"", "null"}:
+    if text in _NULLS:
         return None
     return Number(text, is_float=False) if _INTEGER.fullmatch(text) else refuse(text, "a whole number")
 
@@ -113,9 +119,10 @@ def read_boolean(value: Any) -> bool | None:
         return value
     if isinstance(value, Number) and not value.is_float:
         return int(value.text) != 0
-    if isinstance(value, str) and (trimmed := value.strip(_TRIMMED)) in _BOOLEANS:
-        return _BOOLEANS[trimmed]
-    refuse(value, "true or false")
+    trimmed = value.strip(_TRIMMED) if isinstance(value, str) else None
+    if trimmed in _NULLS:
+        return None
+    return _BOOLEANS[trimmed] if trimmed in _BOOLEANS else refuse(value, "true or false")
 
 
 def enum_reader(constants: tuple[str, ...]) -> Reader:
@@ -158,8 +165,13 @@ def map_reader(read_item: Reader, *, nulls: bool) -> Reader:
     return read
 
 
+def is_blank(text: str) -> bool:
+    """``StringUtils.isBlank``."""
+    return not text.strip(_WHITESPACE)
+
+
 def base64_again(text: str) -> str:
-    """Decoded as Jackson's MIME_NO_LINEFEEDS and encoded again: white space between groups of four goes, stray bits go."""
+    """Decoded as Jackson's MIME_NO_LINEFEEDS and encoded again: white space between groups and stray bits go."""
     groups = _BASE64_GROUP.findall(text)
     if _BASE64_GROUP.sub("", text).strip(_TRIMMED):
         refuse(text, "base64")

@@ -5,7 +5,7 @@ from typing import Any
 from msgspec import UNSET, Raw, UnsetType
 
 from taskgate.conductor_task.beans import NOT_IN_TASK, TaskModel, WorkflowTask
-from taskgate.conductor_task.jackson import refuse
+from taskgate.conductor_task.jackson import is_blank, refuse
 from taskgate.conductor_task.reading import read_task_model
 from taskgate.conductor_task.text import encode
 from taskgate.document import DocumentError, check_text
@@ -19,9 +19,6 @@ _SUB_WORKFLOW_ID = "subWorkflowId"
 
 _EXECUTION_METADATA = Raw(b'{"additionalContext":{},"empty":true,"additionalContextMap":{}}')
 """Rows keep none; its getter makes an empty one."""
-
-# Character.isWhitespace, which StringUtils.isNotBlank asks: no-break spaces are none.
-_WHITESPACE = "\t\n\v\f\r\x1c\x1d\x1e\x1f \u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2008\u2009\u200a\u2028\u2029\u205f\u3000"
 
 
 def project_task_model(stored: bytes, now: int) -> bytes:
@@ -81,7 +78,7 @@ def _set_payloads(task: TaskModel) -> None:
 
 
 def _sub_workflow_id(own: str | UnsetType, output: dict[str, Any], given: dict[str, Any]) -> str | UnsetType:
-    if own is not UNSET and own.strip(_WHITESPACE):
+    if own is not UNSET and not is_blank(own):
         return own
     found = output.get(_SUB_WORKFLOW_ID)
     if found is None:

@@ -4,18 +4,19 @@ import json
 from collections.abc import Callable
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
-from taskgate.conductor_task.beans import Bean, Mark, ProtoAny, TaskModel, WorkflowDef
+from taskgate.conductor_task.beans import Bean, Mark, ProtoAny, TaskDef, TaskModel, WorkflowDef
 from taskgate.conductor_task.jackson import (
     Number,
     Reader,
     base64_again,
     enum_reader,
     integer_reader,
+    is_blank,
     list_reader,
     map_reader,
     raw_double,
@@ -27,6 +28,8 @@ from taskgate.conductor_task.jackson import (
 from taskgate.conductor_task.text import java_double
 from taskgate.document import DocumentError
 
+_SUB_WORKFLOW_ID = "subWorkflowId"
+
 _read_written = msgspec.json.Decoder(TaskModel, float_hook=raw_double).decode
 
 
@@ -37,9 +40,10 @@ def read_task_model(stored: bytes) -> TaskModel:
         DocumentError: Jackson could not read it.
     """
     try:
-        return _read_written(stored)
+        model = _read_written(stored)
     except msgspec.DecodeError:  # broken JSON, or values of types that Jackson does not write
         return _read_leniently(stored)
+    return _read_leniently(stored) if model.subWorkflowId is not UNSET and is_blank(model.subWorkflowId) else model
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -60,7 +64,18 @@ def _read_leniently(stored: bytes) -> TaskModel:
     except json.JSONDecodeError as error:
         raise DocumentError(f"not JSON: {error.msg} at character {error.pos}") from error
     model = _bean_reader(TaskModel)(value)
-    return model if isinstance(model, TaskModel) else refuse(value, "an object")
+    if not isinstance(model, TaskModel):
+        refuse(value, "an object")
+    # Setters run in the row's order, and setSubWorkflowId writes into the output that is there by then. This shows only
+    # where the ID is blank: any other is written there in the end.
+    keys = list(value)
+    if _SUB_WORKFLOW_ID in model.outputData and "outputData" in keys[: _place(_SUB_WORKFLOW_ID, keys)]:
+        model.outputData[_SUB_WORKFLOW_ID] = None if model.subWorkflowId is UNSET else model.subWorkflowId
+    return model
+
+
+def _place(key: str, keys: list[str]) -> int:
+    return keys.index(key) if key in keys else 0
 
 
 @cache
@@ -126,7 +141,7 @@ def _reader(hint: Any) -> Reader:
     kind = get_args(members[0])[0] if marks else members[0]
     if kind is int:
         (bounds,) = [mark for mark in marks if isinstance(mark, Meta)]
-        return integer_reader(bounds.ge, bounds.le)
+        return integer_reader(cast("int", bounds.ge), cast("int", bounds.le))
     if get_origin(kind) is Literal:
         return enum_reader(get_args(kind))
     if get_origin(kind) is list:
@@ -145,7 +160,18 @@ def _read_any_message(value: Any) -> ProtoAny | None:
     return ProtoAny(kind, base64_again(encoded))
 
 
-_SIMPLE: dict[Any, Reader] = {Any: read_untyped, str: read_text, bool: read_boolean, ProtoAny: _read_any_message}
+def _read_task_def(value: Any) -> Any:
+    """Text is taken for the argument of ``TaskDef(String name)``."""
+    return TaskDef(name=value) if isinstance(value, str) else _bean_reader(TaskDef)(value)
+
+
+_SIMPLE: dict[Any, Reader] = {
+    Any: read_untyped,
+    str: read_text,
+    bool: read_boolean,
+    ProtoAny: _read_any_message,
+    TaskDef: _read_task_def,
+}
 
 
 def _read_definition(value: Any) -> Any:
@@ -154,7 +180,7 @@ def _read_definition(value: Any) -> Any:
         return _bean_reader(WorkflowDef)(_settled(value))
     if value is None or (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
         return value
-    refuse(value, "a workflow definition")
+    return refuse(value, "a workflow definition")
 
 
 def _settled(value: Any) -> Any:

@@ -34,13 +34,18 @@ def java_double(text: str) -> str:
         return shortest
     if math.isinf(value):
         return '"Infinity"' if value > 0 else '"-Infinity"'
-    sign, digits, exponent = Decimal(shortest).normalize().as_tuple()
+    sign, digits, exponent = _parts(shortest)
     if len(digits) == 1:
         # Java writes two digits at least, and takes the nearest two (4.9E-324) where one would do.
-        sign, digits, exponent = Decimal(f"{value:.1e}").as_tuple()
-    assert isinstance(exponent, int)  # a finite number's
-    mantissa = f"{digits[0]}.{''.join(map(str, digits[1:]))}"
-    return f"{'-' * sign}{mantissa}E{exponent + len(digits) - 1}"
+        sign, digits, exponent = _parts(f"{value:.1e}")
+    return f"{sign}{digits[0]}.{digits[1:] or '0'}E{exponent}"
+
+
+def _parts(number: str) -> tuple[str, str, int]:
+    """Sign, digits without zeros at the ends, and the power of ten of the first digit."""
+    decimal = Decimal(number)
+    digits = "".join(map(str, decimal.normalize().as_tuple().digits))
+    return "-" if decimal.is_signed() else "", digits, decimal.adjusted()
 
 
 def encode(value: Any) -> bytes:
@@ -64,8 +69,8 @@ def _upper(found: re.Match[bytes]) -> bytes:
 def _unicode_escape(character: str) -> str:
     code = ord(character)
     if code < _ASTRAL_FROM:
-        return "\\u%04X" % code
-    return "\\u%04X\\u%04X" % (0xD800 + (code - _ASTRAL_FROM >> 10), 0xDC00 + (code & 0x3FF))
+        return f"\\u{code:04X}"
+    return f"\\u{0xD800 + (code - _ASTRAL_FROM >> 10):04X}\\u{0xDC00 + (code & 0x3FF):04X}"
 
 
 def _escaped(found: re.Match[str]) -> str:
