@@ -368,6 +368,7 @@ def _texts_and_numbers() -> Iterator[tuple[str, bytes]]:
     texts = {
         "control character": b'"a\x01b"',
         "tabulator": b'"a\tb"',
+        "nul": rb'"a\u0000b"',
         "odd escape": rb'"\x41"',
         "short escape": rb'"\u00e"',
         "upper case escape": rb'"\u00E9"',
