@@ -5,7 +5,6 @@ Conductor's jar (458 MB) and minutes. What a run finds on SQLite is kept in ``te
 writes it), where ``tests/unit/test_recorded_conductor.py`` looks at it every time.
 """
 
-import http.client
 import json
 import os
 import time
@@ -128,15 +127,12 @@ def test_projections_are_the_answers(compared: Compared, request: pytest.Fixture
 def test_rest_answers_are_equal(compared: Compared, beside: Running, request: pytest.FixtureRequest) -> None:
     """``GET /api/tasks/{id}`` of both, on the same database."""
     address = beside.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
-    connection = http.client.HTTPConnection(address, timeout=30)
+    taskgate = Conductor(http=address, grpc="")
     found: dict[str, list[str]] = {}
     orders: Counter[str] = Counter()
     for task in compared.recorded:
         before = time.time_ns() // 1_000_000
-        connection.request("GET", f"/api/tasks/{task.task_id}")
-        answer = connection.getresponse()
-        status, body = answer.status, answer.read()
-        after = time.time_ns() // 1_000_000
+        status, body = taskgate.call("GET", f"/api/tasks/{task.task_id}")
         if task.status != 200 or status != 200:
             if status != task.taskgate_status:
                 found[task.name] = [f"Conductor answers {task.status}, taskgate {status}: {body[:300]!r}"]
@@ -152,7 +148,6 @@ def test_rest_answers_are_equal(compared: Compared, beside: Running, request: py
             found[task.name] = unlike
         else:
             orders.update(str(order) for order in order_differences(_settled(theirs), _settled(body)))
-        assert before <= after <= later
     report(
         request,
         f"REST: {len(compared.recorded)} tasks, {len(found)} unlike; other orders of keys: {dict(orders) or 'none'}",
@@ -167,10 +162,18 @@ def test_grpc_answers_where_conductors_fails(
     ours = beside.wait_for(r"gRPC .*?; ([^ ,]+)")[1]
     failures: dict[str, Counter[str]] = {RUN: Counter(), PLANTED: Counter()}
     found: dict[str, list[str]] = {}
+    inexpressible: list[str] = []
     tasks = [task for task in compared.recorded if task.status == 200]
     with grpc.insecure_channel(compared.conductor.grpc) as theirs, grpc.insecure_channel(ours) as mine:
         for task in tasks:
-            answer = _whole(conductor_get_task(mine, task.task_id))
+            try:
+                answer = _whole(conductor_get_task(mine, task.task_id))
+            except grpc.RpcError as error:
+                if task.origin == RUN or error.code() is not grpc.StatusCode.DATA_LOSS:
+                    found[task.name] = [str(error.details())]
+                else:
+                    inexpressible.append(task.task)
+                continue
             assert answer.task_id == json.loads(task.answer).get("taskId", "")
             try:
                 expected = _whole(conductor_get_task(theirs, task.task_id))
@@ -182,6 +185,7 @@ def test_grpc_answers_where_conductors_fails(
     for origin, counted in failures.items():
         asked = sum(task.origin == origin for task in tasks)
         report(request, f"gRPC, {origin}: of {asked} tasks Conductor fails on {counted.total()}: {dict(counted)}")
+    report(request, f"gRPC, planted: no protobuf message can say {inexpressible}")
     assert any("cannot map to Value type" in failure for failure in failures[RUN])
     assert not found, json.dumps(found, indent=1)
 

@@ -344,7 +344,7 @@ def _texts_and_numbers() -> Iterator[tuple[str, bytes]]:
     yield "lone surrogate at the end", _with("correlationId", rb'"a\ud83c"')
     yield "lone low surrogate", _with("correlationId", rb'"\udf89a"')
     yield "deep", _with("inputData", DEEP)
-    for depth in (400, 990, 1100):
+    for depth in (30, 60, 400, 990, 1100):
         yield f"{depth} levels", _with("inputData", b'{"d":' + b"[" * depth + b"]" * depth + b"}")
     yield "doubles", _with("inputData", random_doubles(150, seed=4))
     for digits in (999, 1000, 1001):
