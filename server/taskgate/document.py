@@ -66,8 +66,8 @@ def check_text(document: bytes) -> None:
         document.decode()
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 at byte {error.start}") from error
-    # Every level takes two bytes; most documents are too short to be too deep.
-    if len(document) > 2 * MAX_NESTING and _nesting(document) > MAX_NESTING:
+    # Every level takes an opening bracket; most documents have too few to be too deep.
+    if document.count(b"{") + document.count(b"[") > MAX_NESTING and _nesting(document) > MAX_NESTING:
         raise DocumentError(_TOO_DEEP)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from msgspec import Raw
 
-from taskgate.conductor_task.text import java_double
+from taskgate.conductor_task.text import double
 from taskgate.document import DocumentError
 
 Reader = Callable[[Any], Any]
@@ -50,24 +50,19 @@ class Number:
         self.text = text
         self.is_float = is_float
 
-    def value(self) -> int | Raw:
-        """As a value of any type: an integer of any size, or the JSON of a double."""
-        return raw_double(self.text) if self.is_float else int(self.text)
+    def value(self) -> int | float | Raw:
+        """As a value of any type: an integer of any size, or a double."""
+        return double(self.text) if self.is_float else int(self.text)
 
     def within(self, low: int, high: int) -> int:
         """As an int or a long. A fraction is cut off; whether it fits is asked of the double."""
         if not self.is_float:
             whole = int(self.text)
-        elif float(low) <= (double := float(self.text)) <= float(high):
-            whole = min(int(double), high)  # 2^63, the double next to the largest long, passes for it
+        elif float(low) <= (number := float(self.text)) <= float(high):
+            whole = min(int(number), high)  # 2^63, the double next to the largest long, passes for it
         else:
             whole = high + 1
         return whole if low <= whole <= high else refuse(self, f"a number from {low} to {high}")
-
-
-def raw_double(text: str) -> Raw:
-    """The double that ``text`` is read as, ready to be written."""
-    return Raw(java_double(text).encode())
 
 
 def refuse(value: Any, expected: str) -> NoReturn:

@@ -26,6 +26,9 @@ def project_task_model(stored: bytes, now: int) -> bytes:
 
     ``now`` is the time in epoch milliseconds, for the ``queueWaitTime`` of a task that waits for its next poll.
 
+    A little more is answered than Conductor would: what is beyond Jackson's limits on the length of a number (1000
+    digits) or of a key (50,000 characters), and a broken value that is followed by a good one of the same key.
+
     Raises:
         DocumentError: Conductor could not answer either (it says 500): the row is not JSON, has no known ``status``, or
             holds a value that its classes do not take.

@@ -19,22 +19,21 @@ from taskgate.conductor_task.jackson import (
     is_blank,
     list_reader,
     map_reader,
-    raw_double,
     read_boolean,
     read_text,
     read_untyped,
     refuse,
 )
-from taskgate.conductor_task.text import java_double
+from taskgate.conductor_task.text import double, java_double
 from taskgate.document import DocumentError
 
 _SUB_WORKFLOW_ID = "subWorkflowId"
 
-_read_written = msgspec.json.Decoder(TaskModel, float_hook=raw_double).decode
+_read_written = msgspec.json.Decoder(TaskModel, float_hook=double).decode
 
 
 def read_task_model(stored: bytes) -> TaskModel:
-    """The model of a row in UTF-8; the floats in its maps are ``Raw`` pieces of JSON.
+    """The model of a row in UTF-8; the floats in its maps are as ``double`` gives them.
 
     Raises:
         DocumentError: Jackson could not read it.

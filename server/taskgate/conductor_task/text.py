@@ -8,6 +8,7 @@ stored ``1e400`` becomes, are the strings ``"Infinity"`` and ``"-Infinity"``.
 import math
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -24,6 +25,14 @@ _ASTRAL_FROM = 0x10000
 
 _PLAIN_FROM, _PLAIN_BELOW = 1e-3, 1e7
 """Where ``Double.toString`` writes a number without an exponent."""
+
+
+def double(text: str) -> float | msgspec.Raw:
+    """The double that ``text`` is read as, such that ``encode`` writes it as Java does."""
+    value = float(text)
+    if _PLAIN_FROM <= abs(value) < _PLAIN_BELOW or value == 0:
+        return value  # here the shortest text is the same everywhere
+    return msgspec.Raw(java_double(text).encode())
 
 
 def java_double(text: str) -> str:
@@ -49,13 +58,13 @@ def _parts(number: str) -> tuple[str, str, int]:
 
 
 def encode(value: Any) -> bytes:
-    """``value`` as JSON: any tree of Structs, dicts, lists, scalars but floats, and ``Raw`` pieces."""
+    """``value`` as JSON: any tree of Structs, dicts, lists and scalars, floats as ``double`` gives them."""
     try:
         text = _encode(value)
     except UnicodeEncodeError:  # a lone surrogate, which msgspec does not write
         return _written(value).encode()
     if not text.isascii():
-        text = _ASTRAL.sub(lambda found: _unicode_escape(found[0].decode()).encode(), text)
+        text = _ASTRAL.sub(lambda found: _astral_escape(found[0]), text)
     if b"\\u00" in text:
         text = _ESCAPE.sub(_upper, text)
     return text
@@ -64,6 +73,11 @@ def encode(value: Any) -> bytes:
 def _upper(found: re.Match[bytes]) -> bytes:
     escape = found[0]
     return b"\\u" + escape[2:].upper() if escape[1:2] == b"u" else escape
+
+
+@lru_cache(4096)
+def _astral_escape(character: bytes) -> bytes:
+    return _unicode_escape(character.decode()).encode()
 
 
 def _unicode_escape(character: str) -> str:

@@ -1,0 +1,149 @@
+"""Tasks straight from the SQLite file that Conductor writes: ``--layout conductor``, through every front door."""
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from support.conductor_stub import conductor_get_task
+from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, compact, put_row
+from support.doors import DOORS, Door, GrpcDoor, open_door
+from support.running import System, running_system
+from taskgate.v1.task_pb2 import Task
+
+# Conductor's own table (contract section 3.1), in write-ahead mode, as it is while Conductor runs.
+CONDUCTORS_FILE = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE task (
+    task_id TEXT PRIMARY KEY,
+    json_data TEXT NOT NULL,
+    created_on DATETIME DEFAULT CURRENT_TIMESTAMP,
+    modified_on DATETIME DEFAULT CURRENT_TIMESTAMP
+);
+"""
+
+
+def row(task_id: str, **changes: Any) -> str:
+    """The documented task as Conductor keeps it."""
+    stored = {"callbackAfterMs": 0, "idempotent": False, "notifications": {}, "asyncComplete": False}
+    return compact(json.loads(DOCUMENTED) | stored | {"taskId": task_id} | changes).decode()
+
+
+def answer(**changes: Any) -> bytes:
+    """What Conductor answers for it: the documented task, and what current versions add."""
+    task = json.loads(DOCUMENTED)
+    task["workflowTask"]["metadata"] = {}
+    task |= changes
+    first = task.pop("firstStartTime")
+    loop, definition, wait = (task.pop(name) for name in ("loopOverTask", "taskDefinition", "queueWaitTime"))
+    task |= {"firstStartTime": first}
+    task |= {"executionMetadata": {"additionalContext": {}, "empty": True, "additionalContextMap": {}}}
+    return compact(task | {"loopOverTask": loop, "taskDefinition": definition, "queueWaitTime": wait})
+
+
+@pytest.fixture(scope="module")
+def conductor(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """``taskgate up --layout conductor`` beside a writer that has the file open, as Conductor has."""
+    database = tmp_path_factory.mktemp("conductor") / "c123.db"
+    with closing(sqlite3.connect(database)) as writer:
+        writer.executescript(CONDUCTORS_FILE)
+        put_row(database, DOCUMENTED_ID, row(DOCUMENTED_ID))
+        with running_system(database, "--layout", "conductor", transport=transport, workers=1) as system:
+            yield system
+
+
+@pytest.fixture(params=DOORS)
+def conductor_door(request: pytest.FixtureRequest, conductor: System) -> Iterator[Door]:
+    opened = open_door(request.param, conductor.http, conductor.grpc)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["grpc", "grpc-envoy"])
+def conductor_grpc_door(request: pytest.FixtureRequest, conductor: System) -> Iterator[GrpcDoor]:
+    opened = open_door(request.param, conductor.http, conductor.grpc)
+    assert isinstance(opened, GrpcDoor)
+    yield opened
+    opened.close()
+
+
+def test_row_is_answered_as_conductor_answers_it(conductor_door: Door) -> None:
+    """Section 4: fields dropped, fields added, nothing else changed."""
+    outcome = conductor_door.get_task_json(DOCUMENTED_ID)
+    assert (outcome.status, outcome.document) == (200, answer())
+    assert outcome.document != DOCUMENTED_COMPACT
+
+
+def test_row_is_a_typed_task(conductor_grpc_door: GrpcDoor) -> None:
+    outcome, task = conductor_grpc_door.get_task(DOCUMENTED_ID)
+    assert outcome.status == 200
+    assert (task.task_id, task.status, task.seq) == (DOCUMENTED_ID, Task.Status.COMPLETED, 1)
+    assert task.output_data["response"].struct_value.fields["statusCode"].number_value == 200
+    assert conductor_get_task(conductor_grpc_door.channel, DOCUMENTED_ID).workflow_task.name == "http"
+
+
+def test_unknown_id_is_not_found(conductor_door: Door) -> None:
+    outcome = conductor_door.get_task_json(UNKNOWN_ID)
+    assert (outcome.status, outcome.message) == (404, f"Task not found for taskId: {UNKNOWN_ID}")
+
+
+def test_what_conductor_writes_meanwhile_is_answered(conductor: System, conductor_door: Door) -> None:
+    """The next call after a commit sees it."""
+    task_id = str(uuid.uuid4())
+    for status in ("SCHEDULED", "IN_PROGRESS", "COMPLETED"):
+        put_row(conductor.database, task_id, row(task_id, status=status))
+        outcome = conductor_door.get_task_json(task_id)
+        assert outcome.document == answer(taskId=task_id, status=status)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["", "no JSON", "[]", "{}", '{"status":"NOT_INVENTED_YET"}', '{"status":"COMPLETED","retryCount":"many"}'],
+)
+def test_row_that_conductor_could_not_read_is_an_error(conductor: System, conductor_door: Door, stored: str) -> None:
+    """500, as Conductor says; the message names the task and nothing of the row."""
+    task_id = str(uuid.uuid4())
+    put_row(conductor.database, task_id, stored)
+    outcome = conductor_door.get_task_json(task_id)
+    assert (outcome.status, outcome.message) == (500, f"The stored document of task {task_id} cannot be read")
+    assert outcome.code in {None, "DATA_LOSS"}
+    if isinstance(conductor_door, GrpcDoor):
+        typed, _ = conductor_door.get_task(task_id)
+        assert (typed.code, typed.reason) == ("DATA_LOSS", "ERROR_REASON_DOCUMENT_UNREADABLE")
+
+
+def test_large_row_is_answered(conductor: System, conductor_door: Door) -> None:
+    """Two megabytes, projected outside the event loop; floats in Java's form."""
+    task_id = str(uuid.uuid4())
+    values = ["x" * 1000, 0.00001, 2**70, None]
+    put_row(conductor.database, task_id, row(task_id, outputData={"values": values * 2000}))
+    outcome = conductor_door.get_task_json(task_id)
+    expected = answer(taskId=task_id, outputData={"values": values * 2000}).replace(b"1e-05", b"1.0E-5")
+    assert (outcome.status, outcome.document == expected) == (200, True)
+    if isinstance(conductor_door, GrpcDoor):
+        typed, task = conductor_door.get_task(task_id)
+        assert (typed.status, len(task.output_data["values"].list_value.values)) == (200, 8000)
+
+
+def test_projection_that_grows_too_large_is_refused(conductor: System, conductor_door: Door) -> None:
+    """An emoji has four bytes in the row and twelve in the answer."""
+    task_id = str(uuid.uuid4())
+    put_row(conductor.database, task_id, row(task_id, outputData={"a": "😀" * (3 * 1024 * 1024)}))
+    outcome = conductor_door.get_task_json(task_id)
+    assert outcome.status == 500
+    assert f"Task {task_id} is a document of 377" in outcome.message
+
+
+def test_conductors_file_is_left_as_it_is(conductor: System, conductor_door: Door) -> None:
+    """No table, no column, no mark of ours."""
+    conductor_door.get_task_json(DOCUMENTED_ID)
+    with closing(sqlite3.connect(conductor.database)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        columns = [column[1] for column in connection.execute("PRAGMA table_info(task)")]
+        (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    assert (tables, columns) == ([("task",)], ["task_id", "json_data", "created_on", "modified_on"])
+    assert mark == 0
