@@ -1,6 +1,7 @@
 """SQLite against the suite, and what only a file can do."""
 
 import asyncio
+import itertools
 import os
 import shutil
 import sqlite3
@@ -12,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from conformance.dictionary import check_like_a_dictionary
 from conformance.rig import Rig
 from conformance.suite import ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
 from taskgate.errors import SettingsError, StoreUnavailable
 from taskgate.stores import open_store, open_writer
-from taskgate.stores.base import StoredTask, WriteCounts
 
 __all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 
@@ -190,70 +188,7 @@ def test_url_that_names_no_store_is_refused_by_key(url: str) -> None:
             opening(url)
 
 
-task_ids = st.sampled_from(["a", "A", "b", "é", "c " * 50])
-update_times = st.integers(0, 3)
-documents = st.sampled_from([b"{}", b'{"a":1}', b'{"a": 1}', b'{"s":"\xc3\xa9"}'])
-
-
-class StoreModel(RuleBasedStateMachine):
-    """Random writes and reads against a dictionary, which shares no code with the store."""
-
-    folder: Path
-    count = 0
-
-    @initialize()
-    def open(self) -> None:
-        StoreModel.count += 1
-        folder = self.folder / str(StoreModel.count)
-        folder.mkdir()
-        self.url = f"sqlite:///{folder}/tasks.db"
-        self.writer = open_writer(self.url)
-        self.store = open_store(self.url)
-        self.loop = asyncio.new_event_loop()
-        self.model: dict[str, tuple[int, bytes]] = {}
-
-    @rule(batch=st.lists(st.tuples(task_ids, update_times, documents), max_size=5))
-    def write(self, batch: list[tuple[str, int, bytes]]) -> None:
-        expected = WriteCounts()
-        for task_id, update_time, document in batch:
-            if task_id not in self.model:
-                expected.added += 1
-            elif self.model[task_id][0] > update_time:
-                expected.older += 1
-                continue
-            elif self.model[task_id] == (update_time, document):
-                expected.unchanged += 1
-            else:
-                expected.replaced += 1
-            self.model[task_id] = (update_time, document)
-        assert self.writer.write([StoredTask(*task) for task in batch]) == expected
-
-    @rule()
-    def write_with_a_new_writer(self) -> None:
-        self.writer.close()
-        self.writer = open_writer(self.url)
-        assert not self.writer.created
-
-    @rule(task_id=task_ids)
-    def read(self, task_id: str) -> None:
-        expected = self.model[task_id][1] if task_id in self.model else None
-        assert self.loop.run_until_complete(self.store.get_document(task_id)) == expected
-
-    @invariant()
-    def answers(self) -> None:
-        if hasattr(self, "store"):
-            self.loop.run_until_complete(self.store.check())
-
-    def teardown(self) -> None:
-        if hasattr(self, "store"):
-            self.loop.run_until_complete(self.store.close())
-            self.loop.close()
-            self.writer.close()
-
-
 def test_store_behaves_like_a_dictionary(tmp_path: Path) -> None:
     """Any sequence of writes and reads gives what a dictionary with the same rules would."""
-    StoreModel.folder = tmp_path
-    run_state_machine_as_test(
-        StoreModel, settings=settings(max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
-    )
+    numbers = itertools.count()
+    check_like_a_dictionary(lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db")

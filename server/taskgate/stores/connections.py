@@ -114,11 +114,9 @@ class Connections(Generic[C]):
             self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
         try:
             answer = await self._run(read)
-        except BaseException as error:
+        except BaseException:
             if task in self._overdue and not task.uncancel():  # it was not cancelled by anybody else
                 raise self._failed_overdue() from None
-            if isinstance(error, StoreUnavailable):
-                self._note_trouble(error)
             raise
         else:
             self._answered = time.monotonic()
@@ -133,7 +131,8 @@ class Connections(Generic[C]):
             connection, new = await self._acquire()
             try:
                 answer = await read(connection)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                self._note_trouble(error)
                 self._release(connection)
                 raise
             except Exception as error:
@@ -142,6 +141,7 @@ class Connections(Generic[C]):
                 if public is None:
                     raise
                 if new:
+                    self._note_trouble(public)
                     raise public from error
                 self._discard_idle()  # the server was restarted, it seems, and the same error waits in all of them
             except BaseException:
@@ -252,9 +252,7 @@ class Connections(Generic[C]):
     def _failed_overdue(self) -> StoreUnavailable:
         if self._closed:
             return StoreUnavailable(f"The store {self._store} is closed")
-        error = StoreUnavailable(
-            f"The store {self._store} is unavailable: it did not answer within {self._timeout:g} s"
-        )
+        error = StoreUnavailable(f"The store {self._store} is unavailable: it does not answer")
         self._note_trouble(error)
         return error
 

@@ -51,6 +51,7 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
     """
     attempts = list(_attempts(url))
     deadline = time.monotonic() + timeout
+    errors: list[Exception] = []
     for number, (place, target) in enumerate(attempts):
         # A host that is silent must leave time for the others.
         seconds = (deadline - time.monotonic()) / (len(attempts) - number)
@@ -67,10 +68,10 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
                 statement_cache_size=0,  # see postgresql.py: what is prepared there has a name of its own
                 timeout=max(seconds, 0.01),
             )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-            if number == len(attempts) - 1:
-                raise
-    raise AssertionError("there is always an attempt")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            errors.append(error)
+    # What a server says tells more than that another one says nothing.
+    raise next((error for error in errors if not isinstance(error, OSError)), errors[-1])
 
 
 def _attempts(url: PostgresqlUrl) -> Iterator[tuple[dict[str, Any], str]]:

@@ -1,4 +1,4 @@
-"""What a ``postgresql://`` URL says: as libpq takes it (PostgreSQL manual, "Connection Strings"), and two parameters more.
+"""What a ``postgresql://`` URL says: libpq's own parameters (PostgreSQL manual, "Connection Strings"), and two more.
 
 ``schema`` is the schema of the table ``task``, as Conductor's ``conductor.postgres.schema`` (contract section 3.1);
 ``pool_size`` is how many connections one process may have.
@@ -30,7 +30,7 @@ _KNOWN = frozenset((*_TLS, *_PLACE, *_OTHERS))
 # Our sessions are read-only by default, which is what these two look at in libpq; what they are meant to find is this.
 _SAME_TARGET = {"read-write": "primary", "read-only": "standby"}
 
-_HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]*)(?::(\d*))?")
+_HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]*)(?::([^:]*))?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+"""A wire to PostgreSQL that breaks at the worst moment: a network does that, and cannot be asked to."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_COMMIT = b"COMMIT\0"
+
+
+@contextmanager
+def cut_at_commit(server_port: int, *, arrives: bool) -> Iterator[int]:
+    """The port of a proxy that breaks the first connection that commits a batch of tasks.
+
+    ``arrives`` says whether the server still gets the COMMIT; its answer gets lost either way.
+    """
+    armed = threading.Event()
+    armed.set()
+
+    def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
+        written = False
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                written = written or b"INSERT INTO" in data
+                if from_client and written and _COMMIT in data and armed.is_set():
+                    armed.clear()
+                    if arrives:
+                        target.sendall(data)
+                        target.recv(1 << 16)
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", server_port))
+                threads = [
+                    threading.Thread(target=forward, args=(client, server), kwargs={"from_client": True}),
+                    threading.Thread(target=forward, args=(server, client), kwargs={"from_client": False}),
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                client.close()
+                server.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepting = threading.Thread(target=serve, args=(listener,))
+        accepting.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join()
