@@ -11,7 +11,7 @@ SERVERS := $(VENV)/.servers-provided
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check format protos bench clean
+.PHONY: help setup up test check conformance format protos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,11 @@ check: setup ## format, lint, types, import rules, protos, Envoy configuration
 	$(BIN)/python tools/protos.py breaking
 	$(BIN)/python tools/protos.py check
 	$(BIN)/taskgate gateway --validate
+
+# The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
+conformance: setup ## compare with a real Conductor on each database (fetches 0.5 GB by Maven; five minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[conformance]'
+	$(BIN)/python -m pytest --timeout=900 tests/against_conductor/check_answers.py
 
 format: setup ## format Python and proto files in place
 	$(BIN)/ruff format .

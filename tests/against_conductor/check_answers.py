@@ -1,0 +1,211 @@
+"""``make conformance``: taskgate and a real Conductor on the same database give the same answers, task by task.
+
+Not a part of ``make test``, which is why the file's name is one that pytest does not collect by itself: it needs
+Conductor's jar (458 MB) and minutes. What a run finds on SQLite is kept in ``tests/data`` (``CONFORMANCE_RECORD=1``
+writes it), where ``tests/unit/test_recorded_conductor.py`` looks at it every time.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import ndiff
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from against_conductor.conductor import Conductor, running_conductor
+from against_conductor.databases import Database, running_database
+from against_conductor.http_target import running_target
+from against_conductor.runs import record_planted, record_run, run_scenarios
+from against_conductor.settings import CONDUCTOR_VERSION, DATABASES_VARIABLE, chosen_databases
+from support.conductor_stub import conductor_get_task
+from support.exact_json import order_differences, parse
+from support.recorded import PLANTED, RUN, Recorded, projection_unlike, queue_waits, unequal, write_recorded
+from support.running import Running
+from taskgate.v1.task_pb2 import Task
+
+RECORD_VARIABLE = "CONFORMANCE_RECORD"
+RECORDING = Path(__file__).parent.parent / "data" / f"conductor-{CONDUCTOR_VERSION}.ndjson"
+
+CHOICE = chosen_databases()
+
+GETTERS_ONLY = ("taskDefinition", "loopOverTask", "queueWaitTime")
+"""Written in whatever order the JVM lists the methods of a class; ours is that of the documented task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A running Conductor on a database, and all that it has answered."""
+
+    conductor: Conductor
+    database: Database
+    recorded: list[Recorded]
+
+
+@pytest.fixture(scope="module", params=CHOICE.chosen)
+def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
+    """Each database in turn: Conductor started, everything run, planted and recorded."""
+    name: str = request.param
+    folder = tmp_path_factory.mktemp(name)
+    with (
+        running_database(name, folder) as database,
+        running_conductor(database, folder) as conductor,
+        running_target() as target,
+    ):
+        run_scenarios(conductor, target)
+        recorded = record_run(conductor, database) + record_planted(conductor, database)
+        if name == "sqlite" and os.environ.get(RECORD_VARIABLE):
+            RECORDING.parent.mkdir(exist_ok=True)
+            write_recorded(RECORDING, recorded)
+        yield Compared(conductor, database, recorded)
+
+
+@pytest.fixture(scope="module")
+def beside(compared: Compared) -> Iterator[Running]:
+    """A taskgate on Conductor's own database, while Conductor runs."""
+    with Running(
+        *("up", "--store", compared.database.store_url, "--layout", "conductor", "--task-id-format", "any"),
+        *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--log-format", "json"),
+    ) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _say(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What was left out has to be seen, whatever pytest is told to print."""
+    yield
+    for name in CHOICE.left_out:
+        request.config.get_terminal_writer().line(
+            f"\nNOT COMPARED: {name} was left out of {DATABASES_VARIABLE}", red=True, bold=True
+        )
+
+
+def report(request: pytest.FixtureRequest, text: str) -> None:
+    """A line of results, passed tests or not."""
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        request.config.get_terminal_writer().line(f"\n  {text}")
+
+
+def test_every_kind_of_task_was_there(compared: Compared, request: pytest.FixtureRequest) -> None:
+    """The workflows have left what they were written for; otherwise an agreement would mean little."""
+    rows = [json.loads(task.stored) for task in compared.recorded if task.origin == RUN]
+    kinds = Counter(row["taskType"] for row in rows)
+    statuses = Counter(row["status"] for row in rows)
+    report(
+        request, f"{len(rows)} tasks run: {dict(kinds)}; {dict(statuses)}; {len(compared.recorded) - len(rows)} planted"
+    )
+    expected = {
+        "HTTP",
+        "INLINE",
+        "JSON_JQ_TRANSFORM",
+        "SWITCH",
+        "DECISION",
+        "FORK",
+        "JOIN",
+        "EXCLUSIVE_JOIN",
+        "DO_WHILE",
+    }
+    expected |= {"SUB_WORKFLOW", "START_WORKFLOW", "WAIT", "HUMAN", "SET_VARIABLE", "TERMINATE", "NOOP", "echo"}
+    assert expected <= set(kinds)
+    assert len(statuses) == 9  # all there are
+    assert any("externalInputPayloadStoragePath" in row for row in rows)
+    assert any("externalOutputPayloadStoragePath" in row for row in rows)
+    assert any(len(row.get("reasonForIncompletion", "")) > 500 for row in rows)
+
+
+def test_projections_are_the_answers(compared: Compared, request: pytest.FixtureRequest) -> None:
+    """For every row: equal by value, numbers by their text. The order of keys is reported."""
+    found = {task.name: unlike for task in compared.recorded if (unlike := projection_unlike(task))}
+    assert not found, json.dumps(found, indent=1)
+
+
+def test_rest_answers_are_equal(compared: Compared, beside: Running, request: pytest.FixtureRequest) -> None:
+    """``GET /api/tasks/{id}`` of both, on the same database."""
+    address = beside.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
+    taskgate = Conductor(http=address, grpc="")
+    found: dict[str, list[str]] = {}
+    orders: Counter[str] = Counter()
+    for task in compared.recorded:
+        before = time.time_ns() // 1_000_000
+        status, body = taskgate.call("GET", f"/api/tasks/{task.task_id}")
+        if task.status != 200 or status != 200:
+            if status != task.taskgate_status:
+                found[task.name] = [f"Conductor answers {task.status}, taskgate {status}: {body[:300]!r}"]
+            continue
+        theirs = compared.conductor.must("GET", f"/api/tasks/{task.task_id}")
+        stored = compared.database.row(task.task_id)
+        assert stored is not None
+        # Conductor was asked after taskgate; both lie between what it can be before the one and after the other.
+        later = time.time_ns() // 1_000_000
+        if unlike := unequal(
+            theirs, body, lambda stored=stored, before=before, later=later: queue_waits(stored, before, later)
+        ):
+            found[task.name] = unlike
+        else:
+            orders.update(str(order) for order in order_differences(_settled(theirs), _settled(body)))
+    report(
+        request,
+        f"REST: {len(compared.recorded)} tasks, {len(found)} unlike; other orders of keys: {dict(orders) or 'none'}",
+    )
+    assert not found, json.dumps(found, indent=1)
+
+
+def test_grpc_answers_where_conductors_fails(
+    compared: Compared, beside: Running, request: pytest.FixtureRequest
+) -> None:
+    """One stub, made from Conductor's protos, asks both for every task; where both answer, they say the same."""
+    ours = beside.wait_for(r"gRPC .*?; ([^ ,]+)")[1]
+    failures: dict[str, Counter[str]] = {RUN: Counter(), PLANTED: Counter()}
+    found: dict[str, list[str]] = {}
+    inexpressible: list[str] = []
+    tasks = [task for task in compared.recorded if task.status == 200]
+    with grpc.insecure_channel(compared.conductor.grpc) as theirs, grpc.insecure_channel(ours) as mine:
+        for task in tasks:
+            try:
+                answer = _whole(conductor_get_task(mine, task.task_id))
+            except grpc.RpcError as error:
+                if task.origin == RUN or error.code() is not grpc.StatusCode.DATA_LOSS:
+                    found[task.name] = [str(error.details())]
+                else:
+                    inexpressible.append(task.task)
+                continue
+            assert answer.task_id == json.loads(task.answer).get("taskId", "")
+            try:
+                expected = _whole(conductor_get_task(theirs, task.task_id))
+            except grpc.RpcError as error:
+                failures[task.origin][f"{error.code().name}: {_general(error.details() or '')}"] += 1
+            else:
+                if unlike := [line for line in ndiff(_lines(expected), _lines(answer)) if line[0] in "+-"]:
+                    found[task.name] = unlike
+    for origin, counted in failures.items():
+        asked = sum(task.origin == origin for task in tasks)
+        report(request, f"gRPC, {origin}: of {asked} tasks Conductor fails on {counted.total()}: {dict(counted)}")
+    report(request, f"gRPC, planted: no protobuf message can say {inexpressible}")
+    assert any("cannot map to Value type" in failure for failure in failures[RUN])
+    assert not found, json.dumps(found, indent=1)
+
+
+def _whole(task: Any) -> Task:
+    """All that was sent, the fields that the stub does not know included."""
+    return Task.FromString(task.SerializeToString())
+
+
+def _lines(task: Task) -> list[str]:
+    return str(task).splitlines()
+
+
+def _general(details: str) -> str:
+    """A message without the value that it is about."""
+    return details.partition("Value type: ")[0] + ("Value type: ..." if "Value type: " in details else "")
+
+
+def _settled(answer: bytes) -> object:
+    """Without what the JVM orders as it likes."""
+    task = parse(answer)
+    kept = [(key, value) for key, value in task if key not in (*GETTERS_ONLY, "executionMetadata")]
+    return type(task)(kept)

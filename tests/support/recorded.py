@@ -1,0 +1,102 @@
+"""Answers of a real Conductor, with the rows that it made them from: one JSON object a line.
+
+``make conformance`` writes them. ``queueWaitTime`` of a task that waits for a callback depends on the clock of the
+server (contract section 1.5), so each answer has the time before and after it.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from support.exact_json import differences, parse
+from taskgate.conductor_task import project_task_model
+from taskgate.document import DocumentError
+
+QUEUE_WAIT = "queueWaitTime"
+
+RUN, PLANTED = "run", "planted"
+
+ON_PURPOSE = {
+    "null": (500, "a row that is null is damage, where Conductor says that there is no such task"),
+    "workflowTask.workflowTaskType null": (200, "a setter without a getter, so no server writes it, and it throws"),
+    "workflow task all null": (200, "the same"),
+    "1001 digits": (200, "Jackson reads no longer number, so no server writes one; ours goes through"),
+}
+"""Planted rows that taskgate answers with another status than Conductor does, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One task of Conductor's. Times are epoch milliseconds, texts are the exact bytes as UTF-8."""
+
+    origin: str
+    """``RUN``: the row is Conductor's own. ``PLANTED``: the check put it there, to see what Conductor makes of it."""
+    workflow: str
+    task: str
+    """Reference name, or what the planted row is about."""
+    task_id: str
+    stored: str
+    status: int
+    """The HTTP status of the answer."""
+    answer: str
+    """Empty unless the status is 200: what Conductor says otherwise repeats the row."""
+    before: int
+    after: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.workflow}/{self.task}"
+
+    @property
+    def taskgate_status(self) -> int:
+        """What taskgate has to answer."""
+        return ON_PURPOSE[self.task][0] if self.origin == PLANTED and self.task in ON_PURPOSE else self.status
+
+
+def read_recorded(path: Path) -> Iterator[Recorded]:
+    """The tasks of a recording."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Recorded(**json.loads(line))
+
+
+def write_recorded(path: Path, recorded: Iterable[Recorded]) -> None:
+    """Write a recording."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(asdict(task), separators=(",", ":")) + "\n" for task in recorded)
+
+
+def unequal(expected: bytes, actual: bytes, waits: Callable[[], tuple[int, int]]) -> list[str]:
+    """The differences between two answers for one row, the order of keys aside.
+
+    Where ``queueWaitTime`` is not the same, it must lie between ``waits()``: what it was at two times.
+    """
+    found = list(differences(parse(expected), parse(actual)))
+    if [difference.path for difference in found] == [QUEUE_WAIT]:
+        low, high = waits()
+        if low != high and low <= int(found[0].actual) <= high:
+            return []
+    return [str(difference) for difference in found]
+
+
+def queue_waits(stored: bytes, before: int, after: int) -> tuple[int, int]:
+    """``queueWaitTime`` of a row at two times; the same number unless it depends on the clock."""
+    low, high = (int(json.loads(project_task_model(stored, now))[QUEUE_WAIT]) for now in (before, after))
+    return low, high
+
+
+def projection_unlike(recorded: Recorded) -> list[str]:
+    """What is different in the projection of a recorded row; nothing, if all is well."""
+    stored = recorded.stored.encode()
+    try:
+        ours = project_task_model(stored, recorded.before)
+    except DocumentError as error:
+        return [f"refused: {error}"] if recorded.taskgate_status == 200 else []
+    if recorded.taskgate_status != 200:
+        return [f"not refused: {ours[:300]!r}"]
+    if recorded.status != 200:
+        return []
+    # Ours is the one of the earlier time, so what lies between must be Conductor's.
+    return unequal(ours, recorded.answer.encode(), lambda: queue_waits(stored, recorded.before, recorded.after))
