@@ -13,6 +13,7 @@ from support.conductor_stub import conductor_get_task
 from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, compact, put_row
 from support.doors import DOORS, Door, GrpcDoor, open_door
 from support.running import System, running_system
+from taskgate.document import MAX_NESTING
 from taskgate.v1.task_pb2 import Task
 
 # Conductor's own table (contract section 3.1), in write-ahead mode, as it is while Conductor runs.
@@ -127,6 +128,16 @@ def test_large_row_is_answered(conductor: System, conductor_door: Door) -> None:
     if isinstance(conductor_door, GrpcDoor):
         typed, task = conductor_door.get_task(task_id)
         assert (typed.status, len(task.output_data["values"].list_value.values)) == (200, 8000)
+
+
+@pytest.mark.parametrize("value", ["1", '"\\uD800"'], ids=["read at once", "read leniently"])
+def test_row_as_deep_as_allowed_is_answered(conductor: System, conductor_door: Door, value: str) -> None:
+    """In the threads of every server, whichever way it is read and written."""
+    task_id = str(uuid.uuid4())
+    deep = "[" * (MAX_NESTING - 2) + value + "]" * (MAX_NESTING - 2)
+    put_row(conductor.database, task_id, f'{{"status":"COMPLETED","inputData":{{"a":{deep}}}}}')
+    outcome = conductor_door.get_task_json(task_id)
+    assert (outcome.status, f'"inputData":{{"a":{deep}}}'.encode() in outcome.document) == (200, True)
 
 
 def test_projection_that_grows_too_large_is_refused(conductor: System, conductor_door: Door) -> None:
