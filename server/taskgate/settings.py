@@ -41,7 +41,8 @@ class Settings(BaseSettings):
 
     store: str = Field(
         default="sqlite:///tasks.db",
-        description="Where the tasks are, as a URL: sqlite:///relative.db or sqlite:////absolute/path.db.",
+        description="Where the tasks are, as a URL: sqlite:///relative.db, sqlite:////absolute/path.db or"
+        " postgresql://user@host:5432/database. Where it holds a password, use the variable: flags can be seen by others.",
     )
     layout: Layout = Field(
         default=Layout.TASKGATE,

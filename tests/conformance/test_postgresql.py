@@ -342,6 +342,17 @@ class TestPostgresqlWriter(WriterSuite):
             with open_writer(f"{url}?schema=tasks") as writer:
                 assert writer.write([stored()]) == WriteCounts(added=1)
 
+    def test_three_grants_are_enough_once_the_table_is_there(self, rig: PostgresqlRig) -> None:
+        """The README's grants for an import; without them the reason is named."""
+        rig.create()
+        with rig.role("importer") as url:
+            with pytest.raises(StoreUnavailable, match="look at the grants"):
+                open_writer(url)
+            rig.execute("GRANT SELECT, INSERT, UPDATE ON task TO importer")
+            with open_writer(url) as writer:
+                writer.write([stored()])
+                assert writer.write([stored(update_time=2)]) == WriteCounts(replaced=1)
+
 
 def test_store_behaves_like_a_dictionary(server: PostgresqlServer, tmp_path: Path) -> None:
     """Any sequence of writes and reads gives what a dictionary with the same rules would."""
