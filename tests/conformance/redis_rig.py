@@ -48,7 +48,7 @@ class RedisRig(Rig):
 
     def stored(self) -> dict[str, bytes]:
         with self.client() as client:
-            keys = [key for key in client.scan_iter(f"{PREFIX}*", count=1000)]
+            keys = list(client.scan_iter(f"{PREFIX}*", count=1000))
             read = client.get if self.layout is Layout.CONDUCTOR else lambda key: client.hget(key, "document")
             return {key.decode().removeprefix(PREFIX): read(key) for key in keys}
 

@@ -1,7 +1,5 @@
 """One Redis server against the suite, and what only Redis can do."""
 
-import asyncio
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,7 +8,7 @@ import pytest
 import redis
 
 from conformance.redis_rig import PREFIX, RedisRig
-from conformance.suite import ID, StoreSuite, WriterSuite, _excuse
+from conformance.suite import StoreSuite, WriterSuite, _excuse
 from support.redis_servers import RedisServer
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask

@@ -32,7 +32,9 @@ def free_port() -> int:
 class RedisServer:
     """One server process. What it holds outlives it, in ``folder``."""
 
-    def __init__(self, folder: Path, *options: str, sentinel_of: "RedisServer | None" = None, down_after: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *options: str, sentinel_of: "RedisServer | None" = None, down_after: int = 0
+    ) -> None:
         """``options`` as in a configuration file, a line each; ``down_after`` (milliseconds) is for Sentinels."""
         self.folder = folder
         folder.mkdir(parents=True)
@@ -145,7 +147,9 @@ class Cluster:
         self.nodes = []
         for number in range(count):
             bus = f"cluster-port {free_port()}"
-            self.nodes.append(RedisServer(folder / f"node-{number}", *options, bus, "cluster-replica-validity-factor 0"))
+            self.nodes.append(
+                RedisServer(folder / f"node-{number}", *options, bus, "cluster-replica-validity-factor 0")
+            )
         self.primaries, self.replicas = self.nodes[:3], self.nodes[3:]
         self._join(self._buses())
 
@@ -234,5 +238,3 @@ class Watched:
     def stop(self) -> None:
         for server in (*self.sentinels, *self.servers):
             server.kill()
-
-
