@@ -41,7 +41,8 @@ class Settings(BaseSettings):
 
     store: str = Field(
         default="sqlite:///tasks.db",
-        description="Where the tasks are, as a URL: sqlite:///relative.db or sqlite:////absolute/path.db.",
+        description="Where the tasks are, as a URL: sqlite:///relative.db, sqlite:////absolute/path.db, redis://host:6379/0,"
+        " redis+sentinel://host:26379/name/0 or redis+cluster://host:6379.",
     )
     layout: Layout = Field(
         default=Layout.TASKGATE,

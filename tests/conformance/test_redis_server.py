@@ -390,7 +390,7 @@ def test_slots_are_those_of_redis(key: str) -> None:
     assert slot_of(key.encode()) == key_slot(key.encode())
 
 
-# What the README tells a DBA to allow, for each kind and layout: {user} for readers, {importer} for 'taskgate import'.
+# What the README tells a DBA to allow, for each kind and layout.
 READ = {Layout.CONDUCTOR: "+get", Layout.TASKGATE: "+hget"}
 IMPORT_COMMANDS = ["+get", "+set", "+hmget", "+hset", "+eval", "+scan"]
 
