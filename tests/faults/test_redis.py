@@ -93,7 +93,7 @@ def read_all(system: System) -> bool:
 
 
 def under_load(system: System, disaster: Callable[[], None], recovered: Callable[[], object]) -> Counter[str]:
-    """What callers got before, while and after ``disaster`` happened; the system is whole again when this returns."""
+    """What callers got before, while and after ``disaster`` happened; the system is whole again at the end."""
     with callers(system, 8, DOCUMENTS) as outcomes:
         time.sleep(1)
         disaster()

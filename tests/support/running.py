@@ -230,6 +230,6 @@ class System(Running):
 def running_system(
     database: Path | str, *arguments: str, transport: str = "envoy", workers: int = 2
 ) -> Iterator[System]:
-    """A ready ``System``, stopped at the end."""
+    """A ready ``System`` over ``database`` (see there), stopped at the end."""
     with System(database, *arguments, transport=transport, workers=workers) as system:
         yield system.wait_ready()

@@ -31,6 +31,12 @@ from taskgate.stores.redis.location import Credentials, Endpoint, Tls
 _LAST_CHANCE = 0.05
 """Seconds for the event loop to read what came while it was busy elsewhere, before a server counts as silent."""
 
+_LARGE_PART = 64 * 1024
+"""Bytes of an unfinished answer that make it a large one."""
+
+_SLOW_ANSWER = 0.01
+"""Seconds without a sign of life after which the answer that comes next is taken for a large one."""
+
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds and tries after which the system gives up an idle connection whose other end has vanished."""
 
@@ -67,9 +73,11 @@ class Connection(asyncio.Protocol):
         return len(self._waiting)
 
     @property
-    def within_answer(self) -> bool:
-        """Whether an answer has come in part: a large one."""
-        return self._replies.has_data()
+    def held_up(self) -> bool:
+        """Whether a large answer is coming, or being made: whatever is asked now has to wait for all of it."""
+        return self._replies.len() > _LARGE_PART or (
+            bool(self._waiting) and self._loop.time() - self._heard > _SLOW_ANSWER
+        )
 
     def heard_within(self, seconds: float) -> bool:
         """Whether anything came within the last ``seconds``."""

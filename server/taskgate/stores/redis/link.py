@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from operator import attrgetter
 from typing import Any
 
 from taskgate.stores.redis.connection import Connection, pack
@@ -62,14 +63,13 @@ class Link:
             raise Unreachable(f"it is overloaded: {self._max_waiting} reads are waiting")
         self._waiting += 1
         try:
-            connection = self._pick()
-            if connection is not None:
-                try:
-                    return await _send(connection, command, asking=asking)
-                except ConnectionLost as lost:
-                    if lost.silent:
-                        raise
-            return await _send(await self._connected(), command, asking=asking)
+            connection = self._pick() or await self._connected()
+            try:
+                return await _send(connection, command, asking=asking)
+            except ConnectionLost as lost:
+                if lost.silent:
+                    raise
+            return await _send(self._pick() or await self._connected(), command, asking=asking)
         finally:
             self._waiting -= 1
 
@@ -84,27 +84,22 @@ class Link:
         self._connections.clear()
 
     def _pick(self) -> Connection | None:
-        """The first connection that is not held up by a large answer, or else the one with the fewest before us."""
-        best: Connection | None = None
-        for connection in self._connections:
-            if connection.problem is not None:
-                continue
-            if not connection.within_answer:
+        """A connection that no large answer holds up; if there are none and can be no more, one with few before us."""
+        alive = [each for each in self._connections if each.problem is None]
+        for connection in alive:
+            if not connection.held_up:
                 return connection
-            if best is None or connection.waiting < best.waiting:
-                best = connection
-        if best is not None and len(self._connections) < _MAX_CONNECTIONS:
-            self._begin_attempt()  # for those who come later
-        return best
+        return None if len(alive) < _MAX_CONNECTIONS else min(alive, key=attrgetter("waiting"))
 
     async def _connected(self) -> Connection:
+        """A new connection; if there can be none, one that is there. Raises Unreachable."""
+        outcome = await asyncio.shield(self._begin_attempt())
+        if isinstance(outcome, Connection):
+            return outcome
         for connection in self._connections:
             if connection.problem is None:
                 return connection
-        outcome = await asyncio.shield(self._begin_attempt())
-        if isinstance(outcome, Unreachable):
-            raise Unreachable(outcome.reason) from outcome
-        return outcome
+        raise Unreachable(outcome.reason) from outcome
 
     def _begin_attempt(self) -> asyncio.Task[Connection | Unreachable]:
         """The attempt to connect that is under way, or a new one."""

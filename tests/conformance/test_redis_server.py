@@ -1,0 +1,541 @@
+"""What only Redis can do: its errors, its accounts, its connections, its keys."""
+
+import asyncio
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import uvloop
+from redis.crc import key_slot
+
+from conformance.suite import ID, stored
+from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched, free_port
+from support.running import eventually
+from taskgate.errors import SettingsError, StoreUnavailable
+from taskgate.layout import Layout
+from taskgate.stores import open_store, open_writer, public_name
+from taskgate.stores.base import TaskStore, WriteCounts
+from taskgate.stores.redis import writer as writer_module
+from taskgate.stores.redis.slots import slot_of
+
+USER_INFO = f":{quote(PASSWORD)}@"
+CERTIFICATES = Path(__file__).parents[1] / "data" / "certificates"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("shared") / "redis")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(shared: RedisServer) -> RedisServer:
+    """Empty, and with the accounts and settings that it began with."""
+    with shared.client() as client:
+        client.flushall()
+    return shared
+
+
+def url_of(server: RedisServer, rest: str = "/0", user_info: str = USER_INFO, scheme: str = "redis") -> str:
+    return f"{scheme}://{user_info}{server}{rest}"
+
+
+async def refusal(store: TaskStore) -> str:
+    """Why a read fails; a check says the same."""
+    messages = set()
+    for ask in (store.get_document(ID), store.check()):
+        with pytest.raises(StoreUnavailable) as refused:
+            await ask
+        messages.add(refused.value.message)
+    await store.close()
+    (message,) = messages
+    assert PASSWORD not in message
+    assert "wrong" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("user_info", "rest", "scheme", "reason"),
+    [
+        ("", "/0", "redis", "it asks for a password, and the URL has none"),
+        (":wrong@", "/0", "redis", "it refuses the user or the password of the URL"),
+        ("nobody:wrong@", "/0", "redis", "it refuses the user or the password of the URL"),
+        (USER_INFO, "/99", "redis", "it has no database of that number"),
+        (USER_INFO, "", "redis+cluster", "it is no node of a Redis Cluster"),
+        (USER_INFO, "/0", "rediss", "it does not agree on TLS|it closed the connection|it did not answer within 1 s"),
+    ],
+)
+async def test_reason_is_named(server: RedisServer, user_info: str, rest: str, scheme: str, reason: str) -> None:
+    """Each way of not getting in has its own sentence."""
+    message = await refusal(open_store(url_of(server, rest, user_info, scheme)))
+    assert message.startswith(f"The store {scheme}://{server}{rest} is unavailable: ")
+    assert any(each in message for each in reason.split("|")), message
+
+
+async def test_absent_and_unknown_hosts_are_named() -> None:
+    port = free_port()
+    assert "it refuses connections" in await refusal(open_store(f"redis://127.0.0.1:{port}"))
+    assert "its host name is not known" in await refusal(open_store("redis://no-such-host.invalid"))
+    message = await refusal(open_store(f"redis+sentinel://127.0.0.1:{port}/tasks"))
+    assert "none of its Sentinels answers" in message
+
+
+async def test_server_that_takes_no_more_clients_is_named(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    try:
+        with server.client() as client:
+            client.config_set("maxclients", 1)
+            assert "it has as many clients as it allows" in await refusal(open_store(url_of(server)))
+    finally:
+        server.kill()
+
+
+async def test_user_without_permission_is_told_so(server: RedisServer) -> None:
+    with server.client() as client:
+        client.acl_setuser("weak", enabled=True, passwords=["+weak"], keys=["other.*"], commands=["+get"])
+    message = await refusal(open_store(url_of(server, user_info="weak:weak@")))
+    assert "the user of the URL lacks a permission; look at its ACL" in message
+
+
+def test_writer_says_why_nothing_can_be_written(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full memory, a replica, and a key of another type; of a batch, nothing is then written."""
+    monkeypatch.setattr(writer_module, "WRITE_PATIENCE", 0.1)
+    batch = [stored(f"id-{number}") for number in range(20)]
+    with server.client() as client, open_writer(url_of(server)) as writer:
+        client.rpush("taskgate.TASK.id-19", "x")
+        with pytest.raises(StoreUnavailable, match="a key where a task should be holds something else"):
+            writer.write(batch)
+        client.delete("taskgate.TASK.id-19")
+        client.config_set("maxmemory", 1)
+        with pytest.raises(StoreUnavailable, match="its memory is full"):
+            writer.write(batch)
+        client.config_set("maxmemory", 0)
+        client.replicaof("127.0.0.1", free_port())
+        with pytest.raises(StoreUnavailable, match="it is a replica, which takes no writes"):
+            writer.write(batch)
+        client.replicaof("NO", "ONE")
+        assert writer.total == WriteCounts()
+        assert client.keys("taskgate.TASK.*") == []
+        assert writer.write(batch) == WriteCounts(added=20)
+
+
+@pytest.mark.parametrize(
+    ("layout", "parameters", "key"),
+    [
+        (Layout.CONDUCTOR, "", "test.TASK."),
+        (Layout.CONDUCTOR, "?namespace=conductor&stack=prod&domain=eu", "conductor.prod.eu.TASK."),
+        (Layout.CONDUCTOR, "?namespace=%20&stack=&domain=eu", "eu.TASK."),
+        (Layout.CONDUCTOR, "?stack=", "TASK."),
+        (Layout.TASKGATE, "", "taskgate.TASK."),
+        (Layout.TASKGATE, "?namespace=a*%5Bb&stack=c", "a*[b.c.TASK."),
+    ],
+)
+async def test_key_has_the_parts_that_are_not_blank(
+    server: RedisServer, layout: Layout, parameters: str, key: str
+) -> None:
+    """Contract section 3.2."""
+    document = bytes(range(256))
+    with server.client() as client:
+        if layout is Layout.CONDUCTOR:
+            client.set(f"{key}{ID}", document)
+        else:
+            client.hset(f"{key}{ID}", "document", document)  # type: ignore[arg-type] # bytes are taken
+    store = open_store(url_of(server, f"/0{parameters}"), layout)
+    assert await store.get_document(ID) == document
+    assert await store.get_document(f"{ID}.") is None
+    await store.close()
+
+
+def test_keys_of_others_are_left_alone_and_tasks_go_beside_them(server: RedisServer) -> None:
+    """One database may hold Conductor's keys and ours, under different beginnings."""
+    with server.client() as client:
+        client.mset({f"a*.TASK.{number}": "{}" for number in range(3000)})
+        with pytest.raises(StoreUnavailable, match="belongs to another program"):
+            open_writer(url_of(server, "/0?stack=a*"))
+        with open_writer(url_of(server, "/0?stack=a")) as writer:  # no pattern, and not the same
+            assert writer.created
+        client.set("odd.LAYOUT", "2")
+        with pytest.raises(StoreUnavailable, match="its layout is not 1, which this taskgate writes"):
+            open_writer(url_of(server, "/0?stack=odd"))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [(9, 10), (-10, -9), (-1, 0), (-5, 3), (2**53, 2**53 + 1), (2**63 - 2, 2**63 - 1), (1 - 2**63, 2 - 2**63)],
+)
+def test_update_times_are_compared_exactly(server: RedisServer, earlier: int, later: int) -> None:
+    """To the last of 64 bits, though the comparison is a script's."""
+    with open_writer(url_of(server)) as writer:
+        assert writer.write([stored(update_time=earlier)]) == WriteCounts(added=1)
+        assert writer.write([stored(update_time=later)]) == WriteCounts(replaced=1)
+        assert writer.write([stored(update_time=earlier)]) == WriteCounts(older=1)
+        assert writer.write([stored(update_time=later)]) == WriteCounts(unchanged=1)
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_no_answer_ever_goes_to_another_caller(server: RedisServer, runner: Callable[[Any], Any]) -> None:
+    """Reads cancelled at every moment, connections killed now and then: whoever gets an answer gets the right one."""
+    with server.client() as client:
+        client.mset({f"test.TASK.{number}": f'{{"n":{number}}}' + " " * (number % 7) * 5000 for number in range(200)})
+
+    async def stress() -> tuple[int, int]:
+        store = open_store(url_of(server), Layout.CONDUCTOR)
+        random_numbers = random.Random(5)
+        right = cancelled = 0
+
+        async def read() -> None:
+            nonlocal right, cancelled
+            number = random_numbers.randrange(200)
+            task = asyncio.ensure_future(store.get_document(str(number)))
+            if random_numbers.random() < 0.6:
+                await asyncio.sleep(random_numbers.choice((0, 0, 0.0002, 0.001)))
+                task.cancel()
+            try:
+                document = await task
+            except asyncio.CancelledError:
+                cancelled += 1
+                return
+            assert document is not None
+            assert document.rstrip() == b'{"n":%d}' % number
+            right += 1
+
+        async def disturb() -> None:
+            while True:
+                await asyncio.sleep(0.02)
+                await asyncio.to_thread(kill_connections, server)
+
+        disturbing = asyncio.create_task(disturb())
+        for _ in range(150):
+            await asyncio.gather(*(read() for _ in range(40)))
+        disturbing.cancel()
+        await asyncio.gather(disturbing, return_exceptions=True)
+        await store.check()
+        await store.close()
+        return right, cancelled
+
+    right, cancelled = runner(stress())
+    assert right > 1000
+    assert cancelled > 500
+
+
+def kill_connections(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+
+
+async def test_small_answers_pass_a_large_one(server: RedisServer) -> None:
+    """While 30 MB are on their way, documents of everyday size are answered by another connection."""
+    with server.client() as client:
+        client.set("test.TASK.large", b"x" * 30_000_000)
+        client.set("test.TASK.small", "{}")
+    store = open_store(url_of(server), Layout.CONDUCTOR)
+    assert await store.get_document("small") == b"{}"
+    large = [asyncio.create_task(store.get_document("large")) for _ in range(3)]
+    await asyncio.sleep(0.02)  # the server is at it
+    slowest, count = 0.0, 0
+    while not all(task.done() for task in large):
+        began = time.perf_counter()
+        assert await store.get_document("small") == b"{}"
+        slowest, count = max(slowest, time.perf_counter() - began), count + 1
+        await asyncio.sleep(0)
+    assert [len(await task or b"") for task in large] == [30_000_000] * 3
+    assert count > 3
+    assert slowest < 0.5  # the server itself does one thing at a time, and copies 90 MB
+    await store.close()
+
+
+async def test_connections_are_few_and_closed(server: RedisServer) -> None:
+    """Hundreds of callers share one; a closed store leaves none."""
+    store = open_store(url_of(server))
+    before = connections(server)
+    await asyncio.gather(*(store.get_document(f"{number}") for number in range(500)))
+    assert connections(server) - before == 1
+    await store.close()
+    eventually(lambda: connections(server) == before, "closed")
+
+
+def connections(server: RedisServer) -> int:
+    with server.client() as client:
+        return len(client.client_list())
+
+
+async def test_read_after_a_restart_is_answered(tmp_path: Path) -> None:
+    """The connection has ended meanwhile: the read is put once more on a new one."""
+    server = RedisServer(tmp_path / "redis")
+    try:
+        with open_writer(url_of(server)) as writer:
+            writer.write([stored()])
+        store = open_store(url_of(server))
+        for _ in range(3):
+            assert await store.get_document(ID) == b'{"a":1}'
+            with server.stopped():
+                pass
+        assert await store.get_document(ID) == b'{"a":1}'
+        await store.close()
+    finally:
+        server.kill()
+
+
+async def test_outage_costs_each_read_a_moment(server: RedisServer) -> None:
+    """No queue builds up: while nobody listens, reads fail in a fraction of a second however many there are."""
+    store = open_store(f"redis://127.0.0.1:{free_port()}")
+    for _ in range(5):
+        began = time.perf_counter()
+        results = await asyncio.gather(*(store.get_document(ID) for _ in range(3000)), return_exceptions=True)
+        assert {type(result) for result in results} == {StoreUnavailable}
+        assert time.perf_counter() - began < 1
+    await store.close()
+
+
+def test_connection_lost_within_an_import_loses_no_task(server: RedisServer) -> None:
+    """Batches are sent again where the answer was lost; each task is counted once."""
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not stop.wait(0.03):
+            kill_connections(server)
+
+    disturbing = threading.Thread(target=disturb)
+    with open_writer(url_of(server)) as writer:
+        disturbing.start()
+        for batch in range(40):
+            counts = writer.write([stored(f"{batch}-{number}", 1, b"x" * 2000) for number in range(500)])
+            assert counts.added + counts.unchanged == 500
+        stop.set()
+        disturbing.join()
+        assert writer.total.added + writer.total.unchanged == 20_000
+    with server.client() as client:
+        assert client.dbsize() == 20_001
+
+
+IMPORT = """
+import signal, sys
+from taskgate.stores import open_writer
+from taskgate.stores.base import StoredTask
+with open_writer(sys.argv[1]) as writer:
+    print("begin", flush=True)
+    try:
+        for batch in range(10_000):
+            writer.write([StoredTask(f"{batch}-{n}", 1, b"x" * 500) for n in range(1000)])
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+print(writer.total.added)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.5])
+def test_ctrl_c_leaves_whole_batches_and_an_exact_count(server: RedisServer, delay: float) -> None:
+    """What the writer says it wrote is there, and nothing else is."""
+    assert interrupted_import(url_of(server), delay) == task_count(server)
+    assert task_count(server) % 1000 == 0
+
+
+def interrupted_import(url: str, delay: float) -> int:
+    """How many tasks an import says it has added when Ctrl-C ended it after ``delay`` seconds."""
+    process = subprocess.Popen([sys.executable, "-c", IMPORT, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begin\n"
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    return int(output)
+
+
+def task_count(server: RedisServer) -> int:
+    with server.client() as client:
+        return sum(1 for _ in client.scan_iter("taskgate.TASK.*", count=1000))
+
+
+def test_ctrl_c_ends_an_import_into_a_server_that_hangs(server: RedisServer) -> None:
+    with server.frozen():
+        process = subprocess.Popen([sys.executable, "-c", IMPORT, url_of(server)], stdout=subprocess.PIPE)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.mark.parametrize("delay", [0.2, 0.5])
+def test_ctrl_c_in_a_cluster_leaves_an_exact_count(cluster: Cluster, delay: float) -> None:
+    """Whole batches no transaction can promise there; that the count is right, the writer can."""
+    with cluster.client() as client:
+        client.flushall()
+    url = f"redis+cluster://{USER_INFO}{cluster.nodes[0]}"
+    assert interrupted_import(url, delay) == sum(task_count(node) for node in cluster.nodes) > 0
+
+
+@pytest.mark.parametrize(
+    "key", ["", "a", "{a}b", "x{a}", "{}a", "{a", "a}b{c}d{e}", "{{a}}", "é{ü}", "test.TASK." + ID]
+)
+def test_slots_are_those_of_redis(key: str) -> None:
+    assert slot_of(key.encode()) == key_slot(key.encode())
+
+
+# What the README tells a DBA to allow, for each kind and layout.
+READ = {Layout.CONDUCTOR: "+get", Layout.TASKGATE: "+hget"}
+IMPORT_COMMANDS = ["+get", "+set", "+hmget", "+hset", "+eval", "+scan"]
+
+
+def grant(server: RedisServer, user: str, *rules: str) -> None:
+    with server.client() as client:
+        client.execute_command("ACL SETUSER", user, "reset", "on", ">secret", *rules)
+
+
+async def assert_reads(url: str, layout: Layout) -> None:
+    store = open_store(url, layout)
+    await store.check()
+    assert await store.get_document(ID) == b'{"a":1}'
+    await store.close()
+
+
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("database", [0, 2])
+async def test_least_privilege_is_enough(server: RedisServer, layout: Layout, database: int) -> None:
+    """One server: one command on one pattern; SELECT where it is not database 0."""
+    select = ["+select"] * bool(database)
+    keyspace = "test" if layout is Layout.CONDUCTOR else "taskgate"
+    grant(server, "taskgate", f"~{keyspace}.TASK.*", READ[layout], *select)
+    url = url_of(server, f"/{database}", "taskgate:secret@")
+    if layout is Layout.TASKGATE:
+        grant(server, "importer", "~taskgate.*", *IMPORT_COMMANDS, *select)
+        with open_writer(url_of(server, f"/{database}", "importer:secret@")) as writer:
+            assert writer.write([stored(), stored()]) == WriteCounts(added=1, unchanged=1)
+        with pytest.raises(StoreUnavailable, match="lacks a permission"):
+            open_writer(url)
+    else:
+        with server.client(db=database) as client:
+            client.set(f"test.TASK.{ID}", '{"a":1}')
+    await assert_reads(url, layout)
+
+
+async def test_least_privilege_is_enough_in_a_cluster(cluster: Cluster) -> None:
+    """There the nodes are asked who has what, too."""
+    for node in cluster.nodes:
+        grant(node, "taskgate", "~taskgate.TASK.*", "+hget", "+cluster|slots", "+asking")
+        grant(node, "importer", "~taskgate.*", *IMPORT_COMMANDS, "+cluster|slots", "+asking")
+    with cluster.client() as client:
+        client.flushall()
+    with open_writer(f"redis+cluster://importer:secret@{cluster.nodes[0]}") as writer:
+        assert writer.write([stored(), stored()]) == WriteCounts(added=1, unchanged=1)
+    await assert_reads(f"redis+cluster://taskgate:secret@{cluster.nodes[1]}", Layout.TASKGATE)
+
+
+async def test_least_privilege_is_enough_under_sentinel(tmp_path: Path) -> None:
+    """Sentinels may have accounts of their own."""
+    watched = Watched(tmp_path / "watched", down_after=60_000)
+    try:
+        grant(watched.primary, "taskgate", "~taskgate.TASK.*", "+hget")
+        for sentinel in watched.sentinels:
+            grant(sentinel, "taskgate", "+sentinel|get-master-addr-by-name")
+            with sentinel.client() as client:
+                client.execute_command("ACL SETUSER default off")
+        parameters = "sentinel_user=taskgate&sentinel_password=secret"
+        addresses = ",".join(map(str, watched.sentinels))
+        with open_writer(url_of(watched.primary)) as writer:
+            writer.write([stored()])
+        url = f"redis+sentinel://taskgate:secret@{addresses}/{PRIMARY_NAME}"
+        await assert_reads(f"{url}?{parameters}", Layout.TASKGATE)
+        assert "of its Sentinel, it asks for a password" in await refusal(open_store(url))
+        assert "its Sentinels know no primary of this name" in await refusal(
+            open_store(f"redis+sentinel://{addresses}/other?{parameters}")
+        )
+    finally:
+        watched.stop()
+
+
+async def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> None:
+    """``rediss://`` with an authority of one's own, and with a client's certificate."""
+    port = free_port()
+    files = [f"tls-{kind}-file {CERTIFICATES}/{name}" for kind, name in TLS_FILES.items()]
+    server = RedisServer(tmp_path / "redis", f"tls-port {port}", *files, "tls-auth-clients yes")
+    try:
+        ca, certificate, key = (f"{CERTIFICATES}/{name}" for name in ("ca.crt", "redis.crt", "redis.key"))
+        url = f"rediss://{USER_INFO}localhost:{port}"
+        own = f"cert_file={certificate}&key_file={key}"
+        with open_writer(f"{url}/1?ca_file={ca}&{own}") as writer:
+            writer.write([stored()])
+        await assert_reads(f"{url}/1?ca_file={ca}&{own}", Layout.TASKGATE)
+        assert "its TLS certificate is not to be trusted" in await refusal(open_store(f"{url}?{own}"))
+        assert "unavailable" in await refusal(open_store(f"{url}?ca_file={ca}"))
+        swapped = open_store(f"{url}?cert_file={key}&key_file={certificate}")
+        assert "the certificate files of its URL cannot be used" in await refusal(swapped)
+    finally:
+        server.kill()
+
+
+TLS_FILES = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("redis://", "needs the name of a host"),
+        ("redis://:6379", "needs the name of a host"),
+        ("redis://host:0", "is a number from 1 to 65535"),
+        ("redis://host:x", "is a number from 1 to 65535"),
+        ("redis://host/x", "the database of a redis URL is a number"),
+        ("redis://host/1/2", "the database of a redis URL is a number"),
+        ("redis://a,b/0", "names one server"),
+        ("redis://host#x", "# is written %23"),
+        ("redis://host?prefix=a", "takes no parameter 'prefix', only namespace, stack, domain"),
+        ("redis://host?ca_file=a", "TLS has URLs that begin with rediss"),
+        ("redis://host?stack=a&stack=b", "parameter 'stack' twice"),
+        ("rediss://host?ca_file=/nowhere", "ca_file of the redis URL: there is no file /nowhere"),
+        ("redis+sentinel://host", "the name that Sentinel has for the primary"),
+        ("redis+sentinel://host/name/x", "the database of a redis URL is a number"),
+        ("redis+cluster://host/1", "has no databases to choose from"),
+        ("redis+cluster://a,,b", "needs the name of a host"),
+        ("redis+cluster://a?sentinel_user=x", "takes no parameter 'sentinel_user'"),
+        ("redis", "expected a URL that begins with"),
+    ],
+)
+def test_url_that_names_no_store_is_refused_by_key(url: str, complaint: str) -> None:
+    for opening in (open_store, open_writer, public_name):
+        with pytest.raises(SettingsError, match=r"^store: ") as refused:
+            opening(url.replace("//", "//user:hunter2@"))
+        assert complaint in str(refused.value)
+        assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://u:p@host", "redis://host:6379/0"),
+        ("redis://u:p%40%2F@[::1]:7/2?stack=x", "redis://[::1]:7/2"),
+        ("REDISS://host", "rediss://host:6379/0"),
+        ("redis+sentinel://u:p@a,b:1/main", "redis+sentinel://a:26379,b:1/main/0"),
+        ("redis+cluster://u:p@a,b:1", "redis+cluster://a:6379,b:1"),
+    ],
+)
+def test_name_of_a_store_has_no_secret(url: str, name: str) -> None:
+    assert public_name(url) == name
+
+
+async def test_refused_reads_of_a_stranger_are_one_sentence(server: RedisServer) -> None:
+    """A host that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        store = open_store(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        began = time.perf_counter()
+        with pytest.raises(StoreUnavailable, match="it did not answer within 1 s"):
+            await store.get_document(ID)
+        assert time.perf_counter() - began < 1.5
+        await store.close()
