@@ -24,6 +24,7 @@ from against_conductor.http_target import running_target
 from against_conductor.runs import record_planted, record_run, run_scenarios
 from against_conductor.settings import CONDUCTOR_VERSION, DATABASES_VARIABLE, chosen_databases
 from support.conductor_stub import conductor_get_task
+from support.documents import UNKNOWN_ID
 from support.exact_json import order_differences, parse
 from support.recorded import PLANTED, RUN, Recorded, projection_unlike, queue_waits, unequal, write_recorded
 from support.running import Running
@@ -165,6 +166,24 @@ def test_rest_answers_are_equal(compared: Compared, beside: Running, request: py
         f"REST: {len(compared.recorded)} tasks, {len(found)} unlike; other orders of keys: {dict(orders) or 'none'}",
     )
     assert not found, json.dumps(found, indent=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"/api/tasks/{UNKNOWN_ID}"),
+        ("GET", "/api/tasks/no-uuid-at-all"),
+        ("DELETE", f"/api/tasks/{UNKNOWN_ID}"),
+        ("PUT", f"/api/tasks/{UNKNOWN_ID}"),
+        ("GET", "/api/tasks/"),
+    ],
+)
+def test_errors_are_equal(compared: Compared, beside: Running, method: str, path: str) -> None:
+    """Status and body, but for ``instance``: each names its own host."""
+    address = beside.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
+    answers = [conductor.call(method, path) for conductor in (compared.conductor, Conductor(http=address, grpc=""))]
+    (status, expected), (ours, found) = [(code, json.loads(body) | {"instance": ""}) for code, body in answers]
+    assert (ours, found) == (status, expected)
 
 
 def test_grpc_answers_where_conductors_fails(
