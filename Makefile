@@ -11,7 +11,7 @@ SERVERS := $(VENV)/.servers-provided
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check conformance format protos bench clean
+.PHONY: help setup up test check conformance conductor-jar format protos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,10 @@ check: setup ## format, lint, types, import rules, protos, Envoy configuration
 conformance: setup ## compare with a real Conductor on each database (fetches 0.5 GB by Maven; five minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[conformance]'
 	$(BIN)/python -m pytest --timeout=900 tests/against_conductor/check_answers.py
+
+# For CI, which leaves `conformance` out where the jar is not to be had.
+conductor-jar: setup
+	@PYTHONPATH=tests:. $(BIN)/python -m against_conductor.programs
 
 format: setup ## format Python and proto files in place
 	$(BIN)/ruff format .

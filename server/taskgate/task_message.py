@@ -51,6 +51,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 """Conductor's own defaults (contract sections 1.5 and 1.6), for fields that have no presence: where the document says
 nothing, zero would be a statement, and a wrong one."""
 
+_REASON = "reasonForIncompletion"
+
 _MAX_DIGITS = 310
 """No finite double is near an integer of more digits, with its sign."""
 
@@ -82,12 +84,20 @@ def task_from_document(document: bytes) -> Task:
     values = _parse(document)
     if values.get("status") is None:
         raise _refusal(Misfit("missing", "status"))
+    _mend_cut_reason(values)
     task = Task()
     try:
         _fill_task(task, values, _TASK_LEVEL)
     except Misfit as misfit:
         raise _refusal(misfit) from misfit
     return task
+
+
+def _mend_cut_reason(values: dict[str, Any]) -> None:
+    """Conductor cuts a long reason at 500 UTF-16 units, perhaps within a pair; its own message then ends in ``?``."""
+    reason = values.get(_REASON)
+    if type(reason) is str and "\ud800" <= reason[-1:] <= "\udbff":
+        values[_REASON] = f"{reason[:-1]}?"
 
 
 def _refusal(misfit: Misfit) -> TaskNotRepresentable:

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,9 @@ from against_conductor.programs import ProgramMissing
 from bench.errors import BenchError
 from bench.processes import ServerProcess, free_port
 from support.postgresql import PASSWORD, USER, PostgresqlServer, running_postgresql
+
+SERVERS = Path(sys.prefix) / "servers" / "bin"
+"""Where `make setup` unpacks servers that the machine does not have."""
 
 REDIS_VARIABLE = "REDIS_SERVER"
 """The program, where it is not ``redis-server`` on the PATH."""
@@ -172,7 +176,7 @@ def running_database(name: str, folder: Path) -> Iterator[Database]:
 @contextmanager
 def _running_redis(folder: Path) -> Iterator[_Redis]:
     named = os.environ.get(REDIS_VARIABLE, "redis-server")
-    program = shutil.which(named)
+    program = shutil.which(named) or shutil.which(named, path=SERVERS)
     if program is None:
         raise ProgramMissing(f"there is no program {named}; install redis-server, or set {REDIS_VARIABLE}")
     data = folder / "redis"

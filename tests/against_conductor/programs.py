@@ -1,4 +1,7 @@
-"""The two programs that the check needs and does not bring: Conductor's jar and a Java to run it."""
+"""The two programs that the check needs and does not bring: Conductor's jar and a Java to run it.
+
+As a command (``make conductor-jar``) it fetches the jar if need be, and fails with a sentence where it cannot.
+"""
 
 import hashlib
 import os
@@ -71,3 +74,10 @@ def _fetch() -> None:
     )
     if done.returncode:
         raise ProgramMissing(f"Maven cannot fetch {ARTIFACT}:\n{done.stdout}{done.stderr}")
+
+
+if __name__ == "__main__":
+    try:
+        find_jar()
+    except ProgramMissing as missing:
+        sys.exit(str(missing))

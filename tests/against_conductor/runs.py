@@ -107,4 +107,4 @@ def _record(conductor: Conductor, database: Database, task_id: str) -> Recorded:
 
 
 def _neutral(text: bytes) -> str:
-    return text.decode().replace(socket.gethostname(), HOST_NAME)
+    return text.decode().replace(f'"{socket.gethostname()}"', f'"{HOST_NAME}"')

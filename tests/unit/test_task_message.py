@@ -416,6 +416,12 @@ class TestText:
     def test_a_lone_surrogate_is_refused_in_strings_and_keys(self, document: bytes, path: str) -> None:
         assert refusal(document).metadata == {"path": path}
 
+    def test_a_reason_cut_within_a_pair_ends_as_conductors_own_message_does(self) -> None:
+        """Seen in Conductor 3.32.3 (``make conformance``): REST ends in half a pair, gRPC in a question mark."""
+        cut = task_from_document(rb'{"status":"FAILED","reasonForIncompletion":"no \ud83c"}')
+        assert cut.reason_for_incompletion == "no ?"
+        assert refusal(rb'{"status":"FAILED","reasonForIncompletion":"\ud83c no"}')
+
     def test_pairs_of_surrogates_and_nul_are_text(self) -> None:
         assert task_from_document(payload(r'"\ud83d\ude00\u0000"')).output_data["x"].string_value == "\U0001f600\0"
 

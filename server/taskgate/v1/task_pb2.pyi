@@ -46,7 +46,8 @@ class Task(_message.Message):
       integer that overflows its field or has a fraction, a value of another JSON type, a number that no finite double is
       near, a lone surrogate in a string or key, or nesting beyond the 100 levels that protobuf parsers accept. `GetTask`
       then fails with `ERROR_REASON_TASK_NOT_REPRESENTABLE`, which names the place; `GetTaskJson` still returns the
-      document.
+      document. One thing is mended as Conductor does it: half a surrogate pair at the end of `reason_for_incompletion`,
+      where Conductor itself has cut the text, is a `?`.
 
     Times are milliseconds since 1970-01-01T00:00:00Z; 0 means that it has not happened. Conductor takes them from the
     clocks of several machines: differences can be off by their skew, and can be negative.
