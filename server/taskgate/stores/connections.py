@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from taskgate.errors import StoreUnavailable
 
 LONGEST_READ = 10.0
-"""Seconds after which a read is given up even if others are answered meanwhile: its connection hangs."""
+"""Seconds, not counting those in the queue, after which a read is given up though others are answered: it hangs."""
 
 _WATCH_INTERVAL = 0.1
 """Seconds between two looks for reads that take too long: one timer for all of them costs a read nothing."""
@@ -198,7 +198,7 @@ class Connections(Generic[C]):
         turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
-            return await turn
+            given = await turn
         except asyncio.CancelledError:
             if turn.cancelled():
                 with suppress(ValueError):  # it was skipped over already
@@ -206,6 +206,10 @@ class Connections(Generic[C]):
             elif turn.exception() is None:
                 self._pass_on(turn.result())
             raise
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._reads[task] = time.monotonic()  # others were answered until now: its own time begins here
+        return given
 
     def _release(self, connection: C) -> None:
         if self._closed or connection.is_closed():
