@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +13,7 @@ from typing import Any
 import redis
 
 from support.running import eventually
-
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
-import servers
+from tools import servers
 
 PASSWORD = "correct horse"  # noqa: S105 - the conformance suite looks for it in messages
 PRIMARY_NAME = "tasks"

@@ -33,7 +33,8 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     """The store that ``url`` names, for reading. The database itself is first touched by the first read.
 
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
-    ``%3F`` and the like stand for single bytes. ``redis.location`` has the URLs of Redis. Raises SettingsError if the URL is not one that taskgate knows.
+    ``%3F`` and the like stand for single bytes. ``redis.location`` has the URLs of Redis. Raises SettingsError if the
+    URL is not one that taskgate knows.
     """
     backend, location = _resolve(url)
     return backend.open_store(location, layout)
