@@ -22,7 +22,7 @@ from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, 
 from support.running import eventually
 from taskgate.errors import SettingsError, StoreUnavailable
 from taskgate.layout import Layout
-from taskgate.stores import open_store, open_writer, public_name
+from taskgate.stores import open_store, open_writer, store_name
 from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.redis import writer as writer_module
 from taskgate.stores.redis.slots import slot_of
@@ -509,7 +509,7 @@ TLS_FILES = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
     ],
 )
 def test_url_that_names_no_store_is_refused_by_key(url: str, complaint: str) -> None:
-    for opening in (open_store, open_writer, public_name):
+    for opening in (open_store, open_writer, store_name):
         with pytest.raises(SettingsError, match=r"^store: ") as refused:
             opening(url.replace("//", "//user:hunter2@"))
         assert complaint in str(refused.value)
@@ -527,7 +527,7 @@ def test_url_that_names_no_store_is_refused_by_key(url: str, complaint: str) -> 
     ],
 )
 def test_name_of_a_store_has_no_secret(url: str, name: str) -> None:
-    assert public_name(url) == name
+    assert store_name(url) == name
 
 
 async def test_refused_reads_of_a_stranger_are_one_sentence(server: RedisServer) -> None:

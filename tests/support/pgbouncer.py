@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import servers
 from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port
+from tools import servers
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 
 import redis
 
-import servers
 from support.running import eventually
+from tools import servers
 
 PASSWORD = "correct horse"  # noqa: S105 - the conformance suite looks for it in messages
 PRIMARY_NAME = "tasks"
