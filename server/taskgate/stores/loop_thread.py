@@ -1,29 +1,55 @@
 """An event loop in a thread of its own, so that blocking code can use an asynchronous driver, wherever it runs."""
 
 import asyncio
+import concurrent.futures
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_LOOK_INTERVAL = 0.1
+"""Seconds between two looks whether Ctrl-C was pressed."""
+
 
 class LoopThread:
-    """Runs coroutines for one thread that waits for them."""
+    """Runs coroutines one at a time, each to its end, for one thread that waits for them."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._turn, name="loop", daemon=True)
         self._thread.start()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What ``coroutine`` returns or raises; it is cancelled if the wait is interrupted."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``; whatever ends the waiting for it cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def run_unless(self, held: Sequence[int], grace: float, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of ``work``, or None if it has none ``grace`` seconds after ``held`` got an item.
+
+        ``held`` is what ``interrupts_held`` collects. ``work`` is then cancelled, and has ended.
+        """
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_telling(ended, work), self._loop)
+        until: float | None = None
+        while True:
+            try:
+                return future.result(_LOOK_INTERVAL)
+            except concurrent.futures.TimeoutError:
+                if future.done():
+                    raise
+            if held and until is None:
+                until = time.monotonic() + grace
+            if until is not None and time.monotonic() > until:
+                future.cancel()
+                ended.wait()
+                return None
 
     def close(self) -> None:
         """End the thread; safe to call twice."""
@@ -38,3 +64,10 @@ class LoopThread:
             self._loop.run_until_complete(asyncio.sleep(0))  # what was aborted is closed in the next turn of the loop
         finally:
             self._loop.close()
+
+
+async def _telling(ended: threading.Event, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()

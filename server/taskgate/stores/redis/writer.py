@@ -19,11 +19,11 @@ from taskgate.errors import StoreUnavailable
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
+from taskgate.stores.loop_thread import LoopThread
 from taskgate.stores.redis.connection import pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
 from taskgate.stores.redis.link import MAX_WAITING
 from taskgate.stores.redis.location import Kind, Location
-from taskgate.stores.redis.loop_thread import LoopThread
 from taskgate.stores.redis.servers import Patience, servers_of
 from taskgate.stores.redis.slots import slot_of
 
