@@ -66,6 +66,7 @@ class Connections(Generic[C]):
         self._idle: list[C] = []  # the one used last comes first: its caches are warm, and the others can be closed
         self._queue: deque[asyncio.Future[C | None]] = deque()  # None: there is room for a new connection
         self._reads: dict[asyncio.Task[object], float] = {}  # when each began
+        self._waiting: set[asyncio.Task[object]] = set()
         self._overdue: set[asyncio.Task[object]] = set()
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0.0
@@ -197,6 +198,9 @@ class Connections(Generic[C]):
             raise StoreUnavailable(f"The store {self._store} is overloaded: {self._max_waiting} reads are waiting")
         turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._waiting.add(task)
         try:
             given = await turn
         except asyncio.CancelledError:
@@ -206,8 +210,8 @@ class Connections(Generic[C]):
             elif turn.exception() is None:
                 self._pass_on(turn.result())
             raise
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - coroutines run in tasks
+        finally:
+            self._waiting.discard(task)
         self._reads[task] = time.monotonic()  # others were answered until now: its own time begins here
         return given
 
@@ -246,7 +250,8 @@ class Connections(Generic[C]):
         now = time.monotonic()
         quiet_since = now - self._timeout
         for task, began in self._reads.items():
-            if (began <= quiet_since and self._answered <= quiet_since) or now - began >= LONGEST_READ:
+            hangs = now - began >= LONGEST_READ and task not in self._waiting
+            if hangs or max(began, self._answered) <= quiet_since:
                 self._overdue.add(task)
                 task.cancel()
         self._watch = None
