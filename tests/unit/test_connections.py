@@ -244,3 +244,23 @@ async def test_close_ends_reads_under_way() -> None:
     with pytest.raises(StoreUnavailable, match="closed"):
         await connected.run(number_of)
     assert server.open() == 0
+
+
+async def test_turn_that_a_failed_read_gives_is_no_new_time() -> None:
+    """An outage in which a read fails at once and hands its turn on: who waited has the limit once, not twice."""
+    server = Server()
+    connections = pool(server, size=1, timeout=0.4)
+
+    async def lost_late(connection: Connection) -> int:
+        await asyncio.sleep(0.3)
+        server.silent = True
+        raise Lost
+
+    first = asyncio.create_task(connections.run(lost_late))
+    await asyncio.sleep(0)
+    started = time.perf_counter()
+    with pytest.raises(StoreUnavailable):
+        await connections.run(number_of)
+    assert time.perf_counter() - started < 0.6
+    with pytest.raises(StoreUnavailable):
+        await first

@@ -212,7 +212,8 @@ class Connections(Generic[C]):
             raise
         finally:
             self._waiting.discard(task)
-        self._reads[task] = time.monotonic()  # others were answered until now: its own time begins here
+        # Its own time begins where others were answered until now; where nobody was, it has been running all along.
+        self._reads[task] = max(self._reads[task], self._answered)
         return given
 
     def _release(self, connection: C) -> None:
