@@ -5,9 +5,9 @@ its wire: bytes, or one of ``taskgate.errors``. Nothing else ever leaves a handl
 """
 
 import asyncio
-import random
 import re
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -46,10 +46,10 @@ Layer = Callable[[Handler], Handler]
 
 
 def usable_request_id(offered: str | None) -> str:
-    """The caller's request ID if it is fit for a log line (1-128 plain characters), else a new one: 32 hex digits."""
+    """The caller's request ID if it is fit for a log line (1-128 plain characters), else a new one."""
     if offered is not None and _USABLE_REQUEST_ID.fullmatch(offered):
         return offered
-    return f"{random.getrandbits(128):032x}"  # a name, no secret; a UUID takes ten times as long to make
+    return str(uuid.uuid4())
 
 
 def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) -> dict[str, Handler]:

@@ -86,7 +86,11 @@ def main() -> None:
         answer = _NOT_REPRESENTABLE + msgspec.json.encode(_Refusal(error.message, error.metadata))
     except DocumentError as error:
         answer = _NOT_A_DOCUMENT + str(error).encode()
-    sys.stdout.buffer.write(answer)
+    try:
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the server was ended meanwhile; nobody waits for it any more
+        os._exit(1)  # Python would try to write it once more, and say so
 
 
 if __name__ == "__main__":

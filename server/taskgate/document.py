@@ -13,7 +13,10 @@ from itertools import accumulate
 import msgspec
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-"""The largest gRPC message, either way."""
+"""The largest gRPC answer."""
+
+MAX_REQUEST_BYTES = 64 * 1024
+"""The largest gRPC request inside Envoy, unpacked. More would only be unpacked and refused: a task ID is shorter."""
 
 MAX_DOCUMENT_BYTES = MAX_MESSAGE_BYTES - 4096
 """The largest document; what is left is for the message around it."""

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal
 
 import msgspec
 import structlog
+
+from taskgate.log_writer import LogWriter
 
 CallLog = Callable[[str, str, float, str, str, bool], None]
 """Writes the line of one call: method, status, milliseconds, request ID, task ID, and whether it is the server's fault.
@@ -40,12 +41,14 @@ def configure_logs(
     output = stream or sys.stderr.buffer
     console = log_format == "console" or (log_format == "auto" and output.isatty())
     number = getattr(logging, level.upper())
+    writer = LogWriter(output.fileno(), _tell_lost_on_console if console else _tell_lost)
+    _state.writer = writer
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    _state.lines = None if console else _Lines(output.fileno(), info=number <= logging.INFO)
+    _state.lines = None if console else _Lines(writer, info=number <= logging.INFO)
     structlog.configure(
         processors=[*shared, structlog.dev.ConsoleRenderer(colors=output.isatty()), _to_bytes]
         if console
@@ -55,7 +58,7 @@ def configure_logs(
             structlog.processors.JSONRenderer(serializer=lambda event, **_: _encode(event)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(_Unfailing(output)),  # type: ignore[arg-type] # needs no more
+        logger_factory=structlog.BytesLoggerFactory(_Stream(writer)),  # type: ignore[arg-type] # needs no more
         cache_logger_on_first_use=True,
     )
 
@@ -77,9 +80,11 @@ def log_of_calls() -> CallLog:
 
 
 def flush_logs() -> None:
-    """Write what waits; for the end of a process."""
+    """Write what waits, waiting for a slow reader for a second; for the end of a process."""
     if _state.lines is not None:
         _state.lines.flush()
+    if _state.writer is not None:
+        _state.writer.flush()
 
 
 def warn_open() -> None:
@@ -89,26 +94,21 @@ def warn_open() -> None:
     )
 
 
-class _Unfailing:
-    """As much of a stream as structlog needs; that nobody reads the log any more, or the disk is full, fails nobody."""
+class _Stream:
+    """As much of a stream as structlog needs."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def write(self, line: bytes) -> None:
-        with suppress(OSError):
-            self._stream.write(line)
+    def __init__(self, writer: LogWriter) -> None:
+        self.write = writer.write
 
     def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
+        """Nothing: the writer's thread does it."""
 
 
 class _Lines:
     """Lines of calls as JSON, in the shape that structlog gives all others, formatted and written many at a time."""
 
-    def __init__(self, descriptor: int, *, info: bool) -> None:
-        self._descriptor = descriptor
+    def __init__(self, writer: LogWriter, *, info: bool) -> None:
+        self._writer = writer
         self._info = info
         self._waiting: list[_LoggedCall] = []
         self._flush: asyncio.TimerHandle | None = None
@@ -118,7 +118,7 @@ class _Lines:
     def write(  # noqa: PLR0917 - see CallLog
         self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool
     ) -> None:
-        """See ``CallLog``; a fault is written at once, anything else within ``_FLUSH_AFTER`` seconds."""
+        """See ``CallLog``; a fault goes to the writer at once, anything else within ``_FLUSH_AFTER`` seconds."""
         if not fault and not self._info:
             return
         self._waiting.append((method, code, milliseconds, request_id, task_id, fault, time.time()))
@@ -128,17 +128,13 @@ class _Lines:
             self._flush = asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Hand what waits to the writer."""
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
-        rest = memoryview("".join(map(self._line, self._waiting)).encode())
-        self._waiting.clear()
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError:  # nobody reads the log any more; calls go on without
-            return
+        if self._waiting:
+            self._writer.write("".join(map(self._line, self._waiting)).encode())
+            self._waiting.clear()
 
     def _line(self, call: _LoggedCall) -> str:
         method, code, milliseconds, request_id, task_id, fault, at = call
@@ -156,8 +152,25 @@ class _Lines:
         return f"{self._second_text}.{int((now - second) * 1_000_000):06d}Z"
 
 
+def _tell_lost(lines: int) -> bytes:
+    event = {"lines": lines, "event": _LOST, "level": "warning", "timestamp": _timestamp()}
+    return bytes(_encode(event)) + b"\n"
+
+
+def _tell_lost_on_console(lines: int) -> bytes:
+    return f"{_timestamp()} [warning  ] {_LOST} lines={lines}\n".encode()
+
+
+def _timestamp() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+_LOST = "log lines were lost: their reader did not read"
+
+
 class _State:
     lines: _Lines | None = None
+    writer: LogWriter | None = None
 
 
 _state = _State()

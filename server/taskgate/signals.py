@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+from taskgate.logs import flush_logs
+
 
 def event_loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     """``uvloop.run`` where uvloop is installed (10-25 % less CPU a call), else ``asyncio.run``."""
@@ -19,13 +21,18 @@ def event_loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
     return runner
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Set ``stop`` at the first SIGINT or SIGTERM; end the process at once at a second one."""
+def stop_on_signals(stop: asyncio.Event, abandon: Callable[[], None] = lambda: None) -> None:
+    """Set ``stop`` at the first SIGINT or SIGTERM; end the process at once at a second one.
+
+    ``abandon`` ends what would outlive it, without waiting.
+    """
     loop = asyncio.get_running_loop()
 
     def handle(number: int) -> None:
         if stop.is_set():
             structlog.get_logger("taskgate").warning("second signal: stopping without draining")
+            abandon()
+            flush_logs()
             os._exit(128 + number)
         stop.set()
 

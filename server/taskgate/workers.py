@@ -1,6 +1,7 @@
 """Several server processes kept running: started, watched, replaced when they die, drained at the end."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -91,6 +92,13 @@ class WorkerPool:
         for reservation in self._reservations:
             reservation.close()
 
+    def abandon(self) -> None:
+        """End all at once, with the calls that they have."""
+        for worker in self._workers:
+            if worker.process is not None:
+                with suppress(ProcessLookupError):
+                    worker.process.kill()
+
     async def _keep_running(self, worker: _Worker) -> None:
         """Start a worker, and again whenever it ends, until the pool stops. Returns only if it never came up."""
         delay = _FIRST_DELAY
@@ -113,6 +121,8 @@ class WorkerPool:
             "taskgate.worker",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            # gRPC's core would tell of every malformed header of a caller's, in lines of its own that are no JSON.
+            env={"GRPC_VERBOSITY": "NONE", **os.environ},
             start_new_session=True,  # a terminal's Ctrl-C goes to the supervisor alone, which drains in order
         )
         worker.process = process

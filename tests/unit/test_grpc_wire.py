@@ -7,7 +7,7 @@ import zlib
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.document import MAX_REQUEST_BYTES
 from taskgate.errors import TaskNotFound
 from taskgate.transports.grpc_wire import (
     Refused,
@@ -71,7 +71,7 @@ def test_frame_that_breaks_the_rules_is_refused(body: bytes, encoding: bytes | N
 
 
 def test_message_that_unpacks_to_too_much_is_refused_without_unpacking_it() -> None:
-    packed = gzip.compress(bytes(MAX_MESSAGE_BYTES + 1))
+    packed = gzip.compress(bytes(MAX_REQUEST_BYTES + 1))
     with pytest.raises(Refused) as refused:
         split_frame(b"\x01" + len(packed).to_bytes(4) + packed, b"gzip")
     assert refused.value.code == "RESOURCE_EXHAUSTED"

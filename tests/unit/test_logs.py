@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import structlog
 
 from taskgate import logs
+from taskgate.log_writer import ATOMIC_BYTES, MAX_WAITING_BYTES, LogWriter
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ async def test_line_of_a_call_has_the_shape_of_all_lines(log_file: Path) -> None
         "level": "info",
     }
     structlog.get_logger().info("other")
+    logs.flush_logs()
     other = str(lines(log_file)[1]["timestamp"])
     assert (len(stamp), stamp[:14]) == (len(other), other[:14])
 
@@ -60,6 +63,8 @@ async def test_fault_is_written_at_once_and_in_order(log_file: Path) -> None:
     write = logs.log_of_calls()
     write("/method", "OK", 0.1, "first", "id", False)
     write("/method", "INTERNAL", 0.1, "second", "id", True)
+    assert logs._state.writer is not None
+    logs._state.writer.flush()  # not what waits for others: nothing does
     assert [(line["request_id"], line["level"]) for line in lines(log_file)] == [
         ("first", "info"),
         ("second", "warning"),
@@ -69,17 +74,20 @@ async def test_fault_is_written_at_once_and_in_order(log_file: Path) -> None:
 async def test_log_that_nobody_reads_breaks_no_call() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    unread = logs._Lines(writing, info=True)
-    unread.write("/method", "INTERNAL", 0.1, "id", "id", True)
+    writer = LogWriter(writing, nothing_lost)
+    logs._Lines(writer, info=True).write("/method", "INTERNAL", 0.1, "id", "id", True)
+    writer.flush()
     os.close(writing)
 
 
 async def test_level_above_info_leaves_only_faults(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as stream:
-        quiet = logs._Lines(stream.fileno(), info=False)
+        writer = LogWriter(stream.fileno(), nothing_lost)
+        quiet = logs._Lines(writer, info=False)
         quiet.write("/method", "OK", 0.1, "id", "id", False)
         quiet.write("/method", "INTERNAL", 0.1, "id", "id", True)
+        writer.flush()
     assert [line["code"] for line in lines(path)] == ["INTERNAL"]
 
 
@@ -90,5 +98,59 @@ def test_log_that_nobody_reads_fails_nobody() -> None:
     with os.fdopen(writer, "wb", buffering=0) as stream:
         logs.configure_logs("info", "json", stream=stream)
         structlog.get_logger("taskgate.test").error("anybody there?")
+        logs.flush_logs()
         structlog.reset_defaults()
         logs._state.lines = None
+
+
+def nothing_lost(lines: int) -> bytes:
+    raise AssertionError(f"{lines} lines were lost")
+
+
+def test_reader_that_stops_reading_holds_up_nobody() -> None:
+    """Lines beyond what is kept for it are lost, and counted once it reads again."""
+    reading, writing = os.pipe()
+    writer = LogWriter(writing, lambda lines: b"lost %d\n" % lines)
+    line = b"x" * 999 + b"\n"
+    written = 3 * MAX_WAITING_BYTES // len(line)
+    began = time.monotonic()
+    for _ in range(written):
+        writer.write(line)
+    assert time.monotonic() - began < 5  # and not for ever
+    writer.flush(0.1)
+    found: list[bytes] = []
+    with os.fdopen(reading, "rb") as stream:
+        while sum(map(int, (one[5:] for one in found if one.startswith(b"lost")))) + found.count(line) < written:
+            found.append(stream.readline())
+            if len(found) == 10:
+                writer.write(line)  # whatever was lost is told with the next line
+                written += 1
+    assert set(found) - {line} != set()
+    os.close(writing)
+
+
+def test_lines_of_two_processes_do_not_get_into_each_other(tmp_path: Path) -> None:
+    """Also where the reader reads odd amounts, and where somebody made the pipe non-blocking."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    writers = [LogWriter(writing, nothing_lost) for _ in range(2)]
+    lines = [letter * length + b"\n" for letter in (b"a", b"b") for length in range(1, 400)]
+    for number, writer in enumerate(writers):
+        for _ in range(10):
+            writer.write(b"".join(lines[number::2]))
+    read = b""
+    while len(read) < 10 * len(b"".join(lines)):
+        read += os.read(reading, 777)
+    assert sorted(read.splitlines(keepends=True)) == sorted(lines * 10)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_line_that_is_longer_than_a_pipe_takes_at_once_stays_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    lines = [b"short\n", b"x" * (3 * ATOMIC_BYTES) + b"\n", b"y" * ATOMIC_BYTES + b"\n", b"short\n"]
+    with path.open("wb") as stream:
+        writer = LogWriter(stream.fileno(), nothing_lost)
+        writer.write(b"".join(lines))
+        writer.flush()
+    assert path.read_bytes() == b"".join(lines)

@@ -37,6 +37,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
+    signal.signal(signal.SIGHUP, lambda *_: None)  # until it means something; by default it would end the process
     settings = with_possible_transport(settings)
     if settings.transport == "envoy":
         prepare_store(settings, demo=demo)
@@ -77,9 +78,9 @@ async def _up_inside(settings: Settings, *, demo: bool) -> None:
     To stop, they fail health checks, go on for ``drain_delay`` seconds, stop taking connections and finish their calls.
     """
     stop = asyncio.Event()
-    stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         pool = EnvoyPool(settings, gateway_settings(settings, []))
+        stop_on_signals(stop, pool.abandon)
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
         await pool.start()
         _restart_on_hangup(pool)
@@ -104,6 +105,13 @@ def _restart_on_hangup(pool: EnvoyPool) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, restart)
 
 
+def _refuse_hangup() -> None:
+    log = structlog.get_logger("taskgate.up")
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, lambda: log.warning("SIGHUP restarts nothing with transport grpcio")
+    )
+
+
 async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
     """One Envoy, and the gRPC servers behind it. Start downwards, stop upwards.
 
@@ -113,13 +121,19 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
     """
     log = structlog.get_logger("taskgate.up")
     stop = asyncio.Event()
-    stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         # Envoy does the waiting for balancers; its workers have no other callers that could need to notice.
         pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses)
+        envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
+
+        def abandon() -> None:
+            envoy.abandon()
+            pool.abandon()
+
+        stop_on_signals(stop, abandon)
+        _refuse_hangup()
         stack.push_async_callback(pool.stop, settings.shutdown_grace + _STOP_SLACK)
         await pool.start()
-        envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
         stack.push_async_callback(envoy.stop, settings.shutdown_grace)
         listening = await envoy.start()
         warn_open()

@@ -166,6 +166,11 @@ class EnvoyProcess:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
+    def abandon(self) -> None:
+        """``kill``, and remove what the process used; for a supervisor that ends at once."""
+        self.kill()
+        self._clean_up()
+
     def _running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 

@@ -12,7 +12,7 @@ from urllib.parse import quote_from_bytes
 
 from google.rpc import code_pb2
 
-from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.document import MAX_REQUEST_BYTES
 from taskgate.errors import TaskgateError
 from taskgate.transports.error_details import status_details
 
@@ -63,7 +63,7 @@ def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes,
     if len(body) < PREFIX_BYTES:
         return None
     end = PREFIX_BYTES + int.from_bytes(body[1:PREFIX_BYTES])
-    if end > MAX_MESSAGE_BYTES + PREFIX_BYTES:
+    if end > MAX_REQUEST_BYTES + PREFIX_BYTES:
         raise _too_large(f"a message of {end - PREFIX_BYTES} bytes")
     if len(body) < end:
         return None
@@ -113,7 +113,7 @@ def _decompress(message: bytes, encoding: bytes | None) -> bytes:
         raise Refused("INTERNAL", "A message is marked as compressed, but grpc-encoding names no compression")
     decompressor: Any = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
-        plain: bytes = decompressor.decompress(message, MAX_MESSAGE_BYTES)
+        plain: bytes = decompressor.decompress(message, MAX_REQUEST_BYTES)
     except zlib.error as error:
         raise Refused("INTERNAL", f"A message is not the {encoding.decode()} that it claims to be") from error
     if decompressor.unconsumed_tail:
@@ -126,4 +126,4 @@ def _decompress(message: bytes, encoding: bytes | None) -> bytes:
 
 
 def _too_large(what: str) -> Refused:
-    return Refused("RESOURCE_EXHAUSTED", f"The server takes messages of up to {MAX_MESSAGE_BYTES} bytes, not {what}")
+    return Refused("RESOURCE_EXHAUSTED", f"The server takes messages of up to {MAX_REQUEST_BYTES} bytes, not {what}")

@@ -38,7 +38,7 @@ class TaskServiceStub:
     UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
     `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    A message is at most 32 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
+    An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
     its kin), and Conductor lets a task hold more than that.
     """
 
@@ -98,7 +98,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
     `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    A message is at most 32 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
+    An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
     its kin), and Conductor lets a task hold more than that.
     """
 
@@ -154,7 +154,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
     `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    A message is at most 32 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
+    An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
     its kin), and Conductor lets a task hold more than that.
     """
 
