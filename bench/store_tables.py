@@ -15,8 +15,8 @@ _NOTES = (
     "CPU µs is taskgate's own (the peer's own) for a request, database µs that of the database's processes beside it.",
     "All of them and the generator share the cores.",
     (
-        "FastAPI + asyncpg is on the same PostgreSQL, with a pool as large as taskgate's that leaves sessions as they are;"
-        " as it comes, asyncpg's pool resets them after each read, by a second statement."
+        "FastAPI + asyncpg is on the same PostgreSQL, with a pool as large as taskgate's that resets no session;"
+        " as it comes, asyncpg's pool resets one after each read, by a second statement."
     ),
 )
 
