@@ -80,7 +80,7 @@ format: setup ## format Python and proto files in place
 protos: setup ## regenerate stubs, typed stubs and the descriptor set for Envoy
 	$(BIN)/python tools/protos.py generate
 
-bench: setup ## measure against peers, as ratios (a quarter of an hour)
+bench: setup ## measure against peers, as ratios (twenty minutes)
 	$(BIN)/python -m bench
 
 clean: ## remove .venv and caches

@@ -81,11 +81,12 @@ def main(
     java: str,
     output: Path | None,
 ) -> None:
-    """Measure taskgate beside its peers, on this machine, in about a quarter of an hour.
+    """Measure taskgate beside its peers, on this machine, in about twenty minutes.
 
-    Every server runs on a free loopback port over one SQLite file; each is asked for the right answer before and after.
-    Ratios between rows are what to look at: single numbers say more about the machine. The exit code is 1 if a call
-    failed or an answer was wrong; a missed budget is printed, and changes nothing else.
+    Every server runs on a free loopback port over one SQLite file, or over the store that is measured; each is asked
+    for the right answer before and after. Ratios between rows are what to look at: single numbers say more about the
+    machine. The exit code is 1 if a call failed or an answer was wrong; a missed budget is printed, and changes nothing
+    else.
 
     \b
     Examples:
@@ -141,15 +142,18 @@ def _plan(*, quick: bool, documents: tuple[str, ...], connections: tuple[int, ..
 
 
 def _with_own(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
-    cells = [
-        replace(
-            cell,
-            rounds=rounds or cell.rounds,
-            load=cell.load if seconds is None else replace(cell.load, seconds=seconds),
-        )
-        for cell in plan.cells
-    ]
-    return replace(plan, cells=cells)
+    cells, store_cells = (
+        [
+            replace(
+                cell,
+                rounds=rounds or cell.rounds,
+                load=cell.load if seconds is None else replace(cell.load, seconds=seconds),
+            )
+            for cell in cells
+        ]
+        for cells in (plan.cells, plan.store_cells)
+    )
+    return replace(plan, cells=cells, store_cells=store_cells)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,13 @@ def rest(authority: str, document: Document = SMALL, prefix: str = "") -> HttpGe
 
 def get_task_json(authority: str, document: Document = SMALL) -> GrpcCall:
     """A task as bytes."""
-    request = GetTaskJsonRequest(task_id=document.task_id).SerializeToString()
-    answer = HttpBody(content_type="application/json", data=document.body).SerializeToString()
+    return get_task_json_as(authority, document.task_id, document.body)
+
+
+def get_task_json_as(authority: str, task_id: str, body: bytes) -> GrpcCall:
+    """The task with this ID, which must come as ``body``."""
+    request = GetTaskJsonRequest(task_id=task_id).SerializeToString()
+    answer = HttpBody(content_type="application/json", data=body).SerializeToString()
     return GrpcCall(authority, f"/{SERVICE}/GetTaskJson", request, answer)
 
 
@@ -101,15 +106,22 @@ def health_check(authority: str, document: Document = SMALL) -> GrpcCall:
 
 
 def conductor_rest(authority: str, document: Document) -> HttpGet:
-    """``GET`` a task from Conductor, which writes the document anew: the right answer is what it says now.
-
-    Raises BenchError unless that has all that the document has, and nothing else but what Conductor adds to any.
-    """
+    """``GET`` a task from Conductor."""
     target = rest(authority, document)
+    return replace(target, answer=conductor_answer(target, document), bare_status=True)
+
+
+def conductor_answer(target: Target, document: Document) -> bytes:
+    """What is said about a task by who writes the document anew, as Conductor does: it is the right answer from now on.
+
+    Raises BenchError unless it has all that the document has, and nothing else but what Conductor adds to any.
+    """
     answer = ask(target)
     if _without_additions(json.loads(answer)) != _without_additions(json.loads(document.body)):
-        raise BenchError(f"Conductor's answer for the {document.name} task is another task: {answer[:200]!r}")
-    return HttpGet(authority, target.path, answer, bare_status=True)
+        raise BenchError(
+            f"{target.authority}{target.path}: for the {document.name} task comes another one: {answer[:200]!r}"
+        )
+    return answer
 
 
 CASES = (

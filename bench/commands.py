@@ -44,16 +44,17 @@ class Import:
         return self.tasks / self.seconds
 
 
-def import_tasks(database: Path, count: int, write: Callable[[Path], None]) -> Import:
-    """Import the ``count`` tasks that ``write`` writes as NDJSON into a SQLite file.
+def import_tasks(database: Path, count: int, write: Callable[[Path], None], *, store: str = "") -> Import:
+    """Import the ``count`` tasks that ``write`` writes as NDJSON into a SQLite file, or into the ``store`` of a URL.
 
-    Raises BenchError if the command fails.
+    Files that are needed meanwhile lie beside ``database``. Raises BenchError if the command fails.
     """
     source = database.with_suffix(".ndjson")
     write(source)
     size = source.stat().st_size
     log = database.with_suffix(".log")
-    command = [sys.executable, "-m", "taskgate", "import", "--quiet", "--store", f"sqlite:///{database}", str(source)]
+    url = store or f"sqlite:///{database}"
+    command = [sys.executable, "-m", "taskgate", "import", "--quiet", "--store", url, str(source)]
     with log.open("wb") as output:
         started, used, busy = time.monotonic(), ended_children_cpu_seconds(), machine_cpu_seconds()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

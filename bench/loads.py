@@ -280,19 +280,20 @@ def builtin_result(output: str, cpu_seconds: float = 0.0) -> LoadResult:
 class Generators:
     """One generator for each protocol, and what has to be said about the choice ("" for nothing).
 
-    ``http_bare_status`` is for servers whose status lines have no words: h2load 1.52 does not see their status.
+    ``http_other`` is for what h2load 1.52 cannot do. It does not see the status in a line without words. And each of
+    its connections goes round the same paths from the first one on, so that all ask for the same path at any time.
     """
 
     http: Generator
     grpc: Generator
-    http_bare_status: Generator
+    http_other: Generator
     warning: str = ""
 
     def choose(self, target: Target) -> Generator:
         """The generator for ``target``."""
         if isinstance(target, GrpcCall):
             return self.grpc
-        return self.http_bare_status if target.bare_status else self.http
+        return self.http_other if target.bare_status or target.others else self.http
 
 
 def find_generators() -> Generators:

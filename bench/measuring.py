@@ -25,14 +25,16 @@ _WARM_UP_CALLS = 8
 class Sample:
     """One case in one round.
 
-    ``cpu_us`` is CPU time per request of the server by kind of process; ``other_cores`` is what everything else on the
-    machine used meanwhile, on average: programs that have nothing to do with the measurement.
+    ``cpu_us`` is CPU time per request of the server by kind of process, ``database_us`` that of the databases which it
+    asks; ``other_cores`` is what everything else on the machine used meanwhile, on average: programs that have nothing
+    to do with the measurement.
     """
 
     round: int
     load: LoadResult
     cpu_us: Mapping[str, float]
     other_cores: float = 0.0
+    database_us: float = 0.0
 
 
 @dataclass(slots=True)
@@ -91,6 +93,11 @@ class Measured:
         """Median CPU microseconds per request of all of the server's processes together."""
         return statistics.median(sum(sample.cpu_us.values()) for sample in self.samples)
 
+    @property
+    def database_us(self) -> float:
+        """Median CPU microseconds per request of the databases that the server asks; 0 if it asks none."""
+        return statistics.median(sample.database_us for sample in self.samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -100,6 +107,7 @@ class Subject:
     target: Target
     process: ServerProcess
     generator: Generator
+    databases: Sequence[ServerProcess] = ()
 
 
 def prepare(
@@ -123,7 +131,7 @@ def prepare(
             continue
         generator = generators.choose(target)
         measured.generator, measured.saturates = generator.name, generator.saturates
-        subjects.append(Subject(measured, target, server.process, generator))
+        subjects.append(Subject(measured, target, server.process, generator, server.databases))
     return subjects, failed
 
 
@@ -188,26 +196,33 @@ def measure_once(subject: Subject, cell: Cell, number: int) -> Sample:
     else:  # large answers: a few are enough to have every buffer there is, and many would take as long as the round
         calls = min(_WARM_UP_CALLS, load.in_flight)
         subject.generator.run(subject.target, Load(calls, cell.warm_up, calls))
-    meter = _Meter(subject.process)
+    meter = _Meter(subject)
     result = subject.generator.run(subject.target, load)
-    spent, other_cores = meter.read(result.generator_cpu_seconds)
+    spent, asked, other_cores = meter.read(result.generator_cpu_seconds)
     if not result.requests:
         raise BenchError(f"{result.errors} calls failed, and there was not one right answer")
     calls = result.requests + result.errors
-    return Sample(number, result, {kind: seconds * 1e6 / calls for kind, seconds in spent.items()}, other_cores)
+    cpu_us = {kind: seconds * 1e6 / calls for kind, seconds in spent.items()}
+    return Sample(number, result, cpu_us, other_cores, asked * 1e6 / calls)
 
 
 class _Meter:
     """CPU time from its making to its reading."""
 
-    def __init__(self, process: ServerProcess) -> None:
-        self._process = process
+    def __init__(self, subject: Subject) -> None:
+        self._process, self._databases = subject.process, subject.databases
         self._wall, self._own, self._machine = time.monotonic(), time.process_time(), machine_cpu_seconds()
-        self._server = process.cpu_seconds()
+        self._server, self._asked = self._process.cpu_seconds(), self._database_seconds()
 
-    def read(self, generator_seconds: float) -> tuple[dict[str, float], float]:
-        """Seconds by kind of the server's processes, and cores that were used by neither it, the generator nor us."""
-        spent = cpu_spent(self._server, self._process.cpu_seconds())
+    def read(self, generator_seconds: float) -> tuple[dict[str, float], float, float]:
+        """Seconds by kind of the server's processes, seconds of its databases, and cores that were used otherwise.
+
+        Otherwise: by none of these, nor by the generator, nor by us.
+        """
+        spent, asked = cpu_spent(self._server, self._process.cpu_seconds()), self._database_seconds() - self._asked
         wall, own = time.monotonic() - self._wall, time.process_time() - self._own
-        other = machine_cpu_seconds() - self._machine - own - generator_seconds - sum(spent.values())
-        return spent, max(0.0, other / wall)
+        other = machine_cpu_seconds() - self._machine - own - generator_seconds - sum(spent.values()) - asked
+        return spent, asked, max(0.0, other / wall)
+
+    def _database_seconds(self) -> float:
+        return sum(sum(database.cpu_seconds().seconds.values()) for database in self._databases)

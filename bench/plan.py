@@ -1,4 +1,4 @@
-"""What is measured, how often and how long: a full run takes about a quarter of an hour, a quick one a few minutes."""
+"""What is measured, how often and how long: a full run takes about twenty minutes, a quick one a few minutes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,9 @@ MAIN_CONNECTIONS = 32
 
 LARGE_REQUESTS = 96
 """Calls in a round with several connections and the largest document, but at least one for each connection."""
+
+STORE_CONNECTIONS = (32, 1)
+"""Calls in flight to taskgate on each store, where these are not told otherwise."""
 
 MOST_ROWS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 
@@ -38,9 +41,13 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run. ``beside``, ``rows`` and ``growth`` are the rounds of those parts, each of so many ``part_seconds``."""
+    """One run: ``cells`` for every server, ``store_cells`` for taskgate on every store.
+
+    ``beside``, ``rows`` and ``growth`` are the rounds of those parts, each of so many ``part_seconds``.
+    """
 
     cells: Sequence[Cell]
+    store_cells: Sequence[Cell]
     row_counts: Sequence[int]
     rounds_of_rows: int
     rounds_beside: int
@@ -52,9 +59,10 @@ class Plan:
 
 
 def full_plan(documents: Sequence[Document] = DOCUMENTS, connections: Sequence[int] = CONNECTIONS) -> Plan:
-    """Everything, about a quarter of an hour."""
+    """Everything, about twenty minutes."""
     return Plan(
         cells=_cells(documents, connections, main=(5, 1.5), others=(3, 1.0), large=(2, 2.0)),
+        store_cells=_store_cells(connections, rounds=3, seconds=2.0),
         row_counts=MOST_ROWS[:4],
         rounds_of_rows=5,
         rounds_beside=3,
@@ -69,6 +77,7 @@ def quick_plan(documents: Sequence[Document] = DOCUMENTS, connections: Sequence[
     """One number of connections, few and short rounds: to see that all works, not to quote."""
     return Plan(
         cells=_cells(documents, connections, main=(2, 1.0), others=(1, 0.7), large=(1, 1.0)),
+        store_cells=_store_cells(connections, rounds=1, seconds=1.0),
         row_counts=MOST_ROWS[:3:2],
         rounds_of_rows=2,
         rounds_beside=1,
@@ -100,3 +109,13 @@ def _cells(
                 rounds = 1 if in_flight > MAIN_CONNECTIONS else rounds  # each takes a gigabyte or more
             cells.append(Cell(document, Load(in_flight, seconds, requests), rounds, warm_up=0.3, main=is_main))
     return sorted(cells, key=lambda cell: not cell.main)
+
+
+def _store_cells(connections: Sequence[int], *, rounds: int, seconds: float) -> list[Cell]:
+    """Those of ``STORE_CONNECTIONS`` that are wanted; whatever is wanted if none of these is. The first one is main.
+
+    One call in flight needs no more than a second: it says how long a call takes, which differs less from the next.
+    """
+    counts = [count for count in STORE_CONNECTIONS if count in connections] or list(connections)
+    loads = [Load(count, seconds if count > 1 else min(seconds, 1.0)) for count in counts]
+    return [Cell(SMALL, load, rounds, warm_up=0.3, main=load is loads[0]) for load in loads]

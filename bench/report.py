@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from bench.beside import ALONE, READERS, SMALL_CONNECTIONS, STATES, TYPED, state_of
 from bench.budgets import Budget, budgets
 from bench.cases import CASES
+from bench.marks import marks, meanings
 from bench.measuring import Measured
 from bench.memory import GROWING_SERVERS
 from bench.plan import Cell
@@ -13,17 +14,10 @@ from bench.processes import ENVOY
 from bench.ratios import COMPARISONS, Ratio, ratios
 from bench.rendering import Table, as_markdown, as_text, number
 from bench.results import MEBIBYTE, Results
+from bench.store_tables import store_tables
 
 DISTURBED_CORES = 0.15
 """Cores used by other programs from which on the report says so."""
-
-BUILT_IN_MARK, FULL_MARK, ERROR_MARK = "[1]", "[2]", "[FAILED]"
-
-_MEANING = {
-    ERROR_MARK: "Calls failed, or answers were wrong: not a measurement.",
-    BUILT_IN_MARK: "Made with the built-in generator: the server may be much faster.",
-    FULL_MARK: "The generator used up its own core: the server may be faster.",
-}
 
 
 def tables(results: Results) -> list[Table]:
@@ -32,6 +26,7 @@ def tables(results: Results) -> list[Table]:
         _budgets(budgets(results)),
         _ratios(ratios(results.measured)),
         _ratios_elsewhere(results),
+        *store_tables(results),
         *(_requests(results, cell) for cell in results.cells),
         _beside(results),
         _rows(results),
@@ -86,7 +81,7 @@ def _budgets(found: Sequence[Budget]) -> Table:
 def _ratios(found: Sequence[Ratio]) -> Table:
     rows = [
         (
-            " ".join((_pair(ratio), *_marks(ratio.row, ratio.baseline))),
+            " ".join((_pair(ratio), *marks(ratio.row, ratio.baseline))),
             f"{ratio.of_medians:.2f}",
             f"{ratio.lowest:.2f}-{ratio.highest:.2f}",
             f"{ratio.cpu:.2f}",
@@ -96,7 +91,7 @@ def _ratios(found: Sequence[Ratio]) -> Table:
     title = f"Ratios: {found[0].row.cell.title}" if found else ""
     notes = [
         "Throughput: higher is better. CPU per request, all server processes: lower is better.",
-        *_meanings(*(row for ratio in found for row in (ratio.row, ratio.baseline))),
+        *meanings(*(row for ratio in found for row in (ratio.row, ratio.baseline))),
     ]
     return Table(title, ("row ÷ baseline", "throughput", "single rounds", "CPU"), rows, notes)
 
@@ -137,7 +132,7 @@ def _requests(results: Results, cell: Cell) -> Table:
     columns = ("case", "req/s", "lowest-highest", "p50 ms", "p99 ms", "CPU µs", "in Envoy", "failed", "generator")
     notes = _notes_on_requests(results, cell) if cell.main else [_rounds(cell)]
     rows = [_request_row(row) for row in measured]
-    return Table(f"Requests: {cell.title}", columns, rows, [*notes, *_meanings(*measured)])
+    return Table(f"Requests: {cell.title}", columns, rows, [*notes, *meanings(*measured)])
 
 
 def _notes_on_requests(results: Results, cell: Cell) -> list[str]:
@@ -162,7 +157,7 @@ def _rounds(cell: Cell) -> str:
 
 
 def _request_row(row: Measured) -> tuple[str, ...]:
-    title = " ".join((row.case.title, *_marks(row)))
+    title = " ".join((row.case.title, *marks(row)))
     failed = f"{row.errors:,}" if not row.problems else f"{row.errors:,} and {len(row.problems)} rounds"
     if not row.samples:
         return (title, "-", "-", "-", "-", "-", "-", failed, row.generator)
@@ -184,20 +179,6 @@ def _request_row(row: Measured) -> tuple[str, ...]:
 def _rate(value: float) -> str:
     """Requests a second; slow ones are of documents of 10 MB."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _marks(*rows: Measured) -> list[str]:
-    """What the notes explain of any of ``rows``."""
-    marks = {
-        ERROR_MARK: any(row.failed for row in rows),
-        BUILT_IN_MARK: any(not row.saturates for row in rows),
-        FULL_MARK: any(row.samples and row.saturates and row.generator_is_full for row in rows),
-    }
-    return [mark for mark, applies in marks.items() if applies]
-
-
-def _meanings(*rows: Measured) -> list[str]:
-    return [f"{mark} {_MEANING[mark]}" for mark in _marks(*rows)]
 
 
 def _beside(results: Results) -> Table:

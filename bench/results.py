@@ -21,7 +21,8 @@ class Results:
     """One run. What was not asked for is empty.
 
     ``missing`` are servers that are not to be had here, with the reason; ``problems`` is what kept a part from being
-    measured; ``start_seconds`` is by transport; ``idle`` are resident bytes by server and process.
+    measured; ``stores`` are the rows of taskgate on its stores; ``start_seconds`` is by transport; ``idle`` are
+    resident bytes by server and process.
     """
 
     machine: str
@@ -32,6 +33,7 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
+    stores: list[Measured] = field(default_factory=list)
     imports: Sequence[Import] = ()
     start_seconds: dict[str, float] = field(default_factory=dict)
     idle: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Results:
     @property
     def other_cores(self) -> float:
         """Median of the cores that programs outside the measurement used during its parts; 0 if there were none."""
-        values = [sample.other_cores for row in self.measured for sample in row.samples]
+        values = [sample.other_cores for row in (*self.measured, *self.stores) for sample in row.samples]
         values += [run.other_cores for run in self.imports]
         return statistics.median(values) if values else 0.0
 
@@ -59,7 +61,7 @@ class Results:
     def failures(self) -> list[str]:
         """A sentence for everything that was not answered as it must be."""
         found = list(self.problems)
-        for row in self.measured:
+        for row in (*self.measured, *self.stores):
             head = f"{row.case.title} ({row.cell.title})"
             found += [f"{head}: {row.errors:,} calls failed"] if row.errors else []
             found += [f"{head}: {problem}" for problem in row.problems]
@@ -81,6 +83,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "failures": results.failures,
         "cases": [_case_as_json(row) for row in results.measured],
         "ratios": [_ratio_as_json(ratio) for cell in results.cells for ratio in ratios(results.measured, cell)],
+        "stores": [_case_as_json(row) for row in results.stores],
         "small_reads": [
             {
                 "server": b.title,
@@ -120,6 +123,7 @@ def _case_as_json(row: Measured) -> dict[str, Any]:
                 "p99_ms": sample.load.p99_ms,
                 "errors": sample.load.errors,
                 "cpu_us_a_request": dict(sample.cpu_us),
+                "database_cpu_us_a_request": sample.database_us,
                 "generator_cores": sample.load.generator_cores,
             }
             for sample in row.samples

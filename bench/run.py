@@ -12,16 +12,17 @@ from bench.conductor import ConductorSettings
 from bench.errors import BenchError, PeerMissing
 from bench.loads import Generators, find_generators
 from bench.machine import describe_machine
-from bench.measuring import measure, prepare
+from bench.measuring import Measured, measure, prepare
 from bench.memory import GROWING_SERVERS, idle_memory, measure_growth
-from bench.plan import Plan
+from bench.plan import Cell, Plan
 from bench.results import Results
 from bench.rows import fill, measure_rows
 from bench.servers import ENVOY_TRANSPORT, GRPCIO_TRANSPORT, Server, Site, running
+from bench.stores import STORE_CASES, running_stores
 from bench.tasks import DOCUMENTS, write_tasks
 
-IMPORT, START, ROWS, BESIDE, GROWTH = "import", "start", "rows", "beside", "growth"
-PARTS = (IMPORT, START, ROWS, BESIDE, GROWTH)
+IMPORT, START, ROWS, STORES, BESIDE, GROWTH = "import", "start", "rows", "stores", "beside", "growth"
+PARTS = (IMPORT, START, ROWS, STORES, BESIDE, GROWTH)
 """What can be asked for beside the cases."""
 
 KEYS = (*(case.key for case in CASES), *PARTS)
@@ -47,7 +48,7 @@ def run(plan: Plan, wanted: Sequence[str], *, log_level: str, conductor: Conduct
             results.imports = [
                 _import(site, count, say) for count in (plan.import_tasks // IMPORT_SHARE, plan.import_tasks)
             ]
-        if set(wanted) - {IMPORT, ROWS}:
+        if set(wanted) - {IMPORT, ROWS, STORES}:
             say(f"filling the store with {STORED_TASKS:,} tasks")
             write = partial(write_tasks, count=STORED_TASKS, others=DOCUMENTS[1:])
             import_tasks(site.database, STORED_TASKS + len(DOCUMENTS) - 1, write)
@@ -55,6 +56,8 @@ def run(plan: Plan, wanted: Sequence[str], *, log_level: str, conductor: Conduct
             _start(site, results, say)
         if ROWS in wanted:
             _rows(site, results, generators, say)
+        if STORES in wanted:
+            _stores(site, results, generators, say)
         _with_servers(site, wanted, results, generators, say)
     return results
 
@@ -84,8 +87,14 @@ def _rows(site: Site, results: Results, generators: Generators, say: Say) -> Non
     except PeerMissing as reason:
         _missing(results, say, "taskgate-envoy", str(reason))
     except BenchError as error:
-        results.problems.append(str(error))
-        say(f"FAILED: {error}")
+        _failed(results, say, str(error))
+
+
+def _stores(site: Site, results: Results, generators: Generators, say: Say) -> None:
+    cases = list(STORE_CASES.values())
+    with running_stores(site, say, partial(_missing, results, say), partial(_failed, results, say)) as servers:
+        for cell in results.plan.store_cells:
+            results.stores += _cell(cases, cell, servers, generators, say)
 
 
 def _with_servers(site: Site, wanted: Sequence[str], results: Results, generators: Generators, say: Say) -> None:
@@ -111,15 +120,26 @@ def _cells(
     cases: Sequence[Case], servers: dict[str, Server], results: Results, generators: Generators, say: Say
 ) -> None:
     for cell in results.plan.cells:
-        subjects, failed = prepare(cases, cell, servers, generators)
-        for row in failed:
-            say(f"{cell.title}: {row.case.title}: FAILED: {'; '.join(row.problems)}")
         if not results.idle:  # the first cell: nobody has had any load yet
             results.idle = idle_memory(servers)
-        done = [*measure(subjects, cell, say), *failed]
-        results.measured += sorted(done, key=lambda row: cases.index(row.case))
+        results.measured += _cell(cases, cell, servers, generators, say)
+
+
+def _cell(
+    cases: Sequence[Case], cell: Cell, servers: dict[str, Server], generators: Generators, say: Say
+) -> list[Measured]:
+    subjects, failed = prepare(cases, cell, servers, generators)
+    for row in failed:
+        say(f"{cell.title}: {row.case.title}: FAILED: {'; '.join(row.problems)}")
+    done = [*measure(subjects, cell, say), *failed]
+    return sorted(done, key=lambda row: cases.index(row.case))
 
 
 def _missing(results: Results, say: Say, server: str, reason: str) -> None:
     results.missing[server] = reason
     say(f"!! NOT MEASURED: {server}: {reason}")
+
+
+def _failed(results: Results, say: Say, problem: str) -> None:
+    results.problems.append(problem)
+    say(f"FAILED: {problem}")

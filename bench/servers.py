@@ -1,7 +1,7 @@
 """How to start each server, and where it then listens. One process does the serving in each, on free loopback ports."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,26 +32,35 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. ``http`` and ``grpc`` are HOST:PORT, empty where it has no such door."""
+    """A running server. ``http`` and ``grpc`` are HOST:PORT, empty where it has no such door.
+
+    ``databases`` are what it asks, if that is not within itself.
+    """
 
     process: ServerProcess
     http: str = ""
     grpc: str = ""
+    databases: Sequence[ServerProcess] = ()
 
 
-def start_taskgate(site: Site, transport: str = ENVOY_TRANSPORT) -> Server:
-    """``taskgate up`` with one worker: inside Envoy, or behind an Envoy one grpc.aio process."""
+def start_taskgate(
+    site: Site, transport: str = ENVOY_TRANSPORT, *, store: str = "", layout: str = "taskgate", name: str = ""
+) -> Server:
+    """``taskgate up`` with one worker: inside Envoy, or behind an Envoy one grpc.aio process.
+
+    ``store`` is the URL of another store than the site's file; ``name`` tells its log from others.
+    """
     if transport == ENVOY_TRANSPORT and (reason := why_not()) is not None:
         raise PeerMissing(f"Python cannot run inside Envoy here: {reason}")  # up would run grpcio instead
     http, grpc = _address(), _address()
     command = [
         *(sys.executable, "-m", "taskgate", "up", "--transport", transport),
-        *("--store", f"sqlite:///{site.database}", "--workers", "1"),
+        *("--store", store or f"sqlite:///{site.database}", "--layout", layout, "--workers", "1"),
         *("--http", http, "--grpc", grpc, "--log-level", site.log_level, "--log-format", "json"),
         *("--drain-delay", "0.1", "--shutdown-grace", "1"),
     ]
     # Its name is not the transport's alone: several may run at once, on different files.
-    log = site.folder / f"taskgate-{transport}-{site.database.stem}.log"
+    log = site.folder / f"taskgate-{transport}-{name or site.database.stem}.log"
     return Server(ServerProcess(command, log), http=http, grpc=grpc)
 
 
@@ -63,14 +72,20 @@ def start_grpc_echo(site: Site) -> Server:
 
 
 def start_fastapi(site: Site) -> Server:
-    """FastAPI on one uvicorn process, with the fastest of its parts and without an access log."""
+    """FastAPI on the site's SQLite file."""
+    return start_uvicorn(
+        "bench.peers.fastapi_app:app", site.folder / "fastapi.log", {DATABASE_VARIABLE: str(site.database)}
+    )
+
+
+def start_uvicorn(application: str, log: Path, environment: Mapping[str, str]) -> Server:
+    """One uvicorn process, with the fastest of its parts and without an access log."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "uvicorn", "bench.peers.fastapi_app:app", "--port", str(port)),
+        *(sys.executable, "-m", "uvicorn", application, "--port", str(port)),
         *("--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"),
     ]
-    process = ServerProcess(command, site.folder / "fastapi.log", {DATABASE_VARIABLE: str(site.database)})
-    return Server(process, http=f"127.0.0.1:{port}")
+    return Server(ServerProcess(command, log, environment), http=f"127.0.0.1:{port}")
 
 
 def start_envoy_direct(site: Site) -> Server:

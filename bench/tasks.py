@@ -10,6 +10,9 @@ from pathlib import Path
 
 DOCUMENTED_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
+_CONDUCTOR_KEEPS = {"callbackAfterMs": 0, "idempotent": False, "notifications": {}, "asyncComplete": False}
+"""What a row of Conductor's has, and an answer has not."""
+
 ROW_BYTES = 200
 """Size of the documents of which there are up to ten million."""
 
@@ -78,6 +81,17 @@ def write_tasks(path: Path, count: int, others: Iterable[Document] = ()) -> None
         lines.writelines(document.body + b"\n" for document in others)
 
 
+def task_ids(count: int) -> list[str]:
+    """The IDs of the tasks that ``write_tasks`` writes, without the others."""
+    return [*(row_id(number) for number in range(count - 1)), DOCUMENTED_ID]
+
+
+def conductor_rows(count: int) -> dict[str, str]:
+    """The same tasks as Conductor keeps them, by ID."""
+    text = _compact(json.loads(SMALL.body) | _CONDUCTOR_KEEPS).decode()
+    return {task_id: text.replace(DOCUMENTED_ID, task_id) for task_id in task_ids(count)}
+
+
 def write_rows(path: Path, count: int) -> None:
     """Write ``count`` tasks of ``ROW_BYTES``, a line each."""
     with path.open("wb") as lines:
@@ -100,9 +114,8 @@ def row_id(number: int) -> str:
 
 def _tasks(count: int) -> Iterator[bytes]:
     document = SMALL.body
-    for number in range(count - 1):
-        yield document.replace(DOCUMENTED_ID.encode(), row_id(number).encode())
-    yield document
+    for task_id in task_ids(count):
+        yield document.replace(DOCUMENTED_ID.encode(), task_id.encode())
 
 
 def _compact(value: object) -> bytes:

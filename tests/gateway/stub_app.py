@@ -38,4 +38,4 @@ def any_id(_task_id: str, _task_id_format: object) -> None:
 
 
 taskgate.service.check_task_id = any_id
-app = Application(lambda _url: StubStore())
+app = Application(lambda _url, _layout: StubStore())

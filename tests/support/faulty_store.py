@@ -41,4 +41,4 @@ class FaultyStore:
         pass
 
 
-app = Application(lambda _url: FaultyStore())
+app = Application(lambda _url, _layout: FaultyStore())

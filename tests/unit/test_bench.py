@@ -47,8 +47,35 @@ from bench.report import render_markdown, render_text
 from bench.results import Results, as_json
 from bench.rows import AmongRows, target_among
 from bench.servers import STARTERS, Server
+from bench.stores import (
+    GRPC_ONE,
+    MANY,
+    ONE,
+    PEER,
+    POSTGRESQL,
+    POSTGRESQL_CONDUCTOR,
+    REDIS,
+    REDIS_CLUSTER,
+    SQLITE,
+    SQLITE_CONDUCTOR,
+    STORE_CASES,
+    TASKS,
+)
 from bench.targets import GrpcCall, HttpGet
-from bench.tasks import DOCUMENTS, LARGE, MIDDLE, ROW_BYTES, SMALL, row, row_id, write_rows, write_tasks
+from bench.tasks import (
+    DOCUMENTS,
+    LARGE,
+    MIDDLE,
+    ROW_BYTES,
+    SMALL,
+    conductor_rows,
+    row,
+    row_id,
+    task_ids,
+    write_rows,
+    write_tasks,
+)
+from taskgate.conductor_task import project_task_model
 from taskgate.v1.task_service_pb2 import GetTaskResponse
 
 # --- Load generators ------------------------------------------------------------------------------------------------
@@ -130,9 +157,10 @@ def test_large_answers_are_counted_instead_of_timed() -> None:
 
 
 def test_the_generator_suits_protocol_status_line_and_load() -> None:
-    generators = Generators(http=H2load(), grpc=H2load(), http_bare_status=Wrk())
-    bare = replace(GET, bare_status=True)
-    assert [generators.choose(target).name for target in (GET, CALL, bare)] == ["h2load", "h2load", "wrk"]
+    generators = Generators(http=H2load(), grpc=H2load(), http_other=Wrk())
+    bare, many = replace(GET, bare_status=True), replace(GET, others=("/api/tasks/y",))
+    assert [generators.choose(target).name for target in (GET, CALL)] == ["h2load", "h2load"]
+    assert [generators.choose(target).name for target in (bare, many)] == ["wrk", "wrk"]
 
 
 def test_wrk_is_told_several_paths_in_lua() -> None:
@@ -595,6 +623,90 @@ def test_the_json_has_every_round_and_is_valid() -> None:
     assert [case["key"] for case in document["cases"]] == ["envoy-rest", "grpcio-rest"]
     assert [entry["requests_a_second"] for entry in document["cases"][0]["rounds"]] == [100, 200]
     assert document["ratios"][0]["throughput"] == 3.0
+
+
+# --- taskgate on its stores -------------------------------------------------------------------------------------------
+
+STORES_MAIN = full_plan().store_cells[0]
+
+
+def on_store(subject: str, asked: str, rate: int, *, errors: int = 0, database_us: float = 0.0) -> Measured:
+    """A row with one round."""
+    load = LoadResult(rate * 2, 2.0, 1.25, 9.5, errors)
+    sample = Sample(0, load, {"other": 10.0, "Envoy": 50.0}, database_us=database_us)
+    return Measured(STORE_CASES[subject, asked], STORES_MAIN, "wrk", saturates=True, samples=[sample])
+
+
+def test_stores_are_measured_with_many_calls_in_flight_and_with_one() -> None:
+    assert [(cell.load.in_flight, cell.main) for cell in full_plan().store_cells] == [(32, True), (1, False)]
+    (quick,) = quick_plan().store_cells
+    assert (quick.load, quick.rounds) == (Load(32, 1.0), 1)
+    assert [cell.load.in_flight for cell in full_plan(connections=(256,)).store_cells] == [256]
+
+
+def test_every_store_is_asked_for_all_ids_and_over_grpc() -> None:
+    for subject in (SQLITE, SQLITE_CONDUCTOR, POSTGRESQL, POSTGRESQL_CONDUCTOR, REDIS, REDIS_CLUSTER):
+        assert STORE_CASES[subject, MANY].protocol == "REST"
+        assert STORE_CASES[subject, GRPC_ONE].protocol == "gRPC"
+    titles = [case.title for case in STORE_CASES.values()]
+    assert len(titles) == len(set(titles))
+
+
+def test_all_ids_means_no_two_calls_for_one_task() -> None:
+    server = Server(process=None, http="127.0.0.1:1")  # type: ignore[arg-type]
+    target = STORE_CASES[PEER, MANY].target(server, SMALL)
+    assert isinstance(target, HttpGet)
+    assert len(target.paths) == len(set(target.paths)) == TASKS
+    assert target.path == f"/bare/api/tasks/{SMALL.task_id}"
+    one = STORE_CASES[POSTGRESQL, ONE].target(server, SMALL)
+    assert one == HttpGet("127.0.0.1:1", f"/api/tasks/{SMALL.task_id}", SMALL.body)
+
+
+def test_conductors_rows_are_answered_with_the_same_tasks() -> None:
+    rows = conductor_rows(3)
+    assert list(rows) == task_ids(3)
+    for task_id, row_ in rows.items():
+        answer = json.loads(project_task_model(row_.encode(), 0))
+        assert answer.pop("executionMetadata")["empty"]
+        assert answer["workflowTask"].pop("metadata") == {}
+        assert answer == json.loads(SMALL.body) | {"taskId": task_id}
+    assert len({len(row_) for row_ in rows.values()}) == 1
+
+
+def test_a_store_is_divided_by_sqlite_and_by_the_peer_asked_alike() -> None:
+    found = results()
+    found.plan = full_plan()
+    found.stores = [
+        on_store(SQLITE, MANY, 1000),
+        on_store(POSTGRESQL, MANY, 500, database_us=42.0),
+        on_store(PEER, MANY, 250),
+        on_store(POSTGRESQL, GRPC_ONE, 400),
+    ]
+    lines = table(render_text(found), "Stores: 2 KB, 32 calls in flight")
+    assert [line.split()[-7:] for line in lines[2:6]] == [
+        ["1,000-1,000", "1.25", "9.50", "60", "-", "1.00", "4.00"],
+        ["500-500", "1.25", "9.50", "60", "42", "0.50", "2.00"],
+        ["250-250", "1.25", "9.50", "60", "-", "0.25", "1.00"],
+        ["400-400", "1.25", "9.50", "60", "-", "-", "-"],
+    ]
+    assert "1 CALL IN FLIGHT" not in render_text(found)
+    assert as_json(found)["stores"][0]["title"] == f"SQLite: {MANY}"
+
+
+def test_a_store_whose_calls_failed_is_no_measurement() -> None:
+    found = results()
+    found.plan = full_plan()
+    broken = on_store(REDIS, MANY, 10)
+    broken.samples.clear()
+    broken.problems.append("round 1: it broke")
+    found.stores = [on_store(SQLITE, MANY, 1000, errors=3), broken]
+    assert found.failures == [
+        f"SQLite: {MANY} (2 KB, 32 connections): 3 calls failed",
+        f"Redis: {MANY} (2 KB, 32 connections): round 1: it broke",
+    ]
+    lines = table(render_text(found), "Stores: 2 KB, 32 calls in flight")
+    assert "[FAILED]" in lines[2]
+    assert lines[3].split()[-9:] == ["[FAILED]", *["-"] * 8]
 
 
 # --- The picture ----------------------------------------------------------------------------------------------------
