@@ -24,8 +24,8 @@ _MOST_READS: Final = 128
 
 _LOOKUP, _SELECT = 0, 1
 
-_SHARD: Final = 1
-"""``DEFAULT_SHARD_ID``: Conductor has not got around to using others."""
+_ROW: Final = "workflow_id = ? AND shard_id = 1 AND entity = 'task' AND task_id = ?"
+"""Shard 1 is ``DEFAULT_SHARD_ID``: Conductor has not got around to using others."""
 
 _NOBODY: Final = uuid.UUID(int=0)
 
@@ -45,11 +45,10 @@ class CassandraStore:
     def __init__(self, url: CassandraUrl) -> None:
         """Nothing is connected to here."""
         self._url = url
-        keyspace = f'"{url.keyspace}"'
+        # S608 need not worry: a keyspace is letters, digits and underscores.
         self._statements = (
-            f"SELECT workflow_id FROM {keyspace}.task_lookup WHERE task_id = ?",  # noqa: S608 - letters and digits only
-            f"SELECT payload FROM {keyspace}.workflows"  # noqa: S608 - as above
-            f" WHERE workflow_id = ? AND shard_id = {_SHARD} AND entity = 'task' AND task_id = ?",
+            f'SELECT workflow_id FROM "{url.keyspace}".task_lookup WHERE task_id = ?',  # noqa: S608
+            f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
         self._opening: asyncio.Task[None] | None = None

@@ -43,8 +43,8 @@ _RECONNECT_INTERVAL: Final = 1.0
 """Seconds between two attempts to reach a node that is down, while others answer."""
 
 _PROTOCOL: Final = 4
-"""Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds checksums,
-which the driver computes in Python."""
+"""Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
+checksums, which the driver computes in Python."""
 
 # The driver logs each lost connection with its trace; what matters of that is said by StoreUnavailable.
 logging.getLogger("cassandra").addHandler(logging.NullHandler())
@@ -64,7 +64,7 @@ class CassandraSession:
 
     @classmethod
     async def open(cls, url: CassandraUrl, statements: Sequence[str]) -> Self:
-        """Connect and prepare; raises what the driver raises, see ``explain``. It goes on if the waiting for it ends."""
+        """Connect and prepare, which goes on if nobody waits for it any more; raises what the driver raises."""
         return await asyncio.to_thread(cls._open, url, statements)
 
     @classmethod
@@ -87,7 +87,7 @@ class CassandraSession:
             rows = await self._execute(self._statements[number].bind(values))
         except (RequestExecutionException, Unauthorized, InvalidRequest) as error:
             self._answered = time.monotonic()
-            raise explain(self._store, error) from error
+            raise _unavailable(self._store, error) from error
         except NoHostAvailable:
             self.lost = True
             raise
@@ -184,8 +184,11 @@ _REASONS: Final[dict[type[BaseException], str]] = {
 
 def explain(store: str, error: Exception) -> StoreUnavailable | None:
     """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
-    if not isinstance(error, NoHostAvailable | DriverException | OSError):
-        return None
+    known = isinstance(error, NoHostAvailable | DriverException | OSError)
+    return _unavailable(store, error) if known else None
+
+
+def _unavailable(store: str, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"The store {store} is unavailable: {_reason(error)}")
 
 

@@ -116,12 +116,12 @@ def _parameters(query: str) -> dict[str, str]:
 
 
 def _tls(parameters: Mapping[str, str]) -> Tls | None:
-    files = [parameters.get(key, "") for key in _FILES]
+    ca_file, cert_file, key_file = (parameters.get(key, "") for key in _FILES)
     mode = parameters.get("tls")
     if mode is None:
-        if any(files):
+        if ca_file or cert_file or key_file:
             raise SettingsError(
                 "store: the cassandra URL names files for TLS and does not ask for it; add tls=verify-full"
             )
         return None
-    return Tls(*files, check_names=mode == "verify-full")
+    return Tls(ca_file, cert_file, key_file, check_names=mode == "verify-full")
