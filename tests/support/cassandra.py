@@ -218,12 +218,26 @@ class ConductorsKeyspace:
 
     def create_workflows(self, payload: str = "text") -> None:
         """The table, with a column ``payload`` of that type."""
+        self._payload = payload
         self.node.execute(
             f"CREATE TABLE {self.name}.workflows (workflow_id uuid, shard_id int, entity text, task_id text,"
             f" payload {payload}, total_tasks int STATIC, total_partitions int STATIC,"
             " PRIMARY KEY ((workflow_id, shard_id), entity, task_id))"
         )
         self.node.execute(f"GRANT SELECT ON {self.name}.workflows TO {USER}")
+
+    def replace_workflows(self, payload: str = "text") -> None:
+        """An empty table, with such a column, instead of the one that is there."""
+        self.node.execute(f"DROP TABLE {self.name}.workflows")
+        self.create_workflows(payload)
+
+    def clear(self) -> None:
+        """No rows, and tables as Conductor's."""
+        self.node.execute(f"TRUNCATE {self.name}.task_lookup")
+        if self._payload == "text":
+            self.node.execute(f"TRUNCATE {self.name}.workflows")
+        else:
+            self.replace_workflows()
 
     def put(self, task_id: str, payload: object) -> None:
         """A task of a workflow of its own."""
