@@ -58,17 +58,20 @@ _LOGGING = """
 class CassandraNode:
     """One node, a cluster by itself. What it holds outlives its process, in ``folder``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, passwords: bool = True) -> None:
+        """Without ``passwords`` it lets everybody in, and everybody do everything."""
         self.port = free_port()
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
         """A session of the driver as superuser: the tests' own way in, past ours."""
         self._folder = folder
+        self._passwords = passwords
         self._process: subprocess.Popen[bytes] | None = None
         self._cluster: Any = None
         self._configure()
         self.start()
-        self.execute(f"CREATE ROLE {USER} WITH PASSWORD = '{PASSWORD}' AND LOGIN = true")
+        if passwords:
+            self.execute(f"CREATE ROLE {USER} WITH PASSWORD = '{PASSWORD}' AND LOGIN = true")
 
     def _configure(self) -> None:
         authority = trustme.CA()
@@ -96,8 +99,8 @@ class CassandraNode:
             "storage_port": storage,
             "rpc_address": "127.0.0.1",
             "native_transport_port": self.port,
-            "authenticator": "PasswordAuthenticator",
-            "authorizer": "CassandraAuthorizer",
+            "authenticator": "PasswordAuthenticator" if self._passwords else "AllowAllAuthenticator",
+            "authorizer": "CassandraAuthorizer" if self._passwords else "AllowAllAuthorizer",
             "permissions_validity": "0ms",
             # With TLS and without, on the same port.
             "client_encryption_options": {
