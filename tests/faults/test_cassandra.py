@@ -2,13 +2,16 @@
 
 import http.client
 import json
+import signal
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from cassandra.cluster import NoHostAvailable
 
 from support.cassandra import PASSWORD, CassandraNode, ConductorsKeyspace
 from support.documents import DOCUMENTED, DOCUMENTED_ID, compact
@@ -110,6 +113,53 @@ def test_nothing_secret_is_shown(system: System) -> None:
     shown = [*system.log, *system.out, *(" ".join(process.cmdline()) for process in system.family())]
     assert not [line for line in shown if PASSWORD in line or quote(PASSWORD) in line]
     assert not [line for line in shown if "NoHostAvailable" in line or "marked down" in line]
+
+
+def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
+    """Two nodes, a copy each: no call fails while one is killed, comes back and hangs, and the other is killed."""
+    nodes: list[CassandraNode] = []
+    try:
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            nodes.append(CassandraNode(tmp_path / name, passwords=False, first=nodes[0] if nodes else None))
+        first, second = nodes
+        keyspace = ConductorsKeyspace(first, "conductor", copies=2)
+        eventually(lambda: written(keyspace), "both nodes have every row", 30)
+        url = f"cassandra://{second}/conductor?consistency=LOCAL_ONE"  # the first node is found
+        with running_system(url, "--layout", "conductor", workers=1) as system:
+            eventually(lambda: healthz(system) == 200, "healthy")
+            with callers(system, 4, ANSWERS) as outcomes:
+                eventually(lambda: outcomes["ok"] > 100, "calls under way")
+                second.stop(signal.SIGKILL)
+                assert_goes_on(outcomes)
+                second.start()
+                assert_goes_on(outcomes)
+                with second.frozen():
+                    assert_goes_on(outcomes)
+                assert_goes_on(outcomes)
+                first.stop(signal.SIGKILL)
+                assert_goes_on(outcomes)
+            assert set(outcomes) == {"ok"}, outcomes
+    finally:
+        for node in nodes:
+            node.stop(signal.SIGKILL)
+
+
+def written(keyspace: ConductorsKeyspace) -> bool:
+    """Write the rows, which fails as long as the nodes do not see each other."""
+    try:
+        for task_id, stored in ROWS.items():
+            keyspace.put(task_id, stored)
+    except NoHostAvailable:
+        return False
+    return True
+
+
+def assert_goes_on(outcomes: Counter[str]) -> None:
+    """For some seconds more, so that what takes its time is noticed."""
+    time.sleep(3)
+    served = outcomes["ok"]
+    eventually(lambda: outcomes["ok"] > served + 100, "calls go on")
 
 
 def test_it_ends_in_order(keyspace: ConductorsKeyspace) -> None:

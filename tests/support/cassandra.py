@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import trustme
+from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cryptography.hazmat.primitives import serialization
@@ -58,14 +59,19 @@ _LOGGING = """
 class CassandraNode:
     """One node, a cluster by itself. What it holds outlives its process, in ``folder``."""
 
-    def __init__(self, folder: Path, *, passwords: bool = True) -> None:
-        """Without ``passwords`` it lets everybody in, and everybody do everything."""
-        self.port = free_port()
+    def __init__(self, folder: Path, *, passwords: bool = True, first: "CassandraNode | None" = None) -> None:
+        """Without ``passwords`` it lets everybody in, and everybody do everything. ``first`` makes it a cluster of two.
+
+        All nodes of a cluster have the same ports, so the second one has an address of its own.
+        """
+        self.address = "127.0.0.1" if first is None else "127.0.0.2"
+        self.port = free_port() if first is None else first.port
+        self._storage_port: int = free_port() if first is None else first._storage_port
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
         """A session of the driver as superuser: the tests' own way in, past ours."""
         self._folder = folder
-        self._passwords = passwords
+        self.passwords = passwords
         self._process: subprocess.Popen[bytes] | None = None
         self._cluster: Any = None
         self._configure()
@@ -83,7 +89,6 @@ class CassandraNode:
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
         (self._folder / "certificate.pem").write_bytes(key + chain)
         (self._folder / "logback.xml").write_text(_LOGGING)
-        storage = free_port()
         settings = {
             "cluster_name": "tests",
             "num_tokens": 1,
@@ -92,15 +97,16 @@ class CassandraNode:
             "seed_provider": [
                 {
                     "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
-                    "parameters": [{"seeds": f"127.0.0.1:{storage}"}],
+                    "parameters": [{"seeds": f"127.0.0.1:{self._storage_port}"}],
                 }
             ],
-            "listen_address": "127.0.0.1",
-            "storage_port": storage,
-            "rpc_address": "127.0.0.1",
+            "listen_address": self.address,
+            "storage_port": self._storage_port,
+            "rpc_address": self.address,
+            "auto_bootstrap": False,  # there is nothing yet that a second node would have to copy
             "native_transport_port": self.port,
-            "authenticator": "PasswordAuthenticator" if self._passwords else "AllowAllAuthenticator",
-            "authorizer": "CassandraAuthorizer" if self._passwords else "AllowAllAuthorizer",
+            "authenticator": "PasswordAuthenticator" if self.passwords else "AllowAllAuthenticator",
+            "authorizer": "CassandraAuthorizer" if self.passwords else "AllowAllAuthorizer",
             "permissions_validity": "0ms",
             # With TLS and without, on the same port.
             "client_encryption_options": {
@@ -111,7 +117,7 @@ class CassandraNode:
             },
             # A write may be half as large as a segment of the log. What Conductor's keeps by default is 16 MiB.
             "commitlog_sync": "periodic",
-            "commitlog_sync_period": "10000ms",
+            "commitlog_sync_period": "500ms",  # what is older than that survives a kill
             "commitlog_segment_size": "128MiB",
             "native_transport_max_frame_size": "64MiB",
             "write_request_timeout": "20s",
@@ -123,7 +129,7 @@ class CassandraNode:
         (self._folder / "cassandra.yaml").write_text(json.dumps(settings, indent=1))
 
     def __str__(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     def url(self, keyspace: str, hosts: str | None = None, **parameters: str) -> str:
         """For the store, as the user who may only read."""
@@ -159,9 +165,9 @@ class CassandraNode:
     def _opens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self._folder / "log").read_text()[-10_000:]
-        profile = ExecutionProfile(request_timeout=30)
+        profile = ExecutionProfile(request_timeout=30, consistency_level=ConsistencyLevel.ALL)
         cluster = Cluster(
-            ["127.0.0.1"], self.port, auth_provider=_SUPERUSER, protocol_version=4, compression=False,
+            [self.address], self.port, auth_provider=_SUPERUSER, protocol_version=4, compression=False,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile}, monitor_reporting_enabled=False,
         )  # fmt: skip
         try:
@@ -209,15 +215,15 @@ class CassandraNode:
 class ConductorsKeyspace:
     """A keyspace with the two tables that tasks are in, as ``CassandraBaseDAO`` makes them, and rows as it writes."""
 
-    def __init__(self, node: CassandraNode, name: str) -> None:
+    def __init__(self, node: CassandraNode, name: str, *, copies: int = 1) -> None:
         self.node = node
         self.name = name
         node.execute(
-            f"CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}"
+            f"CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {copies}}}"
         )
         node.execute(f"CREATE TABLE {name}.task_lookup (task_id uuid PRIMARY KEY, workflow_id uuid)")
         self.create_workflows()
-        node.execute(f"GRANT SELECT ON {name}.task_lookup TO {USER}")
+        self._grant("task_lookup")
 
     def create_workflows(self, payload: str = "text") -> None:
         """The table, with a column ``payload`` of that type."""
@@ -227,7 +233,11 @@ class ConductorsKeyspace:
             f" payload {payload}, total_tasks int STATIC, total_partitions int STATIC,"
             " PRIMARY KEY ((workflow_id, shard_id), entity, task_id))"
         )
-        self.node.execute(f"GRANT SELECT ON {self.name}.workflows TO {USER}")
+        self._grant("workflows")
+
+    def _grant(self, table: str) -> None:
+        if self.node.passwords:
+            self.node.execute(f"GRANT SELECT ON {self.name}.{table} TO {USER}")
 
     def replace_workflows(self, payload: str = "text") -> None:
         """An empty table, with such a column, instead of the one that is there."""

@@ -36,11 +36,14 @@ REQUEST_TIMEOUT: Final = 1.5
 CONNECT_TIMEOUT: Final = 1.0
 """Seconds for one node to greet us, and again for it to say which others there are."""
 
-_SECOND_NODE_AFTER: Final = 0.5
+_SECOND_NODE_AFTER: Final = 0.2
 """Seconds after which a statement is sent to another node too: the first one may hang."""
 
 _RECONNECT_INTERVAL: Final = 1.0
 """Seconds between two attempts to reach a node that is down, while others answer."""
+
+_HEARTBEAT_INTERVAL, _HEARTBEAT_TIMEOUT = 2, 1
+"""Seconds of silence after which a node is asked whether it is there, and seconds that it has to answer."""
 
 _PROTOCOL: Final = 4
 """Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
@@ -72,7 +75,10 @@ class CassandraSession:
         cluster = _cluster(url)
         try:
             session = cluster.connect()
-            return cls(url.name, cluster, session, [session.prepare(statement) for statement in statements])
+            prepared = [session.prepare(statement) for statement in statements]
+            for statement in prepared:
+                statement.is_idempotent = True  # so that it may be sent to a second node
+            return cls(url.name, cluster, session, prepared)
         except BaseException:
             cluster.shutdown()
             raise
@@ -142,8 +148,8 @@ def _cluster(url: CassandraUrl) -> Cluster:
         connect_timeout=CONNECT_TIMEOUT,
         control_connection_timeout=CONNECT_TIMEOUT,
         reconnection_policy=ConstantReconnectionPolicy(_RECONNECT_INTERVAL, max_attempts=None),
-        idle_heartbeat_interval=5,  # half of the default: a connection that a firewall dropped says nothing by itself
-        idle_heartbeat_timeout=2,
+        idle_heartbeat_interval=_HEARTBEAT_INTERVAL,
+        idle_heartbeat_timeout=_HEARTBEAT_TIMEOUT,
         compression=False,
         schema_metadata_enabled=False,
         token_metadata_enabled=False,
