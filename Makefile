@@ -8,6 +8,7 @@ RUNTIME := $(VENV)/.runtime-installed
 TOOLS := $(VENV)/.tools-installed
 NODE := $(VENV)/.node-installed
 SERVERS := $(VENV)/.servers-provided
+CASSANDRA := $(VENV)/.cassandra-provided
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(NODE) $(SERVERS) ## fill .venv with all that the other targets need
+setup: $(NODE) $(SERVERS) $(CASSANDRA) ## fill .venv with all that the other targets need
 
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -46,6 +47,11 @@ $(SERVERS): $(RUNTIME) tools/servers.py
 	@$(BIN)/python tools/servers.py
 	@touch $@
 
+# The one server that is in no wheel and no Debian package; by Maven, on the Java of a wheel.
+$(CASSANDRA): $(TOOLS) tools/cassandra_jars.py
+	@$(BIN)/python tools/cassandra_jars.py
+	@touch $@
+
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it
 	@exec $(BIN)/taskgate up --demo
 
@@ -65,7 +71,6 @@ check: setup ## format, lint, types, import rules, protos, Envoy configuration
 
 # The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
 conformance: setup ## compare with a real Conductor on each database (fetches 0.5 GB by Maven; five minutes)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[conformance]'
 	$(BIN)/python -m pytest --timeout=900 tests/against_conductor/check_answers.py
 
 # For CI, which leaves `conformance` out where the jar is not to be had.

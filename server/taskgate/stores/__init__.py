@@ -10,6 +10,7 @@ from taskgate.errors import SettingsError
 from taskgate.layout import Layout
 from taskgate.stores import redis
 from taskgate.stores.base import TaskStore, TaskWriter
+from taskgate.stores.cassandra_url import CassandraUrl, parse_cassandra_url
 from taskgate.stores.postgresql_url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
@@ -36,7 +37,7 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
     ``%3F`` and the like stand for single bytes. ``postgresql://user@host:5432/conductor`` is as libpq takes it; see
     ``postgresql_url``, and ``redis.location`` for the URLs of Redis. Raises SettingsError if the URL is not one that
-    taskgate knows.
+    taskgate knows, or needs a driver that is not installed.
     """
     backend, location = _resolve(url)
     store = backend.open_store(location, layout)
@@ -109,6 +110,23 @@ def _postgresql(example: str | None) -> _Backend:
     return _Backend(example, parse_postgresql_url, _postgresql_store, _postgresql_writer)
 
 
+def _cassandra_store(url: CassandraUrl, layout: Layout) -> TaskStore:
+    if layout is not Layout.CONDUCTOR:
+        raise SettingsError("layout: in Cassandra, taskgate reads what Conductor writes; set layout to conductor")
+    try:
+        from taskgate.stores.cassandra import CassandraStore  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise SettingsError(
+            "store: the driver for cassandra:// is not installed; get it with: pip install 'taskgate[cassandra]'"
+        ) from error
+    return CassandraStore(url)
+
+
+def _cassandra_writer(url: CassandraUrl) -> TaskWriter:
+    del url
+    raise SettingsError("store: in Cassandra, taskgate only reads what Conductor writes; import into another store")
+
+
 def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:
     return _Backend(example, partial(redis.locate, kind, tls=tls), redis.RedisStore, redis.RedisWriter)
 
@@ -117,6 +135,9 @@ _BACKENDS = {
     "sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True),
     "postgresql": _postgresql("postgresql://user@host:5432/conductor"),
     "postgres": _postgresql(None),
+    "cassandra": _Backend(
+        "cassandra://host1,host2/conductor", parse_cassandra_url, _cassandra_store, _cassandra_writer
+    ),
     "redis": _redis(redis.Kind.STANDALONE, "redis://localhost:6379/0", tls=False),
     "redis+sentinel": _redis(redis.Kind.SENTINEL, "redis+sentinel://localhost:26379/mymaster/0", tls=False),
     "redis+cluster": _redis(redis.Kind.CLUSTER, "redis+cluster://localhost:7000,localhost:7001", tls=False),

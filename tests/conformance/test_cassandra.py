@@ -1,0 +1,239 @@
+"""A Cassandra node against the suite, and what only Cassandra can do."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from conformance.rig import Rig
+from conformance.suite import ID, OTHER_ID, StoreSuite, _excuse, assert_public
+from support.cassandra import USER, CassandraNode, ConductorsKeyspace
+from support.postgresql import free_port
+from taskgate.errors import DocumentUnreadable, SettingsError, StoreUnavailable
+from taskgate.layout import Layout
+from taskgate.stores import open_store, open_writer
+from taskgate.stores.base import StoredTask, TaskStore
+from taskgate.stores.cassandra import parse_uuid
+
+__all__ = ["_excuse"]  # a fixture of the suite, for the class below
+
+_COLUMN_TYPES = {int: "int", float: "double"}
+
+
+class CassandraRig(Rig):
+    """A keyspace of the node that all tests share."""
+
+    similar_ids = (ID, "65FC73FE-0586-11F1-8B8D-6219B54DA7FF")
+    similar_ids_of_no_task = (ID.upper(), OTHER_ID, f"{ID} ", f" {ID}", ID.replace("-", ""), f"{{{ID}}}")
+
+    def __init__(self, folder: Path, keyspace: ConductorsKeyspace) -> None:
+        super().__init__(folder)
+        self.keyspace = keyspace
+        self.node = keyspace.node
+        self.name = f"cassandra://{self.node}/{keyspace.name}"
+
+    def task_id(self, number: int) -> str:
+        return str(uuid.UUID(int=number))
+
+    @property
+    def url(self) -> str:
+        return self.node.url(self.keyspace.name)
+
+    def put(self, task_id: str, value: object) -> None:
+        column = _COLUMN_TYPES.get(type(value))
+        if column is not None:
+            self.keyspace.replace_workflows(column)
+        self.keyspace.put(task_id, value)
+
+    def stored(self) -> dict[str, bytes]:
+        return {task_id: payload.encode() for task_id, payload in self.keyspace.rows()}
+
+    away = property(lambda self: self.node.stopped)
+    locked = property(lambda self: self.node.frozen)  # nothing there locks: the next best is a node that hangs
+    damaged = property(lambda self: self.keyspace.without_workflows)
+
+    def foreign(self) -> None:
+        """It is Conductor's own anyway."""
+
+    def create(self) -> None:
+        """It is made already."""
+
+    def open_store(self) -> TaskStore:
+        return open_store(self.url, Layout.CONDUCTOR)
+
+    def open_writer(self) -> Any:
+        return Conductor(self.keyspace)
+
+
+class Conductor:
+    """Writes as Conductor does, so that the suite has a writer where taskgate is none."""
+
+    def __init__(self, keyspace: ConductorsKeyspace) -> None:
+        self._keyspace = keyspace
+
+    def write(self, tasks: Sequence[StoredTask]) -> None:
+        for task in tasks:
+            self._keyspace.put(task.task_id, task.document.decode())
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@pytest.fixture(scope="module")
+def keyspace(cassandra_node: CassandraNode) -> Iterator[ConductorsKeyspace]:
+    keyspace = ConductorsKeyspace(cassandra_node, "suite")
+    yield keyspace
+    keyspace.drop()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, keyspace: ConductorsKeyspace) -> CassandraRig:
+    """The keyspace, emptied: to make one takes ten times as long."""
+    keyspace.clear()
+    return CassandraRig(tmp_path, keyspace)
+
+
+async def refusal(store: TaskStore) -> str:
+    """Why a read is refused."""
+    started = time.perf_counter()
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.get_document(ID)
+    assert time.perf_counter() - started < 3
+    return refused.value.message
+
+
+class TestCassandraStore(StoreSuite):
+    """Every "must" of TaskStore, and more."""
+
+    @pytest.mark.parametrize(
+        ("spoil", "reason"),
+        [
+            (lambda url: url.replace("correct", "wrong"), "user and password"),
+            (lambda url: url.replace("taskgate", "nobody"), "user and password"),
+            (lambda url: f"{url}_of_nobody", "no tables"),
+            (lambda url: f"{url}?local_dc=elsewhere", "data centre"),
+            (lambda url: f"{url}?consistency=TWO", "too few"),
+            (lambda url: f"{url}?tls=verify-full", "certificate is not to be trusted"),
+            (lambda url: url.replace(url.split("@")[1].split("/")[0], f"127.0.0.1:{free_port()}"), "nothing listens"),
+            (lambda url: url.replace("127.0.0.1", "no-such-host.invalid"), "its host is not known"),
+        ],
+        ids=["password", "user", "keyspace", "data centre", "consistency", "tls", "port", "host"],
+    )
+    async def test_reason_is_named(self, rig: CassandraRig, spoil: Callable[[str], str], reason: str) -> None:
+        """Each kind of refusal has its own words, which name the store and nothing secret."""
+        store = open_store(spoil(rig.url), Layout.CONDUCTOR)
+        message = await refusal(store)
+        assert reason in message
+        assert "cassandra://" in message
+        assert not [word for word in ("correct", "wrong", "nobody:", "taskgate:") if word in message]
+        await store.close()
+
+    async def test_tls(self, rig: CassandraRig) -> None:
+        """The node's certificate is checked; ``verify-ca`` leaves out the name that it is for."""
+        rig.put(ID, "{}")
+        authority = str(rig.node.authority)
+        for mode, host, answered in (
+            ("verify-full", "localhost", False),  # the driver connects to the address that the name stands for
+            ("verify-ca", "127.0.0.1", True),
+            ("verify-full", "127.0.0.1", False),
+        ):
+            hosts = f"{host}:{rig.node.port}"
+            url = rig.node.url(rig.keyspace.name, hosts, tls=mode, ca_file=authority)
+            store = open_store(url, Layout.CONDUCTOR)
+            if answered:
+                assert await store.get_document(ID) == b"{}"
+            else:
+                assert "certificate is not to be trusted" in await refusal(store)
+            await store.close()
+
+    async def test_grants_are_all_that_is_needed(self, rig: CassandraRig) -> None:
+        """The user of all these tests may read two tables; without one of them, reads and checks are refused."""
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        for table in ("workflows", "task_lookup"):
+            assert await store.get_document(ID) == b"{}"
+            rig.node.execute(f"REVOKE SELECT ON {rig.keyspace.name}.{table} FROM {USER}")  # noqa: S608 - our own
+            assert "look at the grants" in await refusal(store)
+            with pytest.raises(StoreUnavailable, match="look at the grants") as refused:
+                await store.check()
+            assert_public(refused.value, rig)
+            rig.node.execute(f"GRANT SELECT ON {rig.keyspace.name}.{table} TO {USER}")
+            await store.check()
+        await store.close()
+
+    async def test_a_host_that_is_gone_does_not_matter(self, rig: CassandraRig) -> None:
+        """Any node of the URL that answers will do."""
+        rig.put(ID, "{}")
+        url = rig.node.url(rig.keyspace.name, f"127.0.0.1:{free_port()},{rig.node}")
+        store = open_store(url, Layout.CONDUCTOR)
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    async def test_half_of_a_task(self, rig: CassandraRig) -> None:
+        """Conductor writes two rows: before the second there is no task yet; a lookup without a workflow is no task."""
+        rig.put(ID, "{}")
+        rig.node.execute(f"TRUNCATE {rig.keyspace.name}.workflows")
+        store = rig.open_store()
+        assert await store.get_document(ID) is None
+        rig.node.execute(f"INSERT INTO {rig.keyspace.name}.task_lookup (task_id) VALUES ({OTHER_ID})")  # noqa: S608 - our own
+        with pytest.raises(DocumentUnreadable):
+            await store.get_document(OTHER_ID)
+        await store.close()
+
+    async def test_outage_fails_fast(self, rig: CassandraRig) -> None:
+        """While a node hangs, one read at a time finds out; all others are refused at once."""
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"{}"
+        with rig.locked():
+            await refusal(store)
+            started = time.perf_counter()
+            results = await asyncio.gather(
+                *(store.get_document(rig.task_id(n)) for n in range(1000)), return_exceptions=True
+            )
+            assert {type(result) for result in results} == {StoreUnavailable}
+            assert time.perf_counter() - started < 3
+        await store.check()
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("65fc73fe-0586-11f1-8b8d-6219b54da7fe", "65fc73fe-0586-11f1-8b8d-6219b54da7fe"),
+        ("65FC73FE-0586-11F1-8B8D-6219B54DA7FE", "65fc73fe-0586-11f1-8b8d-6219b54da7fe"),
+        ("1-2-3-4-5", "00000001-0002-0003-0004-000000000005"),
+        ("f1234567812345-2-3-4-5", "67812345-0002-0003-0004-000000000005"),
+        ("1-2-3-4-fedcba9876543210", None),
+        ("1-2-3-4", None),
+        ("1-2-3-4-5-6", None),
+        ("-2-3-4-5", None),
+        ("1-2-3-4-g", None),
+        ("1-2-3-4-00000000000000000000000000000", None),
+        ("", None),
+        ("65fc73fe058611f18b8d6219b54da7fe", None),
+    ],
+    ids=ascii,
+)
+def test_uuids_are_javas(text: str, expected: str | None) -> None:
+    """As ``java.util.UUID.fromString`` of OpenJDK 21 has it."""
+    assert parse_uuid(text) == (uuid.UUID(expected) if expected else None)
+
+
+def test_nothing_is_written() -> None:
+    """An import, and the layout that imports make, are refused in one sentence, before anything is connected to."""
+    with pytest.raises(SettingsError, match="import into another store"):
+        open_writer("cassandra://localhost/conductor")
+    with pytest.raises(SettingsError, match="set layout to conductor"):
+        open_store("cassandra://localhost/conductor")

@@ -1,0 +1,183 @@
+"""A Cassandra node is restarted and hangs under load, while the system runs."""
+
+import http.client
+import json
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from cassandra.cluster import NoHostAvailable
+
+from support.cassandra import PASSWORD, CassandraNode, ConductorsKeyspace
+from support.documents import DOCUMENTED, DOCUMENTED_ID, compact
+from support.doors import GrpcDoor, RestDoor
+from support.load import callers
+from support.running import System, eventually, running_system, taskgate
+from taskgate.conductor_task import project_task_model
+
+ROWS = {
+    task_id: compact(json.loads(DOCUMENTED) | {"taskId": task_id}).decode()
+    for task_id in (str(uuid.UUID(int=number)) for number in range(1, 51))
+}
+ANSWERS = {task_id: project_task_model(stored.encode(), 0) for task_id, stored in ROWS.items()}
+
+
+@pytest.fixture(scope="module")
+def keyspace(cassandra_node: CassandraNode) -> Iterator[ConductorsKeyspace]:
+    keyspace = ConductorsKeyspace(cassandra_node, "conductor")
+    for task_id, stored in ROWS.items():
+        keyspace.put(task_id, stored)
+    yield keyspace
+    keyspace.drop()
+
+
+@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+def system(request: pytest.FixtureRequest, keyspace: ConductorsKeyspace) -> Iterator[System]:
+    url = keyspace.node.url(keyspace.name)
+    with running_system(url, "--layout", "conductor", transport=request.param, workers=1) as system:
+        eventually(lambda: healthz(system) == 200, "healthy")
+        yield system
+
+
+def healthz(system: System) -> int:
+    connection = http.client.HTTPConnection(system.http, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def assert_retryable_or_right(outcomes: Counter[str]) -> None:
+    """No wrong answer, and no failure that a caller would not try again."""
+    wrong = [what for what in outcomes if what != "ok" and not (what.startswith("503 ") and '"retryable":true' in what)]
+    assert not wrong, outcomes
+
+
+def test_every_door_reads_it(system: System) -> None:
+    """REST and gRPC give what Conductor would; an ID in capitals is not found, as Conductor says."""
+    rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+    for task_id, document in ANSWERS.items():
+        assert rest.get_task_json(task_id).document == document
+    assert direct.get_task_json(next(iter(ANSWERS))).document == ANSWERS[next(iter(ANSWERS))]
+    assert rest.get_task_json(DOCUMENTED_ID.upper()).status == 404
+    assert rest.get_task_json("no-uuid").status == 400
+    rest.close()
+    direct.close()
+
+
+def test_restart_under_load(keyspace: ConductorsKeyspace, system: System) -> None:
+    """Wrong answers none; errors only 503, retryable; recovery in the same processes."""
+    node = keyspace.node
+    before = {process.pid for process in system.family()}
+    with callers(system, 2, ANSWERS) as outcomes:  # few, since the node starts on the same machine
+        eventually(lambda: outcomes["ok"] > 200, "calls under way")
+        node.stop()
+        eventually(lambda: healthz(system) == 503, "unhealthy")
+        node.start()
+        eventually(lambda: healthz(system) == 200, "healthy again", 20)
+        served = outcomes["ok"]
+        eventually(lambda: outcomes["ok"] > served + 200, "calls again")
+    assert_retryable_or_right(outcomes)
+    with callers(system, 8, ANSWERS) as afterwards:
+        eventually(lambda: afterwards["ok"] > 200, "calls again")
+    assert set(afterwards) == {"ok"}
+    assert before <= {process.pid for process in system.family()}
+
+
+def test_node_that_hangs_makes_nobody_wait_but_one(keyspace: ConductorsKeyspace, system: System) -> None:
+    """Readiness follows, most calls are refused at once, none takes three seconds, and all is well afterwards."""
+    door = RestDoor("rest", system.http)
+    with keyspace.node.frozen():
+        eventually(lambda: healthz(system) == 503, "unhealthy")
+        with callers(system, 8, ANSWERS) as outcomes:
+            started = time.perf_counter()
+            assert door.get_task_json(next(iter(ANSWERS))).status == 503
+            assert time.perf_counter() - started < 3
+            eventually(lambda: outcomes.total() > 100, "calls are refused")
+        assert_retryable_or_right(outcomes)
+        assert "ok" not in outcomes
+    eventually(lambda: healthz(system) == 200, "healthy again")
+    assert door.get_task_json(next(iter(ANSWERS))).document == ANSWERS[next(iter(ANSWERS))]
+    door.close()
+
+
+def test_nothing_secret_is_shown(system: System) -> None:
+    """The password is in no log line and in no command line; of the driver's own words there are none."""
+    assert system.events("store answers")
+    shown = [*system.log, *system.out, *(" ".join(process.cmdline()) for process in system.family())]
+    assert not [line for line in shown if PASSWORD in line or quote(PASSWORD) in line]
+    assert not [line for line in shown if "NoHostAvailable" in line or "marked down" in line]
+
+
+def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
+    """Two nodes, a copy each: no call fails while one is killed, comes back and hangs, and the other is killed."""
+    nodes: list[CassandraNode] = []
+    try:
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            nodes.append(CassandraNode(tmp_path / name, passwords=False, first=nodes[0] if nodes else None))
+        first, second = nodes
+        keyspace = ConductorsKeyspace(first, "conductor", copies=2)
+        eventually(lambda: written(keyspace), "both nodes have every row", 30)
+        url = f"cassandra://{second}/conductor?consistency=LOCAL_ONE"  # the first node is found
+        with running_system(url, "--layout", "conductor", workers=1) as system:
+            eventually(lambda: healthz(system) == 200, "healthy")
+            with callers(system, 4, ANSWERS) as outcomes:
+                eventually(lambda: outcomes["ok"] > 100, "calls under way")
+                second.stop(signal.SIGKILL)
+                assert_goes_on(outcomes)
+                second.start()
+                assert_goes_on(outcomes)
+                with second.frozen():
+                    assert_goes_on(outcomes)
+                assert_goes_on(outcomes)
+                first.stop(signal.SIGKILL)
+                assert_goes_on(outcomes)
+            assert set(outcomes) == {"ok"}, outcomes
+    finally:
+        for node in nodes:
+            node.stop(signal.SIGKILL)
+
+
+def written(keyspace: ConductorsKeyspace) -> bool:
+    """Write the rows, which fails as long as the nodes do not see each other."""
+    try:
+        for task_id, stored in ROWS.items():
+            keyspace.put(task_id, stored)
+    except NoHostAvailable:
+        return False
+    return True
+
+
+def assert_goes_on(outcomes: Counter[str]) -> None:
+    """For some seconds more, so that what takes its time is noticed."""
+    time.sleep(3)
+    served = outcomes["ok"]
+    eventually(lambda: outcomes["ok"] > served + 100, "calls go on")
+
+
+def test_it_ends_in_order(keyspace: ConductorsKeyspace) -> None:
+    """The driver's threads hold nobody up."""
+    url = keyspace.node.url(keyspace.name)
+    with running_system(url, "--layout", "conductor", "--drain-delay", "0", workers=1) as system:
+        eventually(lambda: healthz(system) == 200, "healthy")
+        started = time.perf_counter()
+        assert system.stop() == 0
+        assert time.perf_counter() - started < 10
+        system.assert_gone()
+
+
+@pytest.mark.parametrize("command", [("import", "-"), ("up", "--demo")])
+def test_import_is_refused(command: tuple[str, ...]) -> None:
+    """One sentence, and nothing is written."""
+    done = taskgate(*command, stdin=DOCUMENTED, env={"TASKGATE_STORE": "cassandra://u:secret@localhost/conductor"})
+    assert done.returncode != 0
+    assert "import into another store" in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr

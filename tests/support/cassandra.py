@@ -1,0 +1,285 @@
+"""A Cassandra node of the tests' own, on free ports, and a keyspace as Conductor makes it."""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import trustme
+from cassandra import ConsistencyLevel
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cryptography.hazmat.primitives import serialization
+
+import cassandra_jars
+from support.redis_servers import free_port
+from support.running import eventually
+
+USER = "taskgate"
+PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+
+START_SECONDS = 90
+"""It takes 5 to 12 on two cores."""
+
+_SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node begins with
+
+_MEMORY = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""It lives for a minute: compiling well costs more than it gives."""
+
+_OPENED = (
+    *("java.base/java.io", "java.base/java.lang", "java.base/java.lang.module", "java.base/java.lang.reflect"),
+    *("java.base/java.net", "java.base/java.nio", "java.base/java.util", "java.base/java.util.concurrent"),
+    *("java.base/java.util.concurrent.atomic", "java.base/jdk.internal.loader", "java.base/jdk.internal.math"),
+    *("java.base/jdk.internal.module", "java.base/jdk.internal.ref", "java.base/jdk.internal.reflect"),
+    *("java.base/sun.nio.ch", "java.base/sun.nio.fs", "java.rmi/sun.rmi.transport.tcp"),
+    "jdk.management/com.sun.management.internal",
+)
+_EXPORTED = (
+    *("java.base/java.lang.ref", "java.base/jdk.internal.misc", "java.sql/java.sql", "jdk.unsupported/sun.misc"),
+    *("java.management.rmi/com.sun.jmx.remote.internal.rmi", "java.rmi/sun.rmi.registry", "java.rmi/sun.rmi.server"),
+)
+"""Parts of Java that Cassandra uses past its modules, as in the ``jvm17-server.options`` that it comes with."""
+
+_LOGGING = """
+<configuration>
+  <appender name="file" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%date %level %logger{0} %msg%n</pattern></encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="file"/></root>
+</configuration>
+"""
+
+
+class CassandraNode:
+    """One node, a cluster by itself. What it holds outlives its process, in ``folder``."""
+
+    def __init__(self, folder: Path, *, passwords: bool = True, first: "CassandraNode | None" = None) -> None:
+        """Without ``passwords`` it lets everybody in, and everybody do everything. ``first`` makes it a cluster of two.
+
+        All nodes of a cluster have the same ports, so the second one has an address of its own.
+        """
+        self.address = "127.0.0.1" if first is None else "127.0.0.2"
+        self.port = free_port() if first is None else first.port
+        self._storage_port: int = free_port() if first is None else first._storage_port
+        self.authority = folder / "authority.pem"
+        self.side_door: Any = None
+        """A session of the driver as superuser: the tests' own way in, past ours."""
+        self._folder = folder
+        self.passwords = passwords
+        self._process: subprocess.Popen[bytes] | None = None
+        self._cluster: Any = None
+        self._configure()
+        self.start()
+        if passwords:
+            self.execute(f"CREATE ROLE {USER} WITH PASSWORD = '{PASSWORD}' AND LOGIN = true")
+
+    def _configure(self) -> None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.authority))
+        certificate = authority.issue_cert("localhost")
+        key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
+        (self._folder / "certificate.pem").write_bytes(key + chain)
+        (self._folder / "logback.xml").write_text(_LOGGING)
+        settings = {
+            "cluster_name": "tests",
+            "num_tokens": 1,
+            "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
+            "endpoint_snitch": "SimpleSnitch",
+            "seed_provider": [
+                {
+                    "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
+                    "parameters": [{"seeds": f"127.0.0.1:{self._storage_port}"}],
+                }
+            ],
+            "listen_address": self.address,
+            "storage_port": self._storage_port,
+            "rpc_address": self.address,
+            "auto_bootstrap": False,  # there is nothing yet that a second node would have to copy
+            "native_transport_port": self.port,
+            "authenticator": "PasswordAuthenticator" if self.passwords else "AllowAllAuthenticator",
+            "authorizer": "CassandraAuthorizer" if self.passwords else "AllowAllAuthorizer",
+            "permissions_validity": "0ms",
+            # With TLS and without, on the same port.
+            "client_encryption_options": {
+                "enabled": True,
+                "optional": True,
+                "ssl_context_factory": {"class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory"},
+                "keystore": str(self._folder / "certificate.pem"),
+            },
+            # A write may be half as large as a segment of the log. What Conductor's keeps by default is 16 MiB.
+            "commitlog_sync": "periodic",
+            "commitlog_sync_period": "500ms",  # what is older than that survives a kill
+            "commitlog_segment_size": "128MiB",
+            "native_transport_max_frame_size": "64MiB",
+            "write_request_timeout": "20s",
+            "auto_snapshot": False,  # of what is dropped
+            "data_file_directories": [str(self._folder / "data")],
+        } | {
+            f"{name}_directory": str(self._folder / name) for name in ("commitlog", "hints", "saved_caches", "cdc_raw")
+        }
+        (self._folder / "cassandra.yaml").write_text(json.dumps(settings, indent=1))
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    def url(self, keyspace: str, hosts: str | None = None, **parameters: str) -> str:
+        """For the store, as the user who may only read."""
+        query = f"?{urlencode(parameters)}" if parameters else ""
+        return f"cassandra://{USER}:{quote(PASSWORD)}@{hosts or self}/{keyspace}{query}"
+
+    def start(self) -> None:
+        """Start, and wait until the side door is open."""
+        properties = {
+            "java.security.manager": "allow",
+            "cassandra.config": (self._folder / "cassandra.yaml").as_uri(),
+            "cassandra.storagedir": str(self._folder),
+            "cassandra-foreground": "yes",
+            "logback.configurationFile": str(self._folder / "logback.xml"),
+            # A cluster of one has nobody to wait for, and passwords need not be hard to guess here.
+            "cassandra.skip_wait_for_gossip_to_settle": "0",
+            "cassandra.ring_delay_ms": "1",
+            "cassandra.superuser_setup_delay_ms": "0",
+            "cassandra.auth_bcrypt_gensalt_log2_rounds": "4",
+            "jdk.attach.allowAttachSelf": "true",
+        }
+        command = [
+            *(cassandra_jars.find_java(), *_MEMORY),
+            *(f"-D{name}={value}" for name, value in properties.items()),
+            *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
+            *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
+            *("-cp", f"{cassandra_jars.find_jars()}/*", "org.apache.cassandra.service.CassandraDaemon"),
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, start_new_session=True)
+        eventually(self._opens, f"Cassandra answers on {self.port}", START_SECONDS)
+
+    def _opens(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()[-10_000:]
+        profile = ExecutionProfile(request_timeout=30, consistency_level=ConsistencyLevel.ALL)
+        cluster = Cluster(
+            [self.address], self.port, auth_provider=_SUPERUSER, protocol_version=4, compression=False,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile}, monitor_reporting_enabled=False,
+        )  # fmt: skip
+        try:
+            self.side_door = cluster.connect()
+        except NoHostAvailable:
+            cluster.shutdown()
+            return False
+        self._cluster = cluster
+        return True
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
+        """All rows of an answer, as superuser."""
+        return list(self.side_door.execute(statement, values or None))
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop in order, or however else ``number`` makes it."""
+        if self._cluster is not None:
+            self._cluster.shutdown()
+            self._cluster = self.side_door = None
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It is not there while the block runs."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It is there while the block runs, and says nothing."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+
+class ConductorsKeyspace:
+    """A keyspace with the two tables that tasks are in, as ``CassandraBaseDAO`` makes them, and rows as it writes."""
+
+    def __init__(self, node: CassandraNode, name: str, *, copies: int = 1) -> None:
+        self.node = node
+        self.name = name
+        node.execute(
+            f"CREATE KEYSPACE {name} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': {copies}}}"
+        )
+        node.execute(f"CREATE TABLE {name}.task_lookup (task_id uuid PRIMARY KEY, workflow_id uuid)")
+        self.create_workflows()
+        self._grant("task_lookup")
+
+    def create_workflows(self, payload: str = "text") -> None:
+        """The table, with a column ``payload`` of that type."""
+        self._payload = payload
+        self.node.execute(
+            f"CREATE TABLE {self.name}.workflows (workflow_id uuid, shard_id int, entity text, task_id text,"
+            f" payload {payload}, total_tasks int STATIC, total_partitions int STATIC,"
+            " PRIMARY KEY ((workflow_id, shard_id), entity, task_id))"
+        )
+        self._grant("workflows")
+
+    def _grant(self, table: str) -> None:
+        if self.node.passwords:
+            self.node.execute(f"GRANT SELECT ON {self.name}.{table} TO {USER}")
+
+    def replace_workflows(self, payload: str = "text") -> None:
+        """An empty table, with such a column, instead of the one that is there."""
+        self.node.execute(f"DROP TABLE {self.name}.workflows")
+        self.create_workflows(payload)
+
+    def clear(self) -> None:
+        """No rows, and tables as Conductor's."""
+        self.node.execute(f"TRUNCATE {self.name}.task_lookup")
+        if self._payload == "text":
+            self.node.execute(f"TRUNCATE {self.name}.workflows")
+        else:
+            self.replace_workflows()
+
+    def put(self, task_id: str, payload: object) -> None:
+        """A task of a workflow of its own."""
+        key = uuid.UUID(task_id)
+        workflow_id = uuid.uuid5(key, "workflow")
+        lookup = f"INSERT INTO {self.name}.task_lookup (task_id, workflow_id) VALUES (%s, %s)"  # noqa: S608 - our own
+        self.node.execute(lookup, (key, workflow_id))
+        self.node.execute(
+            f"INSERT INTO {self.name}.workflows (workflow_id, shard_id, entity, task_id, payload)"  # noqa: S608 - our own
+            " VALUES (%s, 1, 'task', %s, %s)",
+            (workflow_id, task_id, payload),
+        )
+
+    def rows(self) -> list[Any]:
+        """Task ID and payload of every task."""
+        rows = self.node.execute(f"SELECT entity, task_id, payload FROM {self.name}.workflows")  # noqa: S608 - our own
+        return [(row.task_id, row.payload) for row in rows if row.entity == "task"]
+
+    @contextmanager
+    def without_workflows(self) -> Iterator[None]:
+        """The table is not there while the block runs."""
+        rows = self.rows()
+        self.node.execute(f"DROP TABLE {self.name}.workflows")
+        try:
+            yield
+        finally:
+            self.create_workflows()
+            for task_id, payload in rows:
+                self.put(task_id, payload)
+
+    def drop(self) -> None:
+        self.node.execute(f"DROP KEYSPACE {self.name}")
