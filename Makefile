@@ -49,7 +49,7 @@ $(SERVERS): $(RUNTIME) tools/servers.py
 
 # The one server that is in no wheel and no Debian package; by Maven, on the Java of a wheel.
 $(CASSANDRA): $(TOOLS) tools/cassandra_jars.py
-	@$(BIN)/python tools/cassandra_jars.py
+	@$(BIN)/python -m tools.cassandra_jars
 	@touch $@
 
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from servers import SERVERS, Missing, unpack
+from tools.servers import SERVERS, Missing, unpack
 
 VERSION = "5.0.6"
 

@@ -17,9 +17,9 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cryptography.hazmat.primitives import serialization
 
-import cassandra_jars
 from support.redis_servers import free_port
 from support.running import eventually
+from tools import cassandra_jars
 
 USER = "taskgate"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages

@@ -15,8 +15,8 @@ import asyncpg
 import psutil
 import trustme
 
-from postgresql_programs import Programs
 from taskgate.stores.loop_thread import LoopThread
+from tools.postgresql_programs import Programs
 
 USER = "postgres"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
