@@ -43,6 +43,7 @@ def configure_logs(
     number = getattr(logging, level.upper())
     writer = LogWriter(output.fileno(), _tell_lost_on_console if console else _tell_lost)
     _state.writer = writer
+    _state.output = output  # or it would be closed when nobody has it any more
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -171,6 +172,7 @@ _LOST = "log lines were lost: their reader did not read"
 class _State:
     lines: _Lines | None = None
     writer: LogWriter | None = None
+    output: BinaryIO | None = None
 
 
 _state = _State()

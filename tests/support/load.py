@@ -16,12 +16,17 @@ from support.running import System
 
 @contextmanager
 def callers(
-    system: System, count: int, documents: Mapping[str, bytes] = MappingProxyType({DOCUMENTED_ID: DOCUMENTED_COMPACT})
+    system: System,
+    count: int,
+    documents: Mapping[str, bytes] = MappingProxyType({DOCUMENTED_ID: DOCUMENTED_COMPACT}),
+    *,
+    connect_anew: bool = False,
 ) -> Iterator[Counter[str]]:
     """REST callers that ask without pause; what they got, by kind, is complete when the block ends.
 
     ``documents`` are what they ask for, by ID, and what they should get. "refused" is a new connection that was not
-    taken: the caller knows that nothing was done, and goes elsewhere.
+    taken, "not accepted" one that the kernel took and nobody accepted before the socket went: the caller knows that
+    nothing was done, and goes elsewhere. With ``connect_anew`` they do not keep their connections.
     """
     outcomes: Counter[str] = Counter()
     stop = threading.Event()
@@ -39,8 +44,12 @@ def callers(
                 body = response.read()
                 outcomes["ok" if body == document else f"{response.status} {body[:400]!r}"] += 1
             except OSError as error:
-                outcomes["refused" if new else repr(error)] += 1
+                refused = "refused" if isinstance(error, ConnectionRefusedError) else "not accepted"
+                outcomes[refused if new else repr(error)] += 1
                 connection.close()
+            else:
+                if connect_anew:
+                    connection.close()
         connection.close()
 
     threads = [threading.Thread(target=call) for _ in range(count)]
