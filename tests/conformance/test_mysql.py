@@ -21,7 +21,7 @@ from support.mysql import PASSWORD, USER, MysqlServer, running_mysql
 from support.redis_servers import free_port
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
-from taskgate.stores import mysql_writer, open_store, open_writer
+from taskgate.stores import mysql_writer, open_store
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 from taskgate.stores.mysql import MysqlStore, statement_for
 from taskgate.stores.mysql_url import parse_mysql_url
@@ -240,9 +240,7 @@ class TestMysqlStore(StoreSuite):
         with rig.user("reader") as url:
             store = open_store(url)
             assert "may not use this database" in await refusal(store)
-            rig.execute(
-                f"CREATE TABLE other (id int); GRANT SELECT ON `{rig.database}`.other TO reader@'%'".split("; ")[0]
-            )
+            rig.execute("CREATE TABLE other (id int)")
             rig.execute(f"GRANT SELECT ON `{rig.database}`.other TO reader@'%'")
             assert "grants" in await refusal(store)
             rig.execute(f"GRANT SELECT ON `{rig.database}`.task TO reader@'%'")

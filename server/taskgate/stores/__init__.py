@@ -36,8 +36,8 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
 
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
     ``%3F`` and the like stand for single bytes. ``postgresql://user@host:5432/conductor`` is as libpq takes it; see
-    ``postgresql_url``, ``mysql_url``, and ``redis.location`` for the URLs of Redis. Raises SettingsError if the URL is not one that
-    taskgate knows.
+    ``postgresql_url``, ``mysql_url``, and ``redis.location`` for the URLs of Redis. Raises SettingsError if the URL is
+    not one that taskgate knows.
     """
     backend, location = _resolve(url)
     store = backend.open_store(location, layout)

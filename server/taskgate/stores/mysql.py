@@ -4,6 +4,7 @@ One table is read, by one prepared statement, in sessions that are read-only and
 SELECT on that table is all that the user needs.
 """
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from asyncmy import errors
 from taskgate.errors import DocumentUnreadable
 from taskgate.layout import Layout
 from taskgate.stores.connections import Connections
-from taskgate.stores.mysql_connect import TOO_SLOW, connect, explain, is_mariadb, number_of
+from taskgate.stores.mysql_connect import TOO_SLOW, connect, explain, is_mariadb, number_of, terminate
 from taskgate.stores.mysql_url import MysqlUrl
 
 READ_TIMEOUT: Final = 2.0
@@ -53,6 +54,7 @@ class MysqlStore:
     async def close(self) -> None:
         """See ``TaskStore``."""
         self._connections.close()
+        await asyncio.sleep(0)  # what was aborted is closed in the next turn of the loop
 
     async def _get(self, task_id: str, *, refusable: bool) -> bytes | None:
         try:
@@ -79,7 +81,7 @@ class MysqlStore:
             await connection.query("SET SESSION TRANSACTION READ ONLY")
             statement = await connection.prepare(await _statement(connection))
         except BaseException:
-            connection.close()
+            terminate(connection)
             raise
         return _Session(connection, self._url.name, statement)
 
@@ -88,7 +90,6 @@ class _Session:
     """One connection, with the statement prepared."""
 
     def __init__(self, connection: Any, store: str, statement: Any) -> None:
-        self.terminate = connection.close
         self._connection = connection
         self._store = store
         self._statement = statement
@@ -97,8 +98,12 @@ class _Session:
         """Whether the connection is known to be lost."""
         return not self._connection.connected
 
+    def terminate(self) -> None:
+        """End the connection without waiting for anything."""
+        terminate(self._connection)
+
     async def fetch_rows(self, task_id: bytes) -> Any:
-        """Rows whose ID the server takes for this one; StoreUnavailable if it has no time, else as the driver raises."""
+        """Rows whose ID is this one to the server. Raises StoreUnavailable if it has no time, else as the driver."""
         try:
             result = await self._statement.execute((task_id,))
         except errors.MySQLError as error:

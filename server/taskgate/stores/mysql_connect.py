@@ -90,6 +90,7 @@ class _RefusedPlugin:
 
     def authenticate(self, packet: Any) -> None:
         """Refuse."""
+        del packet
         raise errors.OperationalError(_NO_SUCH_PLUGIN, "refused without TLS")
 
 
@@ -121,7 +122,7 @@ async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa:
             # SET NAMES, since servers can be told to ignore what a client asks for at first.
             await connection.query(f"SET NAMES utf8mb4, autocommit = 1, {settings}")
     except BaseException:
-        connection.close()
+        terminate(connection)
         raise
     return connection
 
@@ -136,6 +137,14 @@ async def _connect(connection: Any) -> None:
     except Exception as error:
         # The driver looks for numbers and names in whatever it has got.
         raise errors.OperationalError(_UNINTELLIGIBLE, "no greeting of a MySQL server") from error
+
+
+def terminate(connection: Any) -> None:
+    """End the connection without waiting for anything; the driver's ``close`` waits for TLS, and for what is unsent."""
+    transport = connection._transport  # noqa: SLF001 - there is no other way to it
+    connection.close()
+    if transport is not None:
+        transport.abort()
 
 
 def is_mariadb(connection: Any) -> bool:

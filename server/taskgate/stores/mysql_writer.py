@@ -1,7 +1,7 @@
-"""What ``taskgate import`` writes into MySQL or MariaDB: a table with Conductor's columns and one more, marked as ours.
+"""What ``taskgate import`` writes into MySQL or MariaDB: a table with Conductor's columns and one more, marked.
 
-A second table, ``taskgate_import``, has one row that a batch locks, so that batches are written one after the other, and
-one for each import under way with the number of its last batch.
+A second table, ``taskgate_import``, has one row that a batch locks, so that batches are written one after the other,
+and one for each import under way with the number of its last batch.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.loop_thread import LoopThread
-from taskgate.stores.mysql_connect import connect, explain, number_of
+from taskgate.stores.mysql_connect import connect, explain, number_of, terminate
 from taskgate.stores.mysql_url import MysqlUrl
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -192,7 +192,7 @@ class MysqlWriter:
                         connection, "SELECT batch FROM taskgate_import WHERE writer = %s FOR UPDATE", self._name
                     )
                 finally:
-                    connection.close()
+                    terminate(connection)
                 return bool(number == self._batch)
             await asyncio.sleep(0.5)
         raise StoreUnavailable(
@@ -210,7 +210,7 @@ class MysqlWriter:
 
     async def _disconnect(self) -> None:
         if self._connection is not None:
-            self._connection.close()
+            terminate(self._connection)
             self._connection = None
 
 
@@ -233,7 +233,7 @@ async def _value(connection: Any, statement: str, *parameters: object) -> Any:
 async def _stored(cursor: Any, task_ids: Sequence[str]) -> dict[bytes, tuple[int, str]]:
     """Update time and hash of the tasks that there are."""
     found: dict[bytes, tuple[int, str]] = {}
-    keys = list({task_id.encode() for task_id in task_ids})
+    keys = tuple({task_id.encode() for task_id in task_ids})
     for start in range(0, len(keys), _IDS_AT_ONCE):
         await cursor.execute(_LOOK, (keys[start : start + _IDS_AT_ONCE],))
         found |= {key: (update_time, digest.decode()) for key, update_time, digest in await cursor.fetchall()}
