@@ -55,9 +55,9 @@ _REASONS: Final = {
     1053: "it is starting or stopping",
     1205: "it is locked by another program",
     1213: "it is locked by another program",
-    1317: _TOO_SLOW,
     1969: _TOO_SLOW,
     3024: _TOO_SLOW,
+    1317: _LOST,  # an administrator has ended the statement, and mostly the connection with it
     1927: _LOST,
     2006: _LOST,
     2013: _LOST,
@@ -69,7 +69,7 @@ _REASONS: Final = {
 }
 """Public words for error numbers (MySQL and MariaDB manuals, "Error Reference")."""
 
-TOO_SLOW: Final = {1205, 1317, 1969, 3024}
+TOO_SLOW: Final = {1205, 1969, 3024}
 """Numbers for a statement that took too long, or waited too long for a lock: the connection is as good as before."""
 
 _NETWORK_REASONS: Final[dict[type[OSError], str]] = {
