@@ -17,11 +17,12 @@ import trustme
 from conformance.dictionary import check_like_a_dictionary
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
+from support.cut_wire import MYSQL_COMMIT, cut_at_commit
 from support.mysql import PASSWORD, USER, MysqlServer, running_mysql
 from support.redis_servers import free_port
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
-from taskgate.stores import mysql_writer, open_store
+from taskgate.stores import mysql_writer, open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 from taskgate.stores.mysql import MysqlStore, statement_for
 from taskgate.stores.mysql_url import parse_mysql_url
@@ -386,6 +387,20 @@ class TestMysqlWriter(WriterSuite):
             assert_public(refused.value, rig)
             assert writer.total == WriteCounts(added=1)
         assert set(rig.stored()) == {ID}
+
+    @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
+    def test_connection_lost_over_a_commit(self, rig: MysqlRig, arrives: bool) -> None:
+        """The connection breaks as a batch is committed: the counts say what the database says."""
+        with cut_at_commit(rig.server.port, MYSQL_COMMIT, arrives=arrives) as port:
+            with open_writer(rig.server.url(rig.database, host=f"127.0.0.1:{port}")) as writer:
+                if arrives:
+                    assert writer.write([stored(f"{n}") for n in range(10)]) == WriteCounts(added=10)
+                else:
+                    with pytest.raises(StoreUnavailable, match="connection was lost"):
+                        writer.write([stored(f"{n}") for n in range(10)])
+                assert writer.total.added == len(rig.stored())
+                assert len(rig.stored()) == (10 if arrives else 0)
+            assert len(rig.execute("SELECT * FROM taskgate_import")) <= 2
 
     def test_two_writers_of_the_same_tasks(self, rig: MysqlRig) -> None:
         """Batches that meet in the same rows: every count is exact, and none is lost."""

@@ -22,6 +22,7 @@ USER = "tester"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
 _START_SECONDS = 30
+_UNKNOWN_THREAD = 1094
 
 _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
 _SHARES = (servers.SERVERS / "root/usr/share/mysql", Path("/usr/share/mysql"), Path("/usr/share/mariadb"))
@@ -150,6 +151,16 @@ class MysqlServer:
             cursor.execute(statement, parameters or None)
             rows: Sequence[Mapping[str, Any]] = cursor.fetchall()
         return rows
+
+    def kill(self, session: int) -> bool:
+        """End a session, whatever it is doing; False if it was gone before."""
+        try:
+            self.execute("KILL %s", session)
+        except pymysql.OperationalError as error:
+            if error.args[0] != _UNKNOWN_THREAD:
+                raise
+            return False
+        return True
 
     @contextmanager
     def session(self, statement: str, database: str) -> Iterator[None]:
