@@ -18,7 +18,17 @@ from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 OTHER_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7ff"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
-DRIVER_WORDS = ("sqlite3", "Error(", "Traceback", "errno", "psycopg", "asyncpg", "OperationalError", PASSWORD)
+DRIVER_WORDS = (
+    "sqlite3",
+    "Error(",
+    "Traceback",
+    "errno",
+    "psycopg",
+    "asyncpg",
+    "asyncmy",
+    "OperationalError",
+    PASSWORD,
+)
 
 
 def stored(task_id: str = ID, update_time: int = 1, document: bytes = b'{"a":1}') -> StoredTask:

@@ -25,8 +25,6 @@ _START_SECONDS = 30
 _UNKNOWN_THREAD = 1094
 
 _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
-_SHARES = (servers.SERVERS / "root/usr/share/mysql", Path("/usr/share/mysql"), Path("/usr/share/mariadb"))
-"""Where a server's SQL files and message files may be; the first is for the one that tools/servers.py unpacked."""
 
 
 class MysqlServer:
@@ -38,9 +36,7 @@ class MysqlServer:
         self._data = folder / "data"
         self._data.mkdir()
         program = servers.find(servers.MARIADB)
-        unpacked = program.is_relative_to(servers.SERVERS)
-        shares = _SHARES if unpacked else _SHARES[1:]
-        share = next(path for path in shares if (path / _SYSTEM_TABLES[0]).exists())
+        share = _share(program)
         self._command = [
             str(program), "--no-defaults", f"--datadir={self._data}", f"--lc-messages-dir={share}",
             "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
@@ -168,6 +164,16 @@ class MysqlServer:
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             yield
+
+
+def _share(program: Path) -> Path:
+    """The folder of a server's SQL files and message files."""
+    unpacked = program.is_relative_to(servers.SERVERS)
+    places = (servers.SERVERS / "root/usr",) if unpacked else (program.resolve().parent.parent, Path("/usr"))
+    folders = [place / "share" / name for place in places for name in ("mysql", "mariadb")]
+    found = [folder for folder in folders if (folder / _SYSTEM_TABLES[0]).exists()]
+    assert found, f"{program} has no {_SYSTEM_TABLES[0]} in any of {folders}"
+    return found[0]
 
 
 @contextmanager
