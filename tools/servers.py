@@ -37,7 +37,14 @@ REDIS = Server("redis-server", ("redis-tools", "redis-server"), ("libjemalloc2",
 
 PGBOUNCER = Server("pgbouncer", ("pgbouncer",), ("libevent-2.1-7", "libevent-2.1-7t64", "libc-ares2"))
 
-ALL = (REDIS, PGBOUNCER)
+MARIADB = Server(
+    "mariadbd",
+    ("mariadb-server-core",),
+    ("libaio1", "libaio1t64", "libnuma1", "liburing2", "libpcre2-8-0", "libsystemd0"),
+)
+"""Its own SQL files, from which a new data folder is made, are in the same package."""
+
+ALL = (REDIS, PGBOUNCER, MARIADB)
 
 _SYSTEM = ("/usr/local/sbin", "/usr/sbin")
 """Where Debian puts some servers; not on everybody's PATH."""

@@ -42,8 +42,9 @@ class Settings(BaseSettings):
     store: str = Field(
         default="sqlite:///tasks.db",
         description="Where the tasks are, as a URL: sqlite:///relative.db, sqlite:////absolute/path.db,"
-        " postgresql://user@host:5432/database, redis://host:6379/0, redis+sentinel://host:26379/name/0 or"
-        " redis+cluster://host:6379. Where it holds a password, use the variable: flags can be seen by others.",
+        " postgresql://user@host:5432/database, mysql://user@host:3306/database, redis://host:6379/0,"
+        " redis+sentinel://host:26379/name/0 or redis+cluster://host:6379. Where it holds a password, use the variable:"
+        " flags can be seen by others.",
     )
     layout: Layout = Field(
         default=Layout.TASKGATE,

@@ -26,6 +26,7 @@ DRIVER_WORDS = (
     "psycopg",
     "asyncpg",
     "NoHostAvailable",
+    "asyncmy",
     "OperationalError",
     PASSWORD,
 )

@@ -17,9 +17,9 @@ import trustme
 from conformance.dictionary import check_like_a_dictionary
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
+from support.cut_wire import POSTGRESQL_COMMIT, cut_at_commit
 from support.pgbouncer import running_pgbouncer
 from support.postgresql import PASSWORD, PostgresqlServer, free_port, running_postgresql
-from support.postgresql_wire import cut_at_commit
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer, postgresql_writer
@@ -306,7 +306,7 @@ class TestPostgresqlWriter(WriterSuite):
     @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
     def test_connection_lost_over_a_commit(self, rig: PostgresqlRig, arrives: bool) -> None:
         """The connection breaks as a batch is committed: the counts say what the database says."""
-        with cut_at_commit(rig.server.port, arrives=arrives) as port:
+        with cut_at_commit(rig.server.port, POSTGRESQL_COMMIT, arrives=arrives) as port:
             url = rig.server.url(rig.database.replace(" ", "%20"), hosts=f"127.0.0.1:{port}")
             with open_writer(url) as writer:
                 if arrives:

@@ -1,30 +1,27 @@
 """PostgreSQL is restarted, killed, paused and locked under load, while the system runs."""
 
-import http.client
-import random
 import signal
-import threading
 import time
-import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support.documents import task
-from support.doors import GRPC_TO_HTTP, GrpcDoor, Outcome, open_door
+from support.doors import open_door
+from support.outages import (
+    DOCUMENTS,
+    NOT_SERVING,
+    SERVING,
+    callers,
+    check_restart_under_load,
+    health,
+    healthz,
+    kind_of,
+)
 from support.pgbouncer import running_pgbouncer
 from support.postgresql import PASSWORD, PostgresqlServer, running_postgresql
 from support.running import System, eventually, running_system, taskgate
 from taskgate.stores import open_writer
 from taskgate.stores.base import StoredTask
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-DOCUMENTS = {task_id: task(task_id) for task_id in (str(uuid.UUID(int=number)) for number in range(50))}
 
 
 @pytest.fixture(scope="module")
@@ -40,61 +37,6 @@ def system(request: pytest.FixtureRequest, server: PostgresqlServer) -> Iterator
     with running_system(server.url(), transport=request.param, workers=1) as running:
         eventually(lambda: health(running) == SERVING, "SERVING")
         yield running
-
-
-def health(system: System) -> int:
-    door = GrpcDoor("grpc", system.grpc)
-    try:
-        stub = health_pb2_grpc.HealthStub(door.channel)
-        status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True).status
-    finally:
-        door.close()
-    return status
-
-
-def healthz(system: System) -> int:
-    connection = http.client.HTTPConnection(system.http, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
-def kind_of(outcome: Outcome, document: bytes) -> str:
-    """One word for an answer or a refusal as it must be, else all of it."""
-    if outcome.status == GRPC_TO_HTTP["OK"]:
-        return "ok" if outcome.document == document else f"wrong: {outcome.document[:200]!r}"
-    said = "postgresql://127.0.0.1" in outcome.message or "healthy" in outcome.message
-    over_rest = outcome.code is None and outcome.status == 503 and outcome.retryable
-    over_grpc = outcome.code == "UNAVAILABLE" and outcome.reason == "ERROR_REASON_STORE_UNAVAILABLE"
-    secret = PASSWORD in outcome.message or "asyncpg" in outcome.message
-    return "unavailable" if said and (over_rest or over_grpc) and not secret else repr(outcome)
-
-
-@contextmanager
-def callers(system: System, count: int) -> Iterator[Counter[str]]:
-    """Callers over REST and gRPC who ask for tasks at random without pause; what they got, by kind."""
-    outcomes: Counter[str] = Counter()
-    stop = threading.Event()
-
-    def call(number: int) -> None:
-        order = random.Random(number)
-        door = open_door(("rest", "grpc")[number % 2], system.http, system.grpc)
-        while not stop.is_set():
-            task_id, document = order.choice(list(DOCUMENTS.items()))
-            outcomes[kind_of(door.get_task_json(task_id), document)] += 1
-        door.close()
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield outcomes
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
 
 
 def killed_backends(server: PostgresqlServer) -> None:
@@ -123,19 +65,7 @@ def test_restart_under_load(
     server: PostgresqlServer, system: System, fault: Callable[[PostgresqlServer], None]
 ) -> None:
     """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
-    before = {process.pid for process in system.family()}
-    with callers(system, 16) as outcomes:
-        for _ in range(3):
-            served = outcomes["ok"]
-            eventually(lambda served=served: outcomes["ok"] > served + 200, "calls under way")
-            fault(server)
-    assert set(outcomes) == {"ok", "unavailable"}, outcomes
-    eventually(lambda: health(system) == SERVING, "SERVING again")
-    eventually(lambda: healthz(system) == 200, "healthy again")
-    with callers(system, 4) as outcomes:
-        eventually(lambda: outcomes["ok"] > 200, "calls again")
-    assert set(outcomes) == {"ok"}, outcomes
-    assert before <= {process.pid for process in system.family()}
+    check_restart_under_load(system, lambda: fault(server))
 
 
 def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -> None:

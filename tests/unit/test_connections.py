@@ -264,3 +264,21 @@ async def test_turn_that_a_failed_read_gives_is_no_new_time() -> None:
     assert time.perf_counter() - started < 0.6
     with pytest.raises(StoreUnavailable):
         await first
+
+
+async def test_overdue_reads_make_no_other_wait_anew() -> None:
+    """A silent server: reads that began a little later are refused too when the first are given up."""
+    server = Server()
+    connected = pool(server, size=1)
+    await connected.run(number_of)
+    await asyncio.sleep(0.3)
+    server.silent = True  # for a connection in place of the one there is
+    reads = []
+    started = time.perf_counter()
+    for _ in range(20):  # some begin before, and some after, the moment that is looked back to
+        reads.append(asyncio.create_task(connected.run(waiting_for(asyncio.Event()))))
+        await asyncio.sleep(0.01)
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert {type(result) for result in results} == {StoreUnavailable}
+    assert time.perf_counter() - started < 0.3 + 0.2  # the timeout, and when it is looked at
+    connected.close()

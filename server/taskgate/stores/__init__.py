@@ -11,6 +11,7 @@ from taskgate.layout import Layout
 from taskgate.stores import redis
 from taskgate.stores.base import TaskStore, TaskWriter
 from taskgate.stores.cassandra_url import CassandraUrl, parse_cassandra_url
+from taskgate.stores.mysql_url import MysqlUrl, parse_mysql_url
 from taskgate.stores.postgresql_url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
@@ -36,8 +37,8 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
 
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
     ``%3F`` and the like stand for single bytes. ``postgresql://user@host:5432/conductor`` is as libpq takes it; see
-    ``postgresql_url``, and ``redis.location`` for the URLs of Redis. Raises SettingsError if the URL is not one that
-    taskgate knows, or needs a driver that is not installed.
+    ``postgresql_url``, ``mysql_url``, ``cassandra_url``, and ``redis.location`` for the URLs of Redis. Raises
+    SettingsError if the URL is not one that taskgate knows, or needs a driver that is not installed.
     """
     backend, location = _resolve(url)
     store = backend.open_store(location, layout)
@@ -127,6 +128,22 @@ def _cassandra_writer(url: CassandraUrl) -> TaskWriter:
     raise SettingsError("store: in Cassandra, taskgate only reads what Conductor writes; import into another store")
 
 
+def _mysql_store(url: MysqlUrl, layout: Layout) -> TaskStore:
+    from taskgate.stores.mysql import MysqlStore  # noqa: PLC0415 - as above
+
+    return MysqlStore(url, layout)
+
+
+def _mysql_writer(url: MysqlUrl) -> TaskWriter:
+    from taskgate.stores.mysql_writer import MysqlWriter  # noqa: PLC0415 - as above
+
+    return MysqlWriter(url)
+
+
+def _mysql(example: str | None) -> _Backend:
+    return _Backend(example, parse_mysql_url, _mysql_store, _mysql_writer)
+
+
 def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:
     return _Backend(example, partial(redis.locate, kind, tls=tls), redis.RedisStore, redis.RedisWriter)
 
@@ -138,6 +155,8 @@ _BACKENDS = {
     "cassandra": _Backend(
         "cassandra://host1,host2/conductor", parse_cassandra_url, _cassandra_store, _cassandra_writer
     ),
+    "mysql": _mysql("mysql://user@host:3306/conductor"),
+    "mariadb": _mysql(None),
     "redis": _redis(redis.Kind.STANDALONE, "redis://localhost:6379/0", tls=False),
     "redis+sentinel": _redis(redis.Kind.SENTINEL, "redis+sentinel://localhost:26379/mymaster/0", tls=False),
     "redis+cluster": _redis(redis.Kind.CLUSTER, "redis+cluster://localhost:7000,localhost:7001", tls=False),

@@ -255,6 +255,8 @@ class Connections(Generic[C]):
             if hangs or max(began, self._answered) <= quiet_since:
                 self._overdue.add(task)
                 task.cancel()
+        if self._overdue:  # before they give their connections up: those would go to others, who begin to wait anew
+            self._note_trouble(self._silent())
         self._watch = None
         if self._reads:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
@@ -262,9 +264,12 @@ class Connections(Generic[C]):
     def _failed_overdue(self) -> StoreUnavailable:
         if self._closed:
             return StoreUnavailable(f"The store {self._store} is closed")
-        error = StoreUnavailable(f"The store {self._store} is unavailable: it does not answer")
+        error = self._silent()
         self._note_trouble(error)
         return error
+
+    def _silent(self) -> StoreUnavailable:
+        return StoreUnavailable(f"The store {self._store} is unavailable: it does not answer")
 
     def _note_trouble(self, error: StoreUnavailable) -> None:
         """Refuse others, unless there were answers until now: then one read says little."""

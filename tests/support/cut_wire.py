@@ -1,32 +1,39 @@
-"""A wire to PostgreSQL that breaks at the worst moment: a network does that, and cannot be asked to."""
+"""A wire to a database that breaks at the worst moment: a network does that, and cannot be asked to."""
 
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_COMMIT = b"COMMIT\0"
+POSTGRESQL_COMMIT = b"COMMIT\0"
+MYSQL_COMMIT = b"\3COMMIT"
 
 
 @contextmanager
-def cut_at_commit(server_port: int, *, arrives: bool) -> Iterator[int]:
+def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator[int]:
     """The port of a proxy that breaks the first connection that commits a batch of tasks.
 
-    ``arrives`` says whether the server still gets the COMMIT; its answer gets lost either way.
+    ``commit`` is how that goes over the wire; ``arrives`` says whether the server still gets it. Its answer gets lost
+    either way.
     """
     armed = threading.Event()
     armed.set()
+    answered = threading.Event()  # what the server says next is the answer that gets lost
 
     def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
         written = False
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 written = written or b"INSERT INTO" in data
-                if from_client and written and _COMMIT in data and armed.is_set():
+                if from_client and written and commit in data and armed.is_set():
                     armed.clear()
                     if arrives:
+                        answered.set()
                         target.sendall(data)
-                        target.recv(1 << 16)
+                        continue
+                    break
+                if not from_client and answered.is_set():
+                    answered.clear()
                     break
                 target.sendall(data)
         for end in (source, target):

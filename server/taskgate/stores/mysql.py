@@ -1,0 +1,133 @@
+"""Tasks in MySQL or MariaDB: Conductor's own table, or one with the same columns that ``taskgate import`` makes.
+
+One table is read, by one prepared statement, in sessions that are read-only and limit a statement's time; a grant of
+SELECT on that table is all that the user needs.
+"""
+
+import asyncio
+import re
+from typing import Any, Final
+
+from asyncmy import errors
+
+from taskgate.errors import DocumentUnreadable
+from taskgate.layout import Layout
+from taskgate.stores.connections import Connections
+from taskgate.stores.mysql_connect import TOO_SLOW, connect, explain, is_mariadb, number_of, terminate
+from taskgate.stores.mysql_url import MysqlUrl
+
+READ_TIMEOUT: Final = 2.0
+"""Seconds that a read may take, waiting for a connection and making one included."""
+
+CONNECT_TIMEOUT: Final = 1.5
+"""Seconds for making a connection."""
+
+STATEMENT_TIMEOUT: Final = 1.5
+"""Seconds after which the server itself gives a statement up, as when the table is locked."""
+
+_COLLATION: Final = (
+    "SELECT character_set_name, collation_name FROM information_schema.columns"
+    " WHERE table_schema = DATABASE() AND table_name = 'task' AND column_name = 'task_id'"
+)
+
+
+class MysqlStore:
+    """Reads the table ``task`` of one database; the server may be stopped, paused or replaced at any time."""
+
+    def __init__(self, url: MysqlUrl, layout: Layout = Layout.TASKGATE) -> None:
+        """Nothing is connected to here. Both layouts have the same two columns."""
+        del layout
+        self._url = url
+        self._connections = Connections(
+            url.name, self._connect, lambda error: explain(url.name, error), size=url.pool_size, timeout=READ_TIMEOUT
+        )
+
+    async def get_document(self, task_id: str) -> bytes | None:
+        """See ``TaskStore``."""
+        return await self._get(task_id, refusable=True)
+
+    async def check(self) -> None:
+        """See ``TaskStore``."""
+        if not self._connections.moving:
+            await self._get("-", refusable=False)  # as good as any ID: the answer does not matter
+
+    async def close(self) -> None:
+        """See ``TaskStore``."""
+        self._connections.close()
+        await asyncio.sleep(0)  # what was aborted is closed in the next turn of the loop
+
+    async def _get(self, task_id: str, *, refusable: bool) -> bytes | None:
+        try:
+            key = task_id.encode()
+        except UnicodeEncodeError:  # a surrogate without its other half, which no database could hold
+            return None
+        rows = await self._connections.run(lambda session: session.fetch_rows(key), refusable=refusable)
+        for found, document in rows:
+            if found == key:  # the column's collation may take other IDs for the same
+                if type(document) is bytes:
+                    return document
+                raise DocumentUnreadable(task_id)
+        return None
+
+    async def _connect(self) -> "_Session":
+        connection = await connect(self._url, CONNECT_TIMEOUT, "lock_wait_timeout = 2")  # whole seconds only
+        try:
+            limit = (
+                f"max_statement_time = {STATEMENT_TIMEOUT}"
+                if is_mariadb(connection)
+                else f"max_execution_time = {STATEMENT_TIMEOUT * 1000:.0f}"
+            )
+            await connection.query(f"SET SESSION {limit}")
+            await connection.query("SET SESSION TRANSACTION READ ONLY")
+            statement = await connection.prepare(await _statement(connection))
+        except BaseException:
+            terminate(connection)
+            raise
+        return _Session(connection, self._url.name, statement)
+
+
+class _Session:
+    """One connection, with the statement prepared."""
+
+    def __init__(self, connection: Any, store: str, statement: Any) -> None:
+        self._connection = connection
+        self._store = store
+        self._statement = statement
+
+    def is_closed(self) -> bool:
+        """Whether the connection is known to be lost."""
+        return not self._connection.connected
+
+    def terminate(self) -> None:
+        """End the connection without waiting for anything."""
+        terminate(self._connection)
+
+    async def fetch_rows(self, task_id: bytes) -> Any:
+        """Rows whose ID is this one to the server. Raises StoreUnavailable if it has no time, else as the driver."""
+        try:
+            result = await self._statement.execute((task_id,))
+        except errors.MySQLError as error:
+            if number_of(error) in TOO_SLOW and (public := explain(self._store, error)):
+                raise public from error
+            raise
+        return result.rows
+
+
+async def _statement(connection: Any) -> str:
+    """The statement, made for the table's own collation: only a text of that kind is looked up in the index."""
+    async with connection.cursor() as cursor:
+        await cursor.execute(_COLLATION)
+        row = await cursor.fetchone() or (None, None)
+    return statement_for(*(value and value.decode() for value in row))
+
+
+def statement_for(character_set: str | None, collation: str | None) -> str:
+    """The statement for a ``task_id`` of this collation; None for one of bytes.
+
+    A character that the column cannot hold becomes a question mark, and so at most another row is found: never is the
+    whole table converted instead.
+    """
+    key = "CAST(? AS BINARY)"
+    if character_set and collation and re.fullmatch(r"\w+", character_set + collation):
+        key = f"CONVERT(CONVERT(? USING utf8mb4) USING {character_set}) COLLATE {collation}"
+    return f"SELECT task_id, json_data FROM task WHERE task_id = {key}"  # noqa: S608 - names of the server's own

@@ -1,0 +1,125 @@
+"""What a ``mysql://`` or ``mariadb://`` URL says; both are the same.
+
+Parameters for TLS are named as the ``mysql`` program's options; ``pool_size`` is how many connections one process may
+have.
+"""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from taskgate.errors import SettingsError
+
+DEFAULT_PORT: Final = 3306
+DEFAULT_POOL_SIZE: Final = 8
+_MOST_CONNECTIONS: Final = 200
+
+_FILES: Final = ("ssl_ca", "ssl_cert", "ssl_key")
+_KNOWN: Final = frozenset((*_FILES, "ssl", "unix_socket", "pool_size"))
+
+
+@dataclass(frozen=True, slots=True)
+class MysqlUrl:
+    """Where the table is and how to get there."""
+
+    host: str
+    port: int
+    unix_socket: str | None
+    """A path, which is used in place of host and port."""
+    database: str
+    user: str | None
+    """None for the user that taskgate runs as."""
+    password: str = field(repr=False)
+    tls: ssl.SSLContext | None = field(repr=False)
+    """The server's certificate is always verified, and so is its name."""
+    pool_size: int
+
+    @property
+    def name(self) -> str:
+        """The URL without user, password and parameters: what messages and logs call the store."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mysql://{self.unix_socket or f'{host}:{self.port}'}/{self.database}"
+
+
+def parse_mysql_url(rest: str) -> MysqlUrl:
+    """What follows ``mysql://``; raises SettingsError, never with a word of the user's part or of a value."""
+    place, _, query = rest.partition("?")
+    parameters = _parameters(query)
+    authority, _, database = place.partition("/")
+    credentials, _, hosts = authority.rpartition("@")
+    user, _, password = credentials.partition(":")
+    if not database or "/" in database:
+        raise SettingsError(
+            "store: a mysql URL names a database after the host, as in mysql://user@host:3306/conductor"
+        )
+    host, port = _host_and_port(hosts)
+    return MysqlUrl(
+        host=host,
+        port=port,
+        unix_socket=parameters.get("unix_socket"),
+        database=unquote(database),
+        user=unquote(user) or None,
+        password=unquote(password),
+        tls=_tls(parameters),
+        pool_size=_pool_size(parameters.get("pool_size", str(DEFAULT_POOL_SIZE))),
+    )
+
+
+def _parameters(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError as error:
+        raise SettingsError("store: the parameters of a mysql URL are written ?name=value&name=value") from error
+    parameters = dict(pairs)
+    for name, value in parameters.items():
+        if name not in _KNOWN:
+            raise SettingsError(f"store: a mysql URL has no parameter {name!r}; there are {', '.join(sorted(_KNOWN))}")
+        if name in _FILES and not Path(value).is_file():
+            raise SettingsError(f"store: {name} names a file that does not exist")
+    return parameters
+
+
+def _host_and_port(given: str) -> tuple[str, int]:
+    if "," in given:
+        raise SettingsError("store: a mysql URL has one host")
+    try:
+        split = urlsplit(f"//{given}")
+        host, port = unquote(split.hostname or "localhost"), split.port
+    except ValueError as error:
+        raise SettingsError("store: the host of a mysql URL is written HOST:PORT, the port from 1 to 65535") from error
+    if port == 0:
+        raise SettingsError("store: a port is a number from 1 to 65535")
+    return host, port or DEFAULT_PORT
+
+
+def _tls(parameters: dict[str, str]) -> ssl.SSLContext | None:
+    """What to verify the server by; without ``ssl_ca``, the authorities that this machine trusts."""
+    wanted = parameters.get("ssl", "true" if any(name in parameters for name in _FILES) else "false")
+    if wanted not in {"true", "false"}:
+        raise SettingsError("store: ssl is true or false")
+    if wanted == "false":
+        if any(name in parameters for name in _FILES):
+            raise SettingsError("store: with ssl=false there are no ssl_ca, ssl_cert and ssl_key")
+        return None
+    if "ssl_key" in parameters and "ssl_cert" not in parameters:
+        raise SettingsError("store: ssl_key needs ssl_cert")
+    if "unix_socket" in parameters:
+        raise SettingsError("store: there is no TLS over unix_socket")
+    try:
+        context = ssl.create_default_context(cafile=parameters.get("ssl_ca"))
+        if "ssl_cert" in parameters:
+            # An encrypted key would make OpenSSL ask on the terminal.
+            context.load_cert_chain(parameters["ssl_cert"], parameters.get("ssl_key"), password="")
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise SettingsError(
+            "store: ssl_ca, ssl_cert or ssl_key is not a file of PEM certificates, or of a key without password"
+        ) from error
+    return context
+
+
+def _pool_size(digits: str) -> int:
+    if not digits.isdecimal() or not 0 < int(digits) <= _MOST_CONNECTIONS:
+        raise SettingsError(f"store: pool_size is a number from 1 to {_MOST_CONNECTIONS}")
+    return int(digits)

@@ -1,0 +1,488 @@
+"""MySQL's protocol against the suite, on a real MariaDB, and what only a server can do."""
+
+import asyncio
+import itertools
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from conformance.dictionary import check_like_a_dictionary
+from conformance.rig import Rig
+from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
+from support.cut_wire import MYSQL_COMMIT, cut_at_commit
+from support.mysql import PASSWORD, USER, MysqlServer, running_mysql
+from support.redis_servers import free_port
+from support.running import eventually
+from taskgate.errors import StoreUnavailable
+from taskgate.stores import mysql_writer, open_store, open_writer
+from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
+from taskgate.stores.mysql import MysqlStore, statement_for
+from taskgate.stores.mysql_url import parse_mysql_url
+
+__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
+
+_numbers = itertools.count()
+
+_KINDS = {int: "int", float: "double"}
+
+
+class MysqlRig(Rig):
+    """A database of its own on a server that all tests of this module share."""
+
+    def __init__(self, folder: Path, server: MysqlServer) -> None:
+        super().__init__(folder)
+        self.server = server
+        self.database = f"conductor {next(_numbers)}"
+        self.name = f"mysql://127.0.0.1:{server.port}/{self.database}"
+        # As a DBA makes it for Conductor: neither case nor accents nor trailing spaces count in this collation.
+        server.execute(f"CREATE DATABASE `{self.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.database)
+
+    def put(self, task_id: str, value: object) -> None:
+        if isinstance(value, int | float):  # a column has one type
+            self.execute(f"ALTER TABLE task MODIFY json_data {_KINDS[type(value)]}")
+        self.execute("REPLACE INTO task (task_id, json_data) VALUES (%s, %s)", task_id, value)
+
+    def stored(self) -> dict[str, bytes]:
+        rows = self.execute("SELECT CAST(task_id AS BINARY) AS id, CAST(json_data AS BINARY) AS document FROM task")
+        return {row["id"].decode(): row["document"] for row in rows}
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self.server.stop()
+        try:
+            yield
+        finally:
+            self.server.start()
+
+    def locked(self) -> AbstractContextManager[None]:
+        return self.server.session("LOCK TABLES task WRITE", self.database)
+
+    @contextmanager
+    def damaged(self) -> Iterator[None]:
+        self.execute("ALTER TABLE task RENAME COLUMN json_data TO something_else")
+        yield
+        self.execute("ALTER TABLE task RENAME COLUMN something_else TO json_data")
+
+    def foreign(self, *, collation: str = "utf8mb4_unicode_ci") -> None:
+        """As Conductor's migrations leave it (contract section 3.1), but for NULL, to try odd values on."""
+        self.execute(f"ALTER DATABASE COLLATE {collation}")
+        self.execute(
+            "CREATE TABLE task (created_on timestamp DEFAULT CURRENT_TIMESTAMP, modified_on timestamp"
+            " DEFAULT CURRENT_TIMESTAMP, task_id varchar(255) NOT NULL PRIMARY KEY, json_data mediumtext)"
+        )
+
+    def execute(self, statement: str, *parameters: object) -> Sequence[Mapping[str, Any]]:
+        return self.server.execute(statement, *parameters, database=self.database)
+
+    def sessions(self) -> Sequence[Mapping[str, Any]]:
+        """The connections that there are to the database, but for the one that asks."""
+        return self.server.execute("SELECT id FROM information_schema.processlist WHERE db = %s", self.database)
+
+    @contextmanager
+    def user(self, name: str, demand: str = "") -> Iterator[str]:
+        """The URL for a new user without rights."""
+        self.server.execute(f"CREATE USER {name}@'%%' IDENTIFIED BY %s {demand}", PASSWORD)
+        try:
+            yield self.server.url(self.database, user=name)
+        finally:
+            self.server.execute(f"DROP USER {name}@'%'")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MysqlServer]:
+    with running_mysql() as running:
+        yield running
+
+
+@pytest.fixture
+def rig(tmp_path: Path, server: MysqlServer) -> MysqlRig:
+    return MysqlRig(tmp_path, server)
+
+
+async def refusal(store: TaskStore) -> str:
+    """What a read is refused with."""
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.get_document(ID)
+    return refused.value.message
+
+
+class TestMysqlStore(StoreSuite):
+    """Every "must" of TaskStore, and more."""
+
+    @pytest.mark.parametrize(
+        "collation", ["utf8mb4_unicode_ci", "utf8mb4_bin", "utf8mb3_general_ci", "latin1_swedish_ci", "ucs2_general_ci"]
+    )
+    async def test_conductors_collation_does_not_matter(self, rig: MysqlRig, collation: str) -> None:
+        """IDs that the database takes for the same, or cannot hold, are others; text comes as UTF-8."""
+        rig.foreign(collation=collation)
+        documents = {"abc": '{"s":"é"}', "\u00e9t\u00e9": "{}", "?": "?", "a\\'b": "{}"}
+        for task_id, document in documents.items():
+            rig.put(task_id, document)
+        store = rig.open_store()
+        for task_id, document in documents.items():
+            assert await store.get_document(task_id) == document.encode()
+        for task_id in ("ABC", "abc ", "\u00e0bc", "ete", "e\u0301te\u0301", "\u4e00", "😀", "abc\0", "a'b"):
+            assert await store.get_document(task_id) is None, ascii(task_id)
+        await store.close()
+
+    @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "latin1_swedish_ci", None])
+    @pytest.mark.parametrize("task_id", [ID, "\u4e00"], ids=ascii)
+    def test_primary_key_is_used(self, rig: MysqlRig, collation: str | None, task_id: str) -> None:
+        """One row is looked at, whatever the column's character set is and can hold."""
+        if collation is None:
+            rig.create()
+        else:
+            rig.foreign(collation=collation)
+        rig.execute("INSERT INTO task (task_id, json_data) SELECT seq, '{}' FROM seq_1_to_1000")
+        statement = statement_for(collation and collation.partition("_")[0], collation).replace("?", "%s")
+        (plan,) = rig.execute(f"EXPLAIN {statement}", task_id)
+        if plan["table"] is not None:  # else no row was found on the way: "Impossible WHERE noticed after reading"
+            assert (plan["type"], plan["key"], plan["rows"]) == ("const", "PRIMARY", "1")
+        rig.put("here", "{}")
+        (plan,) = rig.execute(f"EXPLAIN {statement}", "here")
+        assert (plan["type"], plan["key"]) == ("const", "PRIMARY")
+
+    async def test_documents_of_bytes_are_returned_as_stored(self, rig: MysqlRig) -> None:
+        """A column of bytes is not converted, whatever they are."""
+        rig.execute("CREATE TABLE task (task_id varchar(255) PRIMARY KEY, json_data mediumblob)")
+        rig.execute("INSERT INTO task VALUES (%s, 0xff00fe)", ID)
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"\xff\0\xfe"
+        await store.close()
+
+    async def test_table_made_anew_with_another_collation(self, rig: MysqlRig) -> None:
+        """Connections that were made for the old table are replaced unnoticed."""
+        rig.foreign(collation="latin1_swedish_ci")
+        rig.put(ID, "1")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"1"
+        rig.execute("ALTER TABLE task CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+        assert await store.get_document(ID) == b"1"
+        rig.put("😀", "2")
+        assert await store.get_document("😀") == b"2"
+        await store.close()
+
+    async def test_paused_server_is_away_and_comes_back(self, rig: MysqlRig) -> None:
+        """A server that takes connections and says nothing; only the first to notice waits for it."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"{}"
+        with rig.server.paused():
+            started = time.perf_counter()
+            first = await asyncio.gather(*(store.get_document(f"{n}") for n in range(50)), return_exceptions=True)
+            assert {type(result) for result in first} == {StoreUnavailable}
+            assert time.perf_counter() - started < 3
+            probe = asyncio.create_task(refusal(store))
+            await asyncio.sleep(0.1)
+            started = time.perf_counter()
+            for number in range(100):
+                with pytest.raises(StoreUnavailable):
+                    await store.get_document(f"{number}")
+            assert time.perf_counter() - started < 1
+            assert "it does not answer" in await probe
+        await store.check()
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    async def test_lost_connections_are_replaced_without_a_failed_read(self, rig: MysqlRig) -> None:
+        """A server restarted between two reads: the second is answered, though its connection was dead."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        for _ in range(3):
+            assert set(await asyncio.gather(*(store.get_document(f"{n}") for n in range(20)))) == {None}
+            with rig.away():  # the loop stands still meanwhile, so nobody notices before the read
+                pass
+            assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    async def test_connections_are_bounded(self, rig: MysqlRig) -> None:
+        """No more than ``pool_size``, however many reads there are."""
+        rig.create()
+        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "the writer's connection is gone")
+        store = open_store(f"{rig.url}?pool_size=3")
+        await asyncio.gather(*(store.get_document(f"{n}") for n in range(1000)))
+        assert len(rig.sessions()) == 3
+        await store.close()
+        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
+
+    async def test_cancelled_reads_leave_no_connection_behind(self, rig: MysqlRig) -> None:
+        """Reads cancelled at any moment, past single flight, neither lose room for connections nor hold any up."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = MysqlStore(parse_mysql_url(rig.url.removeprefix("mysql://")))
+        for number in range(40):
+            reads = [asyncio.create_task(store.get_document(f"{n}")) for n in range(20)]
+            await asyncio.sleep(number / 10_000)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+        assert set(await asyncio.gather(*(store.get_document(ID) for n in range(50)))) == {b"{}"}
+        await store.close()
+        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
+
+    async def test_select_on_one_table_is_enough(self, rig: MysqlRig) -> None:
+        """The grant in the README is all that a reader needs, and without it the reason is named."""
+        rig.foreign()
+        rig.put(ID, "{}")
+        with rig.user("reader") as url:
+            store = open_store(url)
+            assert "may not use this database" in await refusal(store)
+            rig.execute("CREATE TABLE other (id int)")
+            rig.execute(f"GRANT SELECT ON `{rig.database}`.other TO reader@'%'")
+            assert "grants" in await refusal(store)
+            rig.execute(f"GRANT SELECT ON `{rig.database}`.task TO reader@'%'")
+            await store.check()
+            assert await store.get_document(ID) == b"{}"
+            await store.close()
+
+    async def test_sessions_are_read_only_and_limit_statements(self, rig: MysqlRig) -> None:
+        """What a view in the table's place sees of the session."""
+        rig.execute(
+            "CREATE VIEW task AS SELECT LOWER(variable_name) AS task_id, variable_value AS json_data"
+            " FROM information_schema.session_variables"
+        )
+        store = rig.open_store()
+        assert await store.get_document("tx_read_only") == b"ON"
+        assert await store.get_document("max_statement_time") == b"1.500000"
+        assert await store.get_document("autocommit") == b"ON"
+        assert await store.get_document("character_set_results") == b"utf8mb4"
+        await store.close()
+
+    @pytest.mark.parametrize(
+        ("spoil", "reason"),
+        [
+            (lambda url: url.replace("correct", "wrong"), "it does not take this user and password"),
+            (lambda url: url.replace("tester:", "nobody:"), "it does not take this user and password"),
+            (lambda url: f"{url}x", "there is no such database"),
+            (lambda url: f"{url}?ssl=true", "TLS could not be agreed on"),
+            (lambda url: re.sub(r":\d+/", f":{free_port()}/", url), "nothing listens there"),
+            (lambda url: url.replace("127.0.0.1", "no-such-host.invalid"), "its host is not known"),
+            (lambda url: f"{url}?unix_socket=/nowhere/socket", "nothing listens there"),
+        ],
+        ids=["password", "user", "database", "tls", "port", "host", "socket"],
+    )
+    async def test_reason_is_named(self, rig: MysqlRig, spoil: Callable[[str], str], reason: str) -> None:
+        """Each kind of refusal has its own words, which name the store and nothing secret."""
+        rig.create()
+        store = open_store(spoil(rig.url))
+        message = await refusal(store)
+        assert reason in message
+        assert "mysql://" in message
+        assert not [word for word in ("correct", "wrong", "nobody", "tester", "asyncmy") if word in message]
+        await store.close()
+
+    async def test_missing_table_is_named(self, rig: MysqlRig) -> None:
+        """An empty database has no tasks to read."""
+        store = rig.open_store()
+        assert "it has no table 'task'" in await refusal(store)
+        rig.create()
+        assert await store.get_document(ID) is None
+        await store.close()
+
+    async def test_no_connection_left(self, rig: MysqlRig) -> None:
+        """A server that takes no more connections is named so, and asked again."""
+        rig.create()
+        with rig.user("crowd", "WITH MAX_USER_CONNECTIONS 1") as url:
+            rig.server.execute("GRANT SELECT ON *.* TO crowd@'%'")
+            first, second = open_store(url), open_store(url)
+            await first.check()
+            assert await asyncio.gather(*(first.get_document(f"{n}") for n in range(50))) == [None] * 50
+            assert "the user has no connection left" in await refusal(second)
+            await first.close()
+            await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
+            await second.check()
+            await second.close()
+
+    @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x01\x00\x00\x00\xff", b"\0" * 100, b""])
+    async def test_what_is_no_mysql_is_named(self, rig: MysqlRig, said: bytes) -> None:
+        """Whatever answers on the port, and however little it makes sense."""
+
+        async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(said)
+            await writer.drain()
+            writer.close()
+
+        stranger = await asyncio.start_server(speak, "127.0.0.1", 0)
+        port = stranger.sockets[0].getsockname()[1]
+        store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}"))
+        message = await refusal(store)
+        assert "does not speak MySQL's protocol" in message or "connection was lost" in message
+        await store.close()
+        stranger.close()
+
+    async def test_password_is_never_sent_as_it_is(self, rig: MysqlRig) -> None:
+        """A stranger in the server's place asks for it in clear text, without TLS, and gets nothing."""
+        heard = bytearray()
+        greeting = (
+            b"\x0a8.0.0\0" + b"\1\0\0\0" + b"12345678\0" + b"\xff\xf7" + b"\x2d\2\0" + b"\xff\x81\x15" + b"\0" * 10
+        )
+        greeting += b"123456789012\0mysql_native_password\0"
+
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
+            heard.extend(await reader.read(4096))
+            switch = b"\xfemysql_clear_password\0"
+            writer.write(len(switch).to_bytes(3, "little") + b"\2" + switch)
+            heard.extend(await reader.read(4096))
+            writer.close()
+
+        stranger = await asyncio.start_server(speak, "127.0.0.1", 0)
+        port = stranger.sockets[0].getsockname()[1]
+        store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}"))
+        assert "only has with TLS" in await refusal(store)
+        assert USER.encode() in heard
+        assert PASSWORD.encode() not in heard
+        await store.close()
+        stranger.close()
+
+    async def test_many_identical_reads_cost_few(self, rig: MysqlRig) -> None:
+        """A crowd that asks for one task is answered by a handful of statements."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        await store.check()
+        before = self._executed(rig)
+        assert set(await asyncio.gather(*(store.get_document(ID) for _ in range(1000)))) == {b"{}"}
+        assert self._executed(rig) - before <= 2
+        await store.close()
+
+    @staticmethod
+    def _executed(rig: MysqlRig) -> int:
+        (row,) = rig.execute("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'")
+        return int(row["Value"])
+
+
+class TestMysqlWriter(WriterSuite):
+    """Every "must" of TaskWriter, and more."""
+
+    def test_locked_table_makes_a_write_wait(self, rig: MysqlRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A lock that stays is named, nothing is written, and the same writer can go on afterwards."""
+        monkeypatch.setattr(mysql_writer, "LOCK_TIMEOUT", 1)
+        with rig.open_writer() as writer:
+            with rig.locked(), pytest.raises(StoreUnavailable, match="locked by another program") as refused:
+                writer.write([stored()])
+            assert_public(refused.value, rig)
+            assert writer.write([stored()]) == WriteCounts(added=1) == writer.total
+
+    def test_lost_server_is_told(self, rig: MysqlRig) -> None:
+        """A server that stops during an import; the counts are those of what is stored."""
+        with rig.open_writer() as writer:
+            writer.write([stored()])
+            with rig.away(), pytest.raises(StoreUnavailable) as refused:
+                writer.write([stored(OTHER_ID)])
+            assert_public(refused.value, rig)
+            assert writer.total == WriteCounts(added=1)
+        assert set(rig.stored()) == {ID}
+
+    @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
+    def test_connection_lost_over_a_commit(self, rig: MysqlRig, arrives: bool) -> None:
+        """The connection breaks as a batch is committed: the counts say what the database says."""
+        with cut_at_commit(rig.server.port, MYSQL_COMMIT, arrives=arrives) as port:
+            with open_writer(rig.server.url(rig.database, host=f"127.0.0.1:{port}")) as writer:
+                if arrives:
+                    assert writer.write([stored(f"{n}") for n in range(10)]) == WriteCounts(added=10)
+                else:
+                    with pytest.raises(StoreUnavailable, match="connection was lost"):
+                        writer.write([stored(f"{n}") for n in range(10)])
+                assert writer.total.added == len(rig.stored())
+                assert len(rig.stored()) == (10 if arrives else 0)
+            assert len(rig.execute("SELECT * FROM taskgate_import")) <= 2
+
+    def test_two_writers_of_the_same_tasks(self, rig: MysqlRig) -> None:
+        """Batches that meet in the same rows: every count is exact, and none is lost."""
+        rig.create()
+
+        def write(seed: int) -> WriteCounts:
+            with rig.open_writer() as writer:
+                for number in range(20):
+                    writer.write([stored(f"{n}", number, f"{seed}".encode()) for n in range(300)])
+                return writer.total
+
+        with ThreadPoolExecutor(3) as pool:
+            counts = list(pool.map(write, range(3)))
+        assert sum(count.added for count in counts) == 300
+        assert all(count.added + count.replaced + count.unchanged + count.older == 20 * 300 for count in counts), counts
+        assert len(rig.stored()) == 300
+
+    def test_odd_documents_and_ids_come_back(self, rig: MysqlRig) -> None:
+        """Quotes, backslashes, percent signs and whatever else a statement might take for its own."""
+        odd = ["'", '"', "\\", "%s", "%(x)s", "\\'; --", "😀", "\u2028", "\t", " "]
+        tasks = [StoredTask(f"{text}id", 1, text.encode()) for text in odd]
+        with rig.open_writer() as writer:
+            assert writer.write(tasks) == WriteCounts(added=len(odd))
+            assert writer.write(tasks) == WriteCounts(unchanged=len(odd))
+        assert rig.stored() == {task.task_id: task.document for task in tasks}
+
+    def test_id_that_is_too_long_is_refused_whole(self, rig: MysqlRig) -> None:
+        """Nothing is ever cut."""
+        with rig.open_writer() as writer, pytest.raises(StoreUnavailable, match="number 1406"):
+            writer.write([stored("x" * 1021)])
+        assert rig.stored() == {}
+
+    def test_import_leaves_no_trace_of_itself(self, rig: MysqlRig) -> None:
+        """The row of an import is gone with it."""
+        with rig.open_writer() as writer:
+            writer.write([stored()])
+            assert len(rig.execute("SELECT * FROM taskgate_import")) == 2
+        assert [row["writer"] for row in rig.execute("SELECT writer FROM taskgate_import")] == [b""]
+
+    def test_newer_layout_is_left_alone(self, rig: MysqlRig) -> None:
+        """A layout that a later taskgate made."""
+        rig.create()
+        rig.execute("ALTER TABLE task COMMENT 'taskgate layout 2'")
+        with pytest.raises(StoreUnavailable, match="it has layout 2, and this taskgate writes layout 1"):
+            rig.open_writer()
+
+
+def test_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
+    """Any sequence of writes and reads gives what a dictionary would."""
+    check_like_a_dictionary(lambda: MysqlRig(tmp_path, server).url)
+
+
+async def test_tls(tmp_path: Path) -> None:
+    """The certificate and the name in it are verified, and what the server demands is told."""
+    with running_mysql() as server:
+        root = server.certify()
+        rig = MysqlRig(tmp_path, server)
+        rig.create()
+        local = f"localhost:{server.port}"
+        with rig.user("careful", "REQUIRE SSL") as url:
+            rig.server.execute("GRANT SELECT ON *.* TO careful@'%'")
+            store = open_store(url)
+            assert "does not take this user and password" in await refusal(store)
+            await store.close()
+            secure = server.url(rig.database, user="careful", host=local, scheme="mariadb", ssl_ca=str(root))
+            store = open_store(secure)
+            assert await store.get_document(ID) is None
+            await store.close()
+        other = tmp_path / "other.pem"
+        trustme.CA().cert_pem.write_to_path(str(other))
+        for host, parameters in (
+            (local, {"ssl_ca": str(other)}),
+            (local, {"ssl": "true"}),
+            (f"127.0.0.1:{server.port}", {"ssl_ca": str(root)}),
+        ):
+            store = open_store(server.url(rig.database, host=host, **parameters))
+            assert "its TLS certificate is not to be trusted" in await refusal(store)
+            await store.close()
+
+
+def test_tls_context_is_strict(tmp_path: Path) -> None:
+    """What the URL makes is a context that verifies."""
+    context = parse_mysql_url("h/d?ssl=true").tls
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

@@ -1,0 +1,86 @@
+"""A MariaDB server is restarted, killed, paused and locked under load, while the system runs."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from support.mysql import PASSWORD, MysqlServer, running_mysql
+from support.outages import DOCUMENTS, NOT_SERVING, SERVING, callers, check_restart_under_load, health, healthz
+from support.running import System, eventually, running_system, taskgate
+
+DATABASE = "conductor"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MysqlServer]:
+    """With the tasks in it, by the real command."""
+    with running_mysql() as running:
+        running.execute(f"CREATE DATABASE {DATABASE}")
+        done = taskgate(
+            "import", "-", stdin=b"\n".join(DOCUMENTS.values()), env={"TASKGATE_STORE": running.url(DATABASE)}
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"mysql://127.0.0.1:{running.port}/{DATABASE}: {len(DOCUMENTS)} added" in done.stderr
+        assert "horse" not in done.stdout + done.stderr
+        yield running
+
+
+@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+def system(request: pytest.FixtureRequest, server: MysqlServer) -> Iterator[System]:
+    with running_system(server.url(DATABASE), transport=request.param, workers=1) as running:
+        eventually(lambda: health(running) == SERVING, "SERVING")
+        yield running
+
+
+def restarted(server: MysqlServer) -> None:
+    server.stop()
+    time.sleep(0.5)
+    server.start()
+
+
+def killed(server: MysqlServer) -> None:
+    server.stop(signal.SIGKILL)
+    server.start()
+
+
+@pytest.mark.parametrize("fault", [restarted, killed], ids=lambda fault: fault.__name__)
+def test_restart_under_load(server: MysqlServer, system: System, fault: Callable[[MysqlServer], None]) -> None:
+    """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
+    check_restart_under_load(system, lambda: fault(server))
+
+
+def end_a_session(server: MysqlServer) -> bool:
+    """End one of taskgate's, whatever it is doing; False if it was gone before."""
+    sessions = server.execute("SELECT id FROM information_schema.processlist WHERE db = %s", DATABASE)
+    return server.kill(sessions[0]["id"])
+
+
+def test_ended_sessions_fail_no_call(server: MysqlServer, system: System) -> None:
+    """Sessions that an administrator, or a balancer, ends one after another: each is replaced unnoticed."""
+    with callers(system, 16) as outcomes:
+        for _ in range(10):
+            time.sleep(0.2)
+            served = outcomes["ok"]
+            eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
+            eventually(lambda: end_a_session(server), "a session is ended")
+    assert set(outcomes) == {"ok"}, outcomes
+
+
+def test_readiness_follows_the_server(server: MysqlServer, system: System) -> None:
+    """``grpc.health.v1`` and ``/healthz`` tell balancers within seconds, both ways, whatever the trouble."""
+    for trouble in (server.paused, lambda: server.session("LOCK TABLES task WRITE", DATABASE)):
+        with trouble():
+            eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
+            eventually(lambda: healthz(system) == 503, "unhealthy")
+        eventually(lambda: health(system) == SERVING, "SERVING again")
+        eventually(lambda: healthz(system) == 200, "healthy again")
+
+
+def test_nothing_secret_is_shown(system: System) -> None:
+    """The password is in no log line and in no command line of any process."""
+    assert system.events("store answers")
+    assert not [line for line in system.log if PASSWORD in line or "correct%20horse" in line]
+    commands = [" ".join(process.cmdline()) for process in system.family()]
+    assert not [command for command in commands if "horse" in command]

@@ -1,0 +1,188 @@
+"""A MariaDB server of the tests' own, on a free port."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pymysql
+import pymysql.cursors
+import trustme
+
+from support.redis_servers import free_port
+from tools import servers
+
+USER = "tester"
+PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+
+_START_SECONDS = 30
+_UNKNOWN_THREAD = 1094
+
+_SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
+
+
+class MysqlServer:
+    """One data folder, and the server on it while it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._folder = folder
+        self._data = folder / "data"
+        self._data.mkdir()
+        program = servers.find(servers.MARIADB)
+        share = _share(program)
+        self._command = [
+            str(program), "--no-defaults", f"--datadir={self._data}", f"--lc-messages-dir={share}",
+            "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
+            # The largest documents must fit, with what surrounds them.
+            "--max-allowed-packet=128M",
+        ]  # fmt: skip
+        if os.geteuid() == 0:  # which it refuses unless it is told by name
+            self._command.append("--user=root")
+        self._make_system_tables(share)
+        self._settings: dict[str, str] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _make_system_tables(self, share: Path) -> None:
+        statements = ["CREATE DATABASE mysql;", "USE mysql;", *((share / name).read_text() for name in _SYSTEM_TABLES)]
+        statements.append("FLUSH PRIVILEGES;")
+        statements.append(f"GRANT ALL ON *.* TO {USER}@'%' IDENTIFIED BY '{PASSWORD}' WITH GRANT OPTION;")
+        made = subprocess.run(
+            [*self._command, "--bootstrap"], input="\n".join(statements), capture_output=True, text=True, check=False
+        )
+        assert made.returncode == 0, made.stderr
+
+    def start(self, **settings: str) -> None:
+        """Start, and wait until it takes connections; ``settings`` stay for later starts."""
+        self._settings |= settings
+        everything = {
+            "port": str(self.port), "bind-address": "127.0.0.1", "socket": str(self._folder / "socket"),
+            "max-connections": "200", "skip-name-resolve": "1", **self._settings,
+        }  # fmt: skip
+        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in everything.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([*self._command, *arguments], stdout=log, stderr=log)
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except pymysql.OperationalError:
+                assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log()}"
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop in order, or as ``number`` does; connections are ended."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(_START_SECONDS)
+            self._process = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The server stands still while the block runs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def certify(self) -> Path:
+        """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        key, chain, root = (self._folder / name for name in ("key.pem", "chain.pem", "root.pem"))
+        certificate.private_key_pem.write_to_path(str(key))
+        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        authority.cert_pem.write_to_path(str(root))
+        self.stop()
+        self.start(ssl_cert=str(chain), ssl_key=str(key))
+        return root
+
+    def log(self) -> str:
+        """What the server has written."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    def url(
+        self,
+        database: str,
+        *,
+        user: str = USER,
+        password: str = PASSWORD,
+        host: str | None = None,
+        scheme: str = "mysql",
+        **parameters: str,
+    ) -> str:
+        """As taskgate takes it; ``host`` is another than the server itself."""
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
+        place = f"{host or f'127.0.0.1:{self.port}'}/{quote(database)}"
+        return f"{scheme}://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
+
+    def connect(self, database: str | None = None) -> Any:
+        """A connection of PyMySQL's, the tests' own way in."""
+        return pymysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=USER,
+            password=PASSWORD,
+            database=database,
+            charset="utf8mb4",
+            autocommit=True,
+            max_allowed_packet=128 * 1024 * 1024,
+            cursorclass=pymysql.cursors.DictCursor,
+        )
+
+    def execute(self, statement: str, *parameters: object, database: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The rows that one statement gives, on a connection of its own."""
+        with self.connect(database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            rows: Sequence[Mapping[str, Any]] = cursor.fetchall()
+        return rows
+
+    def kill(self, session: int) -> bool:
+        """End a session, whatever it is doing; False if it was gone before."""
+        try:
+            self.execute("KILL %s", session)
+        except pymysql.OperationalError as error:
+            if error.args[0] != _UNKNOWN_THREAD:
+                raise
+            return False
+        return True
+
+    @contextmanager
+    def session(self, statement: str, database: str) -> Iterator[None]:
+        """A session that has executed ``statement`` and stays open while the block runs."""
+        with self.connect(database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            yield
+
+
+def _share(program: Path) -> Path:
+    """The folder of a server's SQL files and message files."""
+    unpacked = program.is_relative_to(servers.SERVERS)
+    places = (servers.SERVERS / "root/usr",) if unpacked else (program.resolve().parent.parent, Path("/usr"))
+    folders = [place / "share" / name for place in places for name in ("mysql", "mariadb")]
+    found = [folder for folder in folders if (folder / _SYSTEM_TABLES[0]).exists()]
+    assert found, f"{program} has no {_SYSTEM_TABLES[0]} in any of {folders}"
+    return found[0]
+
+
+@contextmanager
+def running_mysql(**settings: str) -> Iterator[MysqlServer]:
+    """A server that takes connections, gone at the end with all it had."""
+    with tempfile.TemporaryDirectory(prefix="taskgate-mysql-") as folder:
+        server = MysqlServer(Path(folder))
+        try:
+            server.start(**settings)
+            yield server
+        finally:
+            server.stop()
