@@ -172,8 +172,8 @@ def test_rest_answers_are_equal(compared: Compared, beside: Running, request: py
 def test_unknown_tasks_are_told_in_the_same_words(compared: Compared, beside: Running, task_id: str) -> None:
     theirs, ours = _errors(compared, beside, "GET", f"/api/tasks/{task_id}")
     if theirs[0] == HTTPStatus.BAD_REQUEST:
-        # On Cassandra alone, where task IDs are of type uuid, Conductor tells a malformed ID from an unknown one. taskgate
-        # does so by --task-id-format, on every database; here it is told that any text may be an ID.
+        # On Cassandra alone, where task IDs are of type uuid, Conductor tells a malformed ID from an unknown one.
+        # taskgate does so by --task-id-format, on every database; here it is told that any text may be an ID.
         assert compared.database.store_url.startswith("cassandra://")
         assert task_id != UNKNOWN_ID
         assert ours[0] == HTTPStatus.NOT_FOUND
