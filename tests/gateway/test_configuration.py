@@ -212,3 +212,11 @@ class TestComplaints:
     def test_no_server(self) -> None:
         with pytest.raises(GatewayError, match="at least one server"):
             render(GatewaySettings(upstreams=()))
+
+
+def test_heap_that_was_full_is_given_back() -> None:
+    """What Envoy has freed counts as used until it shrinks: without this, one burst would make it refuse for ever."""
+    manager = rendered()["overload_manager"]
+    actions = {action["name"]: action["triggers"][0]["threshold"]["value"] for action in manager["actions"]}
+    shrink, refuse = (f"envoy.overload_actions.{name}" for name in ("shrink_heap", "stop_accepting_requests"))
+    assert actions[shrink] < actions[refuse]
