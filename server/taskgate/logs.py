@@ -93,6 +93,7 @@ def warn_open() -> None:
     structlog.get_logger("taskgate").warning(
         "no authentication is configured: anyone who reaches the port can read every task"
     )
+    flush_logs()  # what is printed next stands below it
 
 
 class _Stream:
