@@ -242,7 +242,10 @@ class TestMetadata:
 
 class TestDeadline:
     def test_that_has_passed(self, ask: Ask) -> None:
-        assert ask(JSON, ASK, timeout=0).code is grpc.StatusCode.DEADLINE_EXCEEDED
+        """Asked for what takes long: a client that notices late may have had a small answer."""
+        request = GetTaskRequest(task_id=LARGE_ID).SerializeToString()
+        assert ask(TYPED, request, timeout=0).code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert_document(ask(JSON, ASK))
 
     def test_that_is_far_away(self, ask: Ask) -> None:
         assert_document(ask(JSON, ASK, timeout=86_400 * 365))
