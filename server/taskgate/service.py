@@ -6,7 +6,7 @@ import time
 
 from taskgate.conductor_task import project_task_model
 from taskgate.conversion import LargeConversions
-from taskgate.document import MAX_DOCUMENT_BYTES, CheckedDocuments, DocumentError, check_document
+from taskgate.document import MAX_DOCUMENT_BYTES, CheckedDocuments, DocumentError, check_document, sha256
 from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
 from taskgate.layout import Layout
 from taskgate.stores.base import TaskStore
@@ -15,6 +15,9 @@ from taskgate.task_message import task_from_document
 
 _LARGE_DOCUMENT_BYTES = 256 * 1024
 """Larger documents are worked on in a thread; smaller ones are done sooner than a thread is asked."""
+
+_MIDDLE_DOCUMENT_BYTES = 16 * 1024
+"""Smaller documents are checked sooner than it would pay to know that they have been."""
 
 _INLINE_PROJECTION_BYTES = 64 * 1024
 """Larger rows of Conductor's are projected in a thread: 6 µs for each kilobyte."""
@@ -41,7 +44,8 @@ class TaskService:
         self._layout = layout
         self._store = store
         self._task_id_format = task_id_format
-        self._checked = CheckedDocuments()
+        self._large = CheckedDocuments(sha256)
+        self._middle = CheckedDocuments(hash)
         self._conversions = LargeConversions(python)
 
     async def get_task_json(self, task_id: str) -> bytes:
@@ -59,7 +63,9 @@ class TaskService:
             return await self._project(task_id, stored)
         try:
             if len(stored) > _LARGE_DOCUMENT_BYTES:
-                await asyncio.to_thread(self._checked.check, stored)
+                await asyncio.to_thread(self._large.check, stored)
+            elif len(stored) > _MIDDLE_DOCUMENT_BYTES:
+                self._middle.check(stored)
             else:
                 check_document(stored)
         except DocumentError as error:

@@ -1,6 +1,7 @@
 """What counts as a task document, and how it loses its whitespace and nothing else."""
 
 import json
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from support.json_texts import JsonText, spaced, task_tokens, tokens
 from taskgate import document as document_module
-from taskgate.document import MAX_NESTING, CheckedDocuments, DocumentError, check_document, minify
+from taskgate.document import MAX_NESTING, CheckedDocuments, DocumentError, check_document, minify, sha256
+
+Digest = Callable[[bytes], Hashable]
 
 LEGAL = {
     "empty": b"{}",
@@ -155,26 +158,27 @@ def test_brackets_left_open_are_refused_on_either_side_of_the_recursion_limit(le
         check_document(b'{"a":' + b"[" * levels)
 
 
+@pytest.mark.parametrize("digest", [hash, sha256])
 class TestCheckedDocuments:
-    def test_bad_document_is_refused_every_time(self) -> None:
-        checked = CheckedDocuments()
+    def test_bad_document_is_refused_every_time(self, digest: Digest) -> None:
+        checked = CheckedDocuments(digest)
         for _ in range(2):
             with pytest.raises(DocumentError):
                 checked.check(b"[1]")
 
-    def test_good_document_is_parsed_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_good_document_is_parsed_once(self, digest: Digest, monkeypatch: pytest.MonkeyPatch) -> None:
         parsed: list[bytes] = []
         monkeypatch.setattr(document_module, "check_document", parsed.append)
-        checked = CheckedDocuments()
+        checked = CheckedDocuments(digest)
         for _ in range(3):
             checked.check(b"{}")
         assert parsed == [b"{}"]
 
-    def test_only_so_many_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_so_many_are_remembered(self, digest: Digest, monkeypatch: pytest.MonkeyPatch) -> None:
         """The oldest is forgotten first."""
         parsed: list[bytes] = []
         monkeypatch.setattr(document_module, "check_document", parsed.append)
-        checked = CheckedDocuments(remembered=2)
+        checked = CheckedDocuments(digest, remembered=2)
         for text in (b"{}", b'{"a":1}', b'{"a":2}', b'{"a":1}', b"{}"):
             checked.check(text)
         assert parsed == [b"{}", b'{"a":1}', b'{"a":2}', b"{}"]
