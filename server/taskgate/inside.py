@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from taskgate.heap import keep_what_is_here
 from taskgate.layout import Layout
 from taskgate.logs import configure_logs
 from taskgate.orders import BEAT_INTERVAL, DRAIN, INTERPRETER_BEAT, LOOP_BEAT, Orders
@@ -83,6 +84,7 @@ class Application:
         await transport.start()
         if line:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))
+        keep_what_is_here()
         structlog.get_logger("taskgate.server").info("serving inside Envoy", pid=os.getpid())
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from taskgate.addresses import Address
+from taskgate.heap import keep_what_is_here
 from taskgate.settings import Settings
 from taskgate.signals import stop_on_signals
 from taskgate.stores import open_store
@@ -26,5 +27,6 @@ async def serve(
     stop_on_signals(stop)
     server = GrpcServer(settings, open_store(settings.store, settings.layout), share_port=share_port)
     announce(await server.start())
+    keep_what_is_here()
     await stop.wait()
     await server.stop()
