@@ -9,7 +9,7 @@ def test_what_there_is_is_not_walked_again_and_what_comes_later_is() -> None:
     try:
         keep_what_is_here()
         assert gc.get_freeze_count() > 10_000
-        later = [object]
+        later: list[object] = []
         later.append(later)
         assert any(held is later for held in gc.get_objects())
     finally:
