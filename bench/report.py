@@ -14,7 +14,7 @@ from bench.processes import ENVOY
 from bench.ratios import COMPARISONS, Ratio, ratios
 from bench.rendering import Table, as_markdown, as_text, number
 from bench.results import MEBIBYTE, Results
-from bench.store_tables import store_tables
+from bench.store_tables import store_summary, store_tables
 
 DISTURBED_CORES = 0.15
 """Cores used by other programs from which on the report says so."""
@@ -39,14 +39,17 @@ def tables(results: Results) -> list[Table]:
 
 
 def render_text(results: Results) -> str:
-    """For a terminal."""
-    return "\n\n".join((*_head(results), *(as_text(table) for table in tables(results)))) + "\n"
+    """For a terminal; the stores in short come last, as Markdown to be pasted into the README."""
+    summary = store_summary(results)
+    to_paste = [as_markdown(summary)] if summary.rows else []
+    return "\n\n".join((*_head(results), *(as_text(table) for table in tables(results)), *to_paste)) + "\n"
 
 
 def render_markdown(results: Results, plot: str = "") -> str:
     """For a file that is read on a page; ``plot`` is the name of a picture beside it."""
     picture = [f"![Requests a second]({plot})"] if plot else []
-    return "\n\n".join(("# Benchmark", *_head(results), *picture, *(as_markdown(t) for t in tables(results)))) + "\n"
+    shown = [table for table in (*tables(results), store_summary(results)) if table.rows]
+    return "\n\n".join(("# Benchmark", *_head(results), *picture, *(as_markdown(table) for table in shown))) + "\n"
 
 
 def _head(results: Results) -> list[str]:

@@ -18,7 +18,8 @@ from bench.plan import Cell, Plan
 from bench.results import Results
 from bench.rows import fill, measure_rows
 from bench.servers import ENVOY_TRANSPORT, GRPCIO_TRANSPORT, Server, Site, running
-from bench.stores import STORE_CASES, running_stores
+from bench.store_servers import running_stores
+from bench.stores import STORE_CASES
 from bench.tasks import DOCUMENTS, write_tasks
 
 IMPORT, START, ROWS, STORES, BESIDE, GROWTH = "import", "start", "rows", "stores", "beside", "growth"

@@ -1,6 +1,5 @@
 """A Cassandra node of the tests' own, on free ports, and a keyspace as Conductor makes it."""
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 
 from support.redis_servers import free_port
 from support.running import eventually
-from tools import cassandra_jars
+from tools import cassandra_programs
 
 USER = "taskgate"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
@@ -31,29 +30,6 @@ _SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node 
 
 _MEMORY = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """It lives for a minute: compiling well costs more than it gives."""
-
-_OPENED = (
-    *("java.base/java.io", "java.base/java.lang", "java.base/java.lang.module", "java.base/java.lang.reflect"),
-    *("java.base/java.net", "java.base/java.nio", "java.base/java.util", "java.base/java.util.concurrent"),
-    *("java.base/java.util.concurrent.atomic", "java.base/jdk.internal.loader", "java.base/jdk.internal.math"),
-    *("java.base/jdk.internal.module", "java.base/jdk.internal.ref", "java.base/jdk.internal.reflect"),
-    *("java.base/sun.nio.ch", "java.base/sun.nio.fs", "java.rmi/sun.rmi.transport.tcp"),
-    "jdk.management/com.sun.management.internal",
-)
-_EXPORTED = (
-    *("java.base/java.lang.ref", "java.base/jdk.internal.misc", "java.sql/java.sql", "jdk.unsupported/sun.misc"),
-    *("java.management.rmi/com.sun.jmx.remote.internal.rmi", "java.rmi/sun.rmi.registry", "java.rmi/sun.rmi.server"),
-)
-"""Parts of Java that Cassandra uses past its modules, as in the ``jvm17-server.options`` that it comes with."""
-
-_LOGGING = """
-<configuration>
-  <appender name="file" class="ch.qos.logback.core.ConsoleAppender">
-    <encoder><pattern>%date %level %logger{0} %msg%n</pattern></encoder>
-  </appender>
-  <root level="INFO"><appender-ref ref="file"/></root>
-</configuration>
-"""
 
 
 class CassandraNode:
@@ -88,23 +64,9 @@ class CassandraNode:
         )
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
         (self._folder / "certificate.pem").write_bytes(key + chain)
-        (self._folder / "logback.xml").write_text(_LOGGING)
-        settings = {
+        own = {
             "cluster_name": "tests",
-            "num_tokens": 1,
-            "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
-            "endpoint_snitch": "SimpleSnitch",
-            "seed_provider": [
-                {
-                    "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
-                    "parameters": [{"seeds": f"127.0.0.1:{self._storage_port}"}],
-                }
-            ],
-            "listen_address": self.address,
-            "storage_port": self._storage_port,
-            "rpc_address": self.address,
             "auto_bootstrap": False,  # there is nothing yet that a second node would have to copy
-            "native_transport_port": self.port,
             "authenticator": "PasswordAuthenticator" if self.passwords else "AllowAllAuthenticator",
             "authorizer": "CassandraAuthorizer" if self.passwords else "AllowAllAuthorizer",
             "permissions_validity": "0ms",
@@ -116,17 +78,13 @@ class CassandraNode:
                 "keystore": str(self._folder / "certificate.pem"),
             },
             # A write may be half as large as a segment of the log. What Conductor's keeps by default is 16 MiB.
-            "commitlog_sync": "periodic",
             "commitlog_sync_period": "500ms",  # what is older than that survives a kill
             "commitlog_segment_size": "128MiB",
             "native_transport_max_frame_size": "64MiB",
             "write_request_timeout": "20s",
             "auto_snapshot": False,  # of what is dropped
-            "data_file_directories": [str(self._folder / "data")],
-        } | {
-            f"{name}_directory": str(self._folder / name) for name in ("commitlog", "hints", "saved_caches", "cdc_raw")
         }
-        (self._folder / "cassandra.yaml").write_text(json.dumps(settings, indent=1))
+        cassandra_programs.configure(self._folder, self.port, self._storage_port, self.address, own)
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -138,26 +96,7 @@ class CassandraNode:
 
     def start(self) -> None:
         """Start, and wait until the side door is open."""
-        properties = {
-            "java.security.manager": "allow",
-            "cassandra.config": (self._folder / "cassandra.yaml").as_uri(),
-            "cassandra.storagedir": str(self._folder),
-            "cassandra-foreground": "yes",
-            "logback.configurationFile": str(self._folder / "logback.xml"),
-            # A cluster of one has nobody to wait for, and passwords need not be hard to guess here.
-            "cassandra.skip_wait_for_gossip_to_settle": "0",
-            "cassandra.ring_delay_ms": "1",
-            "cassandra.superuser_setup_delay_ms": "0",
-            "cassandra.auth_bcrypt_gensalt_log2_rounds": "4",
-            "jdk.attach.allowAttachSelf": "true",
-        }
-        command = [
-            *(cassandra_jars.find_java(), *_MEMORY),
-            *(f"-D{name}={value}" for name, value in properties.items()),
-            *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
-            *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
-            *("-cp", f"{cassandra_jars.find_jars()}/*", "org.apache.cassandra.service.CassandraDaemon"),
-        ]
+        command = cassandra_programs.command(self._folder, _MEMORY)
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, start_new_session=True)
         eventually(self._opens, f"Cassandra answers on {self.port}", START_SECONDS)

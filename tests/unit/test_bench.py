@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +17,9 @@ from bench.budgets import budgets, sustained_rate
 from bench.cases import CASES, choose, echo, get_task, get_task_json, rest
 from bench.commands import Import
 from bench.conductor import java_version
-from bench.errors import BenchError
+from bench.databases.mariadb import running_mariadb
+from bench.databases.redis import running_redis, running_redis_cluster, running_redis_sentinel
+from bench.errors import BenchError, PeerMissing
 from bench.loads import (
     Generators,
     H2load,
@@ -47,18 +50,22 @@ from bench.report import render_markdown, render_text
 from bench.results import Results, as_json
 from bench.rows import AmongRows, target_among
 from bench.servers import STARTERS, Server
+from bench.store_servers import _STARTERS
 from bench.stores import (
+    CASSANDRA_CONDUCTOR,
+    CONDUCTORS,
     GRPC_ONE,
     MANY,
+    MARIADB,
     ONE,
     PEER,
     POSTGRESQL,
-    POSTGRESQL_CONDUCTOR,
     REDIS,
     REDIS_CLUSTER,
+    REDIS_SENTINEL,
     SQLITE,
-    SQLITE_CONDUCTOR,
     STORE_CASES,
+    STORES,
     TASKS,
 )
 from bench.targets import GrpcCall, HttpGet
@@ -76,7 +83,10 @@ from bench.tasks import (
     write_tasks,
 )
 from taskgate.conductor_task import project_task_model
+from taskgate.errors import SettingsError
+from taskgate.stores import open_store
 from taskgate.v1.task_service_pb2 import GetTaskResponse
+from tools import servers
 
 # --- Load generators ------------------------------------------------------------------------------------------------
 
@@ -645,11 +655,30 @@ def test_stores_are_measured_with_many_calls_in_flight_and_with_one() -> None:
 
 
 def test_every_store_is_asked_for_all_ids_and_over_grpc() -> None:
-    for subject in (SQLITE, SQLITE_CONDUCTOR, POSTGRESQL, POSTGRESQL_CONDUCTOR, REDIS, REDIS_CLUSTER):
+    for subject in (*STORES, *CONDUCTORS):
         assert STORE_CASES[subject, MANY].protocol == "REST"
+        assert STORE_CASES[subject, MANY].everywhere
         assert STORE_CASES[subject, GRPC_ONE].protocol == "gRPC"
     titles = [case.title for case in STORE_CASES.values()]
     assert len(titles) == len(set(titles))
+
+
+def test_every_kind_of_store_that_taskgate_knows_is_measured() -> None:
+    """By the words of its own message about URLs, and the names of the rows."""
+    with pytest.raises(SettingsError) as refused:
+        open_store("nothing://")
+    schemes = re.findall(r"([a-z+]+)://", str(refused.value).partition("as in")[2])
+    names = {
+        "sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MARIADB, "redis": REDIS, "redis+sentinel": REDIS_SENTINEL,
+        "redis+cluster": REDIS_CLUSTER, "cassandra": CASSANDRA_CONDUCTOR,
+    }  # fmt: skip
+    assert {names[scheme] for scheme in schemes} <= {subject for subject, asked in STORE_CASES if asked == MANY}
+    assert len(schemes) == len(names)
+
+
+def test_every_subject_is_started_by_one_starter() -> None:
+    started = [subject for subjects in _STARTERS for subject in subjects]
+    assert sorted(started) == sorted({subject for subject, _ in STORE_CASES})
 
 
 def test_all_ids_means_no_two_calls_for_one_task() -> None:
@@ -683,11 +712,11 @@ def test_a_store_is_divided_by_sqlite_and_by_the_peer_asked_alike() -> None:
         on_store(POSTGRESQL, GRPC_ONE, 400),
     ]
     lines = table(render_text(found), "Stores: 2 KB, 32 calls in flight")
-    assert [line.split()[-7:] for line in lines[2:6]] == [
-        ["1,000-1,000", "1.25", "9.50", "60", "-", "1.00", "4.00"],
-        ["500-500", "1.25", "9.50", "60", "42", "0.50", "2.00"],
-        ["250-250", "1.25", "9.50", "60", "-", "0.25", "1.00"],
-        ["400-400", "1.25", "9.50", "60", "-", "-", "-"],
+    assert [line.split()[-8:] for line in lines[2:6]] == [
+        ["1,000-1,000", "1.25", "9.50", "60", "-", "1.00", "4.00", "1.00"],
+        ["500-500", "1.25", "9.50", "60", "42", "0.50", "2.00", "1.00"],
+        ["250-250", "1.25", "9.50", "60", "-", "0.25", "1.00", "1.00"],
+        ["400-400", "1.25", "9.50", "60", "-", "-", "-", "-"],
     ]
     assert "1 CALL IN FLIGHT" not in render_text(found)
     assert as_json(found)["stores"][0]["title"] == f"SQLite: {MANY}"
@@ -706,7 +735,47 @@ def test_a_store_whose_calls_failed_is_no_measurement() -> None:
     ]
     lines = table(render_text(found), "Stores: 2 KB, 32 calls in flight")
     assert "[FAILED]" in lines[2]
-    assert lines[3].split()[-9:] == ["[FAILED]", *["-"] * 8]
+    assert lines[3].split()[-10:] == ["[FAILED]", *["-"] * 9]
+
+
+def test_the_stores_in_short_are_markdown_at_the_end_of_the_text() -> None:
+    found = results()
+    found.plan = full_plan()
+    alone = replace(on_store(REDIS, MANY, 100), cell=found.plan.store_cells[1])
+    found.stores = [on_store(REDIS, MANY, 1000), alone, on_store(PEER, MANY, 250), on_store(REDIS, GRPC_ONE, 400)]
+    found.missing["Cassandra, layout conductor"] = "there is no Cassandra in .venv"
+    *_, head, rule, redis, cassandra, peer, blank, note = render_text(found).splitlines()
+    assert head == (
+        "| store | REST calls/s at 32 | p50 / p99 ms at 32 | REST calls/s at 1 | p50 / p99 ms at 1 | CPU µs a call |"
+    )
+    assert rule.count("---") == 6
+    assert redis == "| Redis | 1,000 | 1.25 / 9.50 | 100 | 1.25 / 9.50 | 60 |"
+    assert cassandra == "| Cassandra, layout conductor: there is no Cassandra in .venv | - | - | - | - | - |"
+    assert peer == "| FastAPI + asyncpg | 250 | 1.25 / 9.50 | - | - | 60 |"
+    assert not blank
+    assert note.startswith("- Tasks of 2 KB")
+    assert head in render_markdown(found)
+
+
+def test_a_store_that_is_not_to_be_had_is_a_row_and_no_failure() -> None:
+    found = results()
+    found.plan = full_plan()
+    found.stores = [on_store(SQLITE, MANY, 1000)]
+    found.missing[MARIADB] = "there is no mariadbd on this machine"
+    lines = table(render_text(found), "Stores: 2 KB, 32 calls in flight")
+    assert lines[3].startswith("MariaDB: there is no mariadbd on this machine ")
+    assert lines[3].split()[-9:] == ["-"] * 9
+    assert found.failures == []
+
+
+def test_a_store_whose_program_is_not_there_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of one starter alike; the others are started."""
+    monkeypatch.setattr(servers, "SERVERS", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(servers, "_SYSTEM", ())
+    for starting in (running_mariadb, running_redis, running_redis_sentinel, running_redis_cluster):
+        with pytest.raises(PeerMissing, match="'make setup' gets it"), starting(tmp_path):
+            pytest.fail("it has a program")
 
 
 # --- The picture ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Databases for a benchmark: each started empty on free loopback ports, and gone at the end with all it had."""

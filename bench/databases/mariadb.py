@@ -1,0 +1,101 @@
+"""A MariaDB server with an empty database for taskgate and one as Conductor has it."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncmy
+from asyncmy.errors import MySQLError
+
+from bench.databases.base import Database, program_of
+from bench.errors import BenchError
+from bench.processes import ServerProcess, free_port
+from tools.servers import MARIADB, SERVERS
+
+USER, PASSWORD = "bench", "bench"
+TASKS, CONDUCTOR = "tasks", "conductor"
+"""Names of the two databases."""
+
+_CONNECT_SECONDS = 10.0
+
+_CONDUCTORS_TABLE = """
+CREATE TABLE task (
+    id int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    created_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, modified_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    task_id varchar(255) NOT NULL UNIQUE, json_data mediumtext NOT NULL
+)
+"""
+"""With the key that Conductor's own migrations begin with, and the column that they find a task by (contract 3.1)."""
+
+_SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
+
+
+@contextmanager
+def running_mariadb(folder: Path) -> Iterator[Database]:
+    """A server as installed; the URL is of the empty database."""
+    program, port, own = program_of(MARIADB), free_port(), folder / "mariadb"
+    (own / "data").mkdir(parents=True)
+    share = _share(Path(program))
+    command = [program, "--no-defaults", f"--datadir={own / 'data'}", f"--lc-messages-dir={share}"]
+    if os.geteuid() == 0:  # which it refuses unless it is told by name
+        command.append("--user=root")
+    _fill(command, share)
+    settings = (f"--port={port}", "--bind-address=127.0.0.1", f"--socket={own / 'socket'}", "--skip-name-resolve")
+    url = f"mysql://{USER}:{PASSWORD}@127.0.0.1:{port}/{TASKS}"
+    with ServerProcess([*command, *settings], own / "log", folder=own) as process:
+        process.wait_until(lambda: execute(port, TASKS, "SELECT 1"))
+        yield Database(url, [process])
+
+
+def fill_conductors_database(server: Database, rows: Mapping[str, str]) -> Database:
+    """The other database, with ``rows`` by ID in a table as Conductor makes it."""
+    place, _, _ = server.url.rpartition("/")
+    port = int(place.rpartition(":")[2])
+    execute(port, CONDUCTOR, _CONDUCTORS_TABLE)
+    execute(port, CONDUCTOR, "INSERT INTO task (task_id, json_data) VALUES (%s, %s)", rows)
+    return Database(f"{place}/{CONDUCTOR}", server.processes)
+
+
+def execute(port: int, database: str, statement: str, rows: Mapping[str, str] | None = None) -> None:
+    """One statement, once or for each of ``rows``. Raises BenchError."""
+
+    async def run() -> None:
+        connection = await asyncmy.connect(
+            host="127.0.0.1", port=port, user=USER, password=PASSWORD, db=database, connect_timeout=_CONNECT_SECONDS
+        )
+        async with connection, connection.cursor() as cursor:
+            await (cursor.execute(statement) if rows is None else cursor.executemany(statement, list(rows.items())))
+            await connection.commit()
+
+    try:
+        asyncio.run(run())
+    except (OSError, MySQLError) as error:
+        raise BenchError(f"MariaDB: {error}") from error
+
+
+def _fill(command: list[str], share: Path) -> None:
+    """Make the system tables, the two databases, and a user who may do everything."""
+    statements = [
+        *("CREATE DATABASE mysql;", "USE mysql;", *((share / name).read_text() for name in _SYSTEM_TABLES)),
+        *(f"CREATE DATABASE {name} CHARACTER SET utf8mb4;" for name in (TASKS, CONDUCTOR)),
+        *("FLUSH PRIVILEGES;", f"GRANT ALL ON *.* TO {USER}@'%' IDENTIFIED BY '{PASSWORD}';"),
+    ]
+    made = subprocess.run(
+        [*command, "--bootstrap"], input="\n".join(statements), capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        raise BenchError(f"MariaDB cannot make its own tables: {made.stderr[-500:]}")
+
+
+def _share(program: Path) -> Path:
+    """The folder of a server's SQL files and message files."""
+    unpacked = program.is_relative_to(SERVERS)
+    places = (SERVERS / "root/usr",) if unpacked else (program.resolve().parent.parent, Path("/usr"))
+    folders = [place / "share" / name for place in places for name in ("mysql", "mariadb")]
+    for folder in folders:
+        if (folder / _SYSTEM_TABLES[0]).exists():
+            return folder
+    raise BenchError(f"{program} has no {_SYSTEM_TABLES[0]} in any of {', '.join(map(str, folders))}")
