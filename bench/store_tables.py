@@ -28,30 +28,34 @@ def store_tables(results: Results) -> list[Table]:
 
 def store_summary(results: Results) -> Table:
     """A row for each store, as a README has it: REST for all IDs; without rows where nothing was measured."""
-    cells = results.plan.store_cells
-    columns = ["store"]
-    for cell in cells:
-        columns += [f"REST calls/s at {cell.load.in_flight}", f"p50 / p99 ms at {cell.load.in_flight}"]
+    main, *others = results.plan.store_cells
+    columns = ["store", f"REST calls/s at {main.load.in_flight}"]
+    columns += [f"p50 / p99 ms at {cell.load.in_flight}" for cell in (main, *others)]
     rows = [_summary_row(results, subject) for subject in SUBJECTS if subject != RESETTING_PEER]
     notes = [
-        "Tasks of 2 KB, asked for in turn; CPU is taskgate's own at the first of these numbers of calls in flight."
+        f"Tasks of 2 KB, asked for in turn, at so many calls in flight; CPU is taskgate's, at {main.load.in_flight}."
     ]
     return Table("Stores", (*columns, "CPU µs a call"), [row for row in rows if row], notes)
 
 
 def _summary_row(results: Results, subject: str) -> tuple[str, ...]:
     """Empty for what was not to be measured."""
-    cells = results.plan.store_cells
     found = {row.cell: row for row in results.stores if row.case == STORE_CASES[subject, MANY]}
     if not found and subject not in results.missing:
         return ()
-    figures: list[str] = []
-    for cell in cells:
-        row = found.get(cell)
-        figures += [f"{row.rate:,.0f}", f"{row.p50_ms:.2f} / {row.p99_ms:.2f}"] if row and row.samples else ["-", "-"]
+    title = " ".join((_named(results, subject), *marks(*found.values())))
+    cells = results.plan.store_cells
     main = found.get(cells[0])
-    cpu = f"{main.total_cpu_us:,.0f}" if main and main.samples else "-"
-    return (" ".join((_named(results, subject), *marks(*found.values()))), *figures, cpu)
+    return (
+        title,
+        f"{main.rate:,.0f}" if main and main.samples else "-",
+        *(_latency(found.get(cell)) for cell in cells),
+        f"{main.total_cpu_us:,.0f}" if main and main.samples else "-",
+    )
+
+
+def _latency(row: Measured | None) -> str:
+    return f"{row.p50_ms:.2f} / {row.p99_ms:.2f}" if row and row.samples else "-"
 
 
 def _named(results: Results, subject: str) -> str:
