@@ -76,11 +76,21 @@ def find_mysqld() -> Path:
     return found
 
 
+def why_missing() -> str | None:
+    """The reason why there is no MySQL, None if there is one."""
+    try:
+        find_mysqld()
+    except Missing as error:
+        return str(error)
+    return None
+
+
 def command(program: Path) -> list[str]:
     """How to run it on little memory, and without care for a machine that loses its power."""
     found = [
         *(str(program), "--no-defaults", "--innodb-redo-log-capacity=16M", "--innodb-buffer-pool-size=32M"),
         *("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF", "--skip-log-bin", "--loose-mysqlx=OFF"),
+        "--secure-file-priv=NULL",  # no folder of the machine's
     ]
     if program.is_relative_to(SERVERS):  # where it was not built to be
         share, plugins = ROOT / "usr" / "share" / "mysql", ROOT / "usr" / "lib" / "mysql" / "plugin"
@@ -105,9 +115,9 @@ def provide_mysqld() -> Path:
     return program
 
 
-def make_data(program: Path, data: Path) -> None:
+def make_data(program: Path, data: Path, *options: str) -> None:
     """A new data folder, in which root has no password. Raises Missing."""
-    made = run([*command(program), f"--datadir={data}", "--initialize-insecure"], SERVERS)
+    made = run([*command(program), f"--datadir={data}", *options, "--initialize-insecure"], data)
     _must(made, f"{program} does not run")
 
 

@@ -5,20 +5,24 @@ import itertools
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from conformance.dictionary import check_like_a_dictionary
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
-from support.cut_wire import MYSQL_COMMIT, cut_at_commit
-from support.mysql import PASSWORD, USER, MysqlServer, running_mysql
+from support.cut_wire import MYSQL_COMMIT, cut_at_commit, overheard
+from support.mysql import KINDS, PASSWORD, USER, Mariadb, Mysql, MysqlServer, running_mysql
 from support.redis_servers import free_port
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
@@ -32,6 +36,12 @@ __all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 _numbers = itertools.count()
 
 _KINDS = {int: "int", float: "double"}
+
+_SESSION = {
+    Mariadb: {"tx_read_only": b"ON", "max_statement_time": b"1.500000"},
+    Mysql: {"transaction_read_only": b"ON", "max_execution_time": b"1500"},
+}
+"""Settings of a session that reads, by their names on each server."""
 
 
 class MysqlRig(Rig):
@@ -77,6 +87,8 @@ class MysqlRig(Rig):
 
     def foreign(self, *, collation: str = "utf8mb4_unicode_ci") -> None:
         """As Conductor's migrations leave it (contract section 3.1), but for NULL, to try odd values on."""
+        if collation == "newest":
+            collation = self.server.newest_collation
         self.execute(f"ALTER DATABASE COLLATE {collation}")
         self.execute(
             "CREATE TABLE task (created_on timestamp DEFAULT CURRENT_TIMESTAMP, modified_on timestamp"
@@ -100,9 +112,9 @@ class MysqlRig(Rig):
             self.server.execute(f"DROP USER {name}@'%'")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[MysqlServer]:
-    with running_mysql() as running:
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def server(request: pytest.FixtureRequest) -> Iterator[MysqlServer]:
+    with running_mysql(request.param) as running:
         yield running
 
 
@@ -118,11 +130,40 @@ async def refusal(store: TaskStore) -> str:
     return refused.value.message
 
 
+SALT = b"12345678123456789012"
+
+
+@asynccontextmanager
+async def stranger(plugin: str, answers: Sequence[bytes]) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Somebody in a server's place: the port, and what is said to them, one packet for each of theirs."""
+    heard: list[bytes] = []
+    greeting = b"\x0a8.0.0\0" + b"\1\0\0\0" + SALT[:8] + b"\0\xff\xf7\x2d\2\0\xff\x81\x15" + b"\0" * 10
+    greeting += SALT[8:] + b"\0" + plugin.encode() + b"\0"
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.clear()  # of an attempt before this one
+        for number, packet in enumerate((greeting, *answers)):
+            writer.write(len(packet).to_bytes(3, "little") + bytes([2 * number]) + packet)
+            with suppress(asyncio.IncompleteReadError):  # they have hung up
+                length = int.from_bytes((await reader.readexactly(4))[:3], "little")
+                heard.append(await reader.readexactly(length))
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+def public_pem(key: rsa.RSAPrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
 class TestMysqlStore(StoreSuite):
     """Every "must" of TaskStore, and more."""
 
     @pytest.mark.parametrize(
-        "collation", ["utf8mb4_unicode_ci", "utf8mb4_bin", "utf8mb3_general_ci", "latin1_swedish_ci", "ucs2_general_ci"]
+        "collation",
+        ["utf8mb4_unicode_ci", "newest", "utf8mb4_bin", "utf8mb3_general_ci", "latin1_swedish_ci", "ucs2_general_ci"],
     )
     async def test_conductors_collation_does_not_matter(self, rig: MysqlRig, collation: str) -> None:
         """IDs that the database takes for the same, or cannot hold, are others; text comes as UTF-8."""
@@ -137,21 +178,27 @@ class TestMysqlStore(StoreSuite):
             assert await store.get_document(task_id) is None, ascii(task_id)
         await store.close()
 
-    @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "latin1_swedish_ci", None])
+    @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "newest", "latin1_swedish_ci", None])
     @pytest.mark.parametrize("task_id", [ID, "\u4e00"], ids=ascii)
     def test_primary_key_is_used(self, rig: MysqlRig, collation: str | None, task_id: str) -> None:
         """One row is looked at, whatever the column's character set is and can hold."""
+        if collation == "newest":
+            collation = rig.server.newest_collation
         if collation is None:
             rig.create()
         else:
             rig.foreign(collation=collation)
-        rig.execute("INSERT INTO task (task_id, json_data) SELECT seq, '{}' FROM seq_1_to_1000")
+        rig.execute(
+            "INSERT INTO task (task_id, json_data) WITH RECURSIVE numbers AS"
+            " (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000) SELECT n, '{}' FROM numbers"
+        )
         statement = statement_for(collation and collation.partition("_")[0], collation).replace("?", "%s")
-        (plan,) = rig.execute(f"EXPLAIN {statement}", task_id)
+        explain = f"EXPLAIN FORMAT=TRADITIONAL {statement}"
+        (plan,) = rig.execute(explain, task_id)
         if plan["table"] is not None:  # else no row was found on the way: "Impossible WHERE noticed after reading"
-            assert (plan["type"], plan["key"], plan["rows"]) == ("const", "PRIMARY", "1")
+            assert (plan["type"], plan["key"], int(plan["rows"])) == ("const", "PRIMARY", 1)
         rig.put("here", "{}")
-        (plan,) = rig.execute(f"EXPLAIN {statement}", "here")
+        (plan,) = rig.execute(explain, "here")
         assert (plan["type"], plan["key"]) == ("const", "PRIMARY")
 
     async def test_documents_of_bytes_are_returned_as_stored(self, rig: MysqlRig) -> None:
@@ -252,12 +299,12 @@ class TestMysqlStore(StoreSuite):
     async def test_sessions_are_read_only_and_limit_statements(self, rig: MysqlRig) -> None:
         """What a view in the table's place sees of the session."""
         rig.execute(
-            "CREATE VIEW task AS SELECT LOWER(variable_name) AS task_id, variable_value AS json_data"
-            " FROM information_schema.session_variables"
+            "CREATE VIEW task AS SELECT LOWER(variable_name) AS task_id, variable_value AS json_data"  # noqa: S608 - our own
+            f" FROM {rig.server.variables}"
         )
         store = rig.open_store()
-        assert await store.get_document("tx_read_only") == b"ON"
-        assert await store.get_document("max_statement_time") == b"1.500000"
+        for variable, value in _SESSION[type(rig.server)].items():
+            assert await store.get_document(variable) == value
         assert await store.get_document("autocommit") == b"ON"
         assert await store.get_document("character_set_results") == b"utf8mb4"
         await store.close()
@@ -268,7 +315,8 @@ class TestMysqlStore(StoreSuite):
             (lambda url: url.replace("correct", "wrong"), "it does not take this user and password"),
             (lambda url: url.replace("tester:", "nobody:"), "it does not take this user and password"),
             (lambda url: f"{url}x", "there is no such database"),
-            (lambda url: f"{url}?ssl=true", "TLS could not be agreed on"),
+            # MariaDB has no TLS where it is given no certificate; MySQL makes itself one, which nobody trusts.
+            (lambda url: f"{url}?ssl=true", "TLS"),
             (lambda url: re.sub(r":\d+/", f":{free_port()}/", url), "nothing listens there"),
             (lambda url: url.replace("127.0.0.1", "no-such-host.invalid"), "its host is not known"),
             (lambda url: f"{url}?unix_socket=/nowhere/socket", "nothing listens there"),
@@ -326,28 +374,49 @@ class TestMysqlStore(StoreSuite):
 
     async def test_password_is_never_sent_as_it_is(self, rig: MysqlRig) -> None:
         """A stranger in the server's place asks for it in clear text, without TLS, and gets nothing."""
-        heard = bytearray()
-        greeting = (
-            b"\x0a8.0.0\0" + b"\1\0\0\0" + b"12345678\0" + b"\xff\xf7" + b"\x2d\2\0" + b"\xff\x81\x15" + b"\0" * 10
-        )
-        greeting += b"123456789012\0mysql_native_password\0"
+        async with stranger("mysql_native_password", [b"\xfemysql_clear_password\0"]) as (port, heard):
+            store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}"))
+            assert "only has with TLS" in await refusal(store)
+            await store.close()
+        assert USER.encode() in b"".join(heard)
+        assert PASSWORD.encode() not in b"".join(heard)
 
-        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
-            heard.extend(await reader.read(4096))
-            switch = b"\xfemysql_clear_password\0"
-            writer.write(len(switch).to_bytes(3, "little") + b"\2" + switch)
-            heard.extend(await reader.read(4096))
-            writer.close()
+    async def test_password_is_in_no_packet(self, rig: MysqlRig) -> None:
+        """Whether the server knows this user already, or has just forgotten all."""
+        rig.create()
+        for _ in range(2):
+            rig.server.execute("FLUSH PRIVILEGES")
+            for _ in range(2):
+                with overheard(rig.server.port) as (port, packets):
+                    store = open_store(rig.server.url(rig.database, host=f"127.0.0.1:{port}"))
+                    assert await store.get_document(ID) is None
+                    await store.close()
+                assert USER.encode() in packets
+                assert PASSWORD.encode() not in packets
 
-        stranger = await asyncio.start_server(speak, "127.0.0.1", 0)
-        port = stranger.sockets[0].getsockname()[1]
-        store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}"))
-        assert "only has with TLS" in await refusal(store)
-        assert USER.encode() in heard
-        assert PASSWORD.encode() not in heard
-        await store.close()
-        stranger.close()
+    @pytest.mark.parametrize("pinned", [True, False])
+    @pytest.mark.parametrize("plugin", ["caching_sha2_password", "sha256_password"])
+    async def test_password_is_for_the_key_that_is_trusted(self, rig: MysqlRig, plugin: str, pinned: bool) -> None:
+        """A stranger shows a key of its own: it is taken where the URL names none, as the README warns."""
+        key, servers_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+        pem = rig.folder / "public_key.pem"
+        pem.write_bytes(public_pem(servers_key))
+        answers = [b"\1" + public_pem(key)]
+        if plugin == "caching_sha2_password":  # it is asked for only by whom the stranger does not know, if at all
+            answers = [b"\1\4", *answers[pinned:]]
+        async with stranger(plugin, answers) as (port, heard):
+            parameters = {"server_public_key_path": str(pem)} if pinned else {}
+            store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}", **parameters))
+            assert "connection was lost" in await refusal(store)
+            await store.close()
+        assert PASSWORD.encode() not in b"".join(heard)
+        secret = heard[-1]
+        padding = OAEP(MGF1(SHA1()), SHA1(), None)  # noqa: S303 - the protocol's
+        if pinned:
+            with pytest.raises(ValueError, match="Decryption failed"):
+                key.decrypt(secret, padding)
+        plain = (servers_key if pinned else key).decrypt(secret, padding)
+        assert bytes(a ^ b for a, b in zip(plain, itertools.cycle(SALT))) == PASSWORD.encode() + b"\0"
 
     async def test_many_identical_reads_cost_few(self, rig: MysqlRig) -> None:
         """A crowd that asks for one task is answered by a handful of statements."""
@@ -453,9 +522,10 @@ def test_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
     check_like_a_dictionary(lambda: MysqlRig(tmp_path, server).url)
 
 
-async def test_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+async def test_tls(tmp_path: Path, kind: type[MysqlServer]) -> None:
     """The certificate and the name in it are verified, and what the server demands is told."""
-    with running_mysql() as server:
+    with running_mysql(kind) as server:
         root = server.certify()
         rig = MysqlRig(tmp_path, server)
         rig.create()

@@ -64,6 +64,8 @@ def test_tls_files(tmp_path: Path) -> None:
         (f"me:secret@h/d?ssl=false&ssl_ca={__file__}", "with ssl=false there are no"),
         (f"me:secret@h/d?ssl_key={__file__}", "ssl_key needs ssl_cert"),
         (f"me:secret@h/d?ssl_ca={__file__}", "not a file of PEM certificates"),
+        (f"me:secret@h/d?server_public_key_path={__file__}", "server_public_key_path is not a PEM file of an RSA"),
+        ("me:secret@h/d?server_public_key_path=/no/secret", "server_public_key_path names a file that does not"),
         ("me:secret@h/d?ssl=true&unix_socket=/s", "no TLS over unix_socket"),
         ("me:secret@h/d?pool_size=0", "pool_size is a number from 1 to 200"),
         ("me:secret@h/d?useSSL=secret", "no parameter 'useSSL'"),
