@@ -256,6 +256,17 @@ class TestMysqlStore(StoreSuite):
             assert await store.get_document(ID) == b"{}"
         await store.close()
 
+    async def test_connection_that_the_server_found_idle(self, rig: MysqlRig) -> None:
+        """A server ends connections that nothing was asked over; the read that comes next is answered all the same."""
+        rig.create()
+        rig.put(ID, "{}")
+        with rig.server.setting("wait_timeout", 1):
+            store = rig.open_store()
+            assert await store.get_document(ID) == b"{}"
+            await asyncio.to_thread(eventually, lambda: not rig.sessions(), "the server has ended it")
+            assert await store.get_document(ID) == b"{}"
+        await store.close()
+
     async def test_connections_are_bounded(self, rig: MysqlRig) -> None:
         """No more than ``pool_size``, however many reads there are."""
         rig.create()
@@ -446,6 +457,32 @@ class TestMysqlWriter(WriterSuite):
                 writer.write([stored()])
             assert_public(refused.value, rig)
             assert writer.write([stored()]) == WriteCounts(added=1) == writer.total
+
+    async def test_max_allowed_packet_is_named(self, rig: MysqlRig) -> None:
+        """A server that takes no larger documents says so; nothing of the batch is stored, and the next one is."""
+        large = b"x" * 3_000_000
+        with rig.server.setting("max_allowed_packet", 1 << 20), rig.open_writer() as writer:
+            with pytest.raises(StoreUnavailable, match="larger than its max_allowed_packet") as refused:
+                writer.write([stored(OTHER_ID), stored(document=large)])
+            assert_public(refused.value, rig)
+            assert writer.write([stored(OTHER_ID)]) == WriteCounts(added=1) == writer.total
+        assert set(rig.stored()) == {OTHER_ID}
+        rig.put(ID, large.decode())
+        with rig.server.setting("max_allowed_packet", 1 << 20):
+            store = rig.open_store()
+            assert await store.get_document(ID) == large
+            await store.close()
+
+    def test_grants_of_the_readme_are_enough(self, rig: MysqlRig) -> None:
+        """All that an import needs, and without them the reason is named."""
+        with rig.user("importer") as url:
+            with pytest.raises(StoreUnavailable, match="may not use this database"):
+                open_writer(url)
+            rig.execute(f"GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `{rig.database}`.* TO importer@'%'")
+            with open_writer(url) as writer:
+                writer.write([stored()])
+                assert writer.write([stored(update_time=2)]) == WriteCounts(replaced=1)
+            assert [row["writer"] for row in rig.execute("SELECT writer FROM taskgate_import")] == [b""]
 
     def test_lost_server_is_told(self, rig: MysqlRig) -> None:
         """A server that stops during an import; the counts are those of what is stored."""

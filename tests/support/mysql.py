@@ -159,6 +159,16 @@ class MysqlServer(ABC):
         return True
 
     @contextmanager
+    def setting(self, name: str, value: int) -> Iterator[None]:
+        """Connections made while the block runs have another value of a setting."""
+        (before,) = self.execute(f"SELECT @@GLOBAL.{name} AS value")
+        self.execute(f"SET GLOBAL {name} = {value}")
+        try:
+            yield
+        finally:
+            self.execute(f"SET GLOBAL {name} = {before['value']}")
+
+    @contextmanager
     def session(self, statement: str, database: str) -> Iterator[None]:
         """A session that has executed ``statement`` and stays open while the block runs."""
         with self.connect(database) as connection, connection.cursor() as cursor:
