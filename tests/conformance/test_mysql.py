@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -37,6 +36,9 @@ _SESSION = {
     Mysql: {"transaction_read_only": b"ON", "max_execution_time": b"1500"},
 }
 """Settings of a session that reads, by their names on each server."""
+
+_WITHOUT_TLS = {Mariadb: "does not take this user and password", Mysql: "takes only connections with TLS"}
+"""What servers say who let nobody in without it."""
 
 
 class MysqlRig(SqlServerRig):
@@ -267,6 +269,16 @@ class TestMysqlStore(SqlServerStoreSuite):
         """Likewise for what only URLs of this kind can ask for."""
         await check_reason(rig, f"{rig.url}?{parameters}", reason)
 
+    @pytest.mark.parametrize(
+        ("demand", "reason"),
+        [("PASSWORD EXPIRE", "the user's password has expired"), ("ACCOUNT LOCK", "does not let this user in")],
+    )
+    async def test_user_who_may_not_come_in(self, rig: MysqlRig, demand: str, reason: str) -> None:
+        """What a DBA can do to a user is named as well."""
+        with rig.new_user("outsider", demand) as url:
+            rig.server.execute("GRANT SELECT ON *.* TO outsider@'%'")
+            await check_reason(rig, url, reason)
+
     async def test_no_connection_left(self, rig: MysqlRig) -> None:
         """A server that takes no more connections is named so, and asked again."""
         rig.create()
@@ -400,10 +412,9 @@ def test_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
     check_like_a_dictionary(lambda: MysqlRig(tmp_path, server).url)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-async def test_tls(tmp_path: Path, kind: type[MysqlServer]) -> None:
+async def test_tls(tmp_path: Path, server: MysqlServer) -> None:
     """The certificate and the name in it are verified, and what the server demands is told."""
-    with running_mysql(kind) as server:
+    with running_mysql(type(server)) as server:  # noqa: PLR1704 - another one of the kind
         root = server.certify()
         rig = MysqlRig(tmp_path, server)
         rig.create()
@@ -417,6 +428,10 @@ async def test_tls(tmp_path: Path, kind: type[MysqlServer]) -> None:
             store = open_store(secure)
             assert await store.get_document(ID) is None
             await store.close()
+        with server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SET GLOBAL require_secure_transport = ON")
+            await check_reason(rig, rig.url, _WITHOUT_TLS[type(server)])
+            cursor.execute("SET GLOBAL require_secure_transport = OFF")
         other = tmp_path / "other.pem"
         trustme.CA().cert_pem.write_to_path(str(other))
         for host, parameters in (
@@ -427,10 +442,3 @@ async def test_tls(tmp_path: Path, kind: type[MysqlServer]) -> None:
             store = open_store(server.url(rig.database, host=host, **parameters))
             assert "its TLS certificate is not to be trusted" in await refusal(store)
             await store.close()
-
-
-def test_tls_context_is_strict(tmp_path: Path) -> None:
-    """What the URL makes is a context that verifies."""
-    context = parse_mysql_url("h/d?ssl=true").tls
-    assert context is not None
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

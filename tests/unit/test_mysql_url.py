@@ -1,5 +1,6 @@
 """MySQL URLs: what each part means, what is refused, and that nothing secret is ever said."""
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,10 @@ def test_refusals_name_the_key_and_no_value(rest: str, complaint: str) -> None:
     with pytest.raises(SettingsError, match=f"^store: .*{complaint}") as refused:
         open_store(f"mysql://{rest}")
     assert "secret" not in str(refused.value)
+
+
+def test_tls_context_is_strict() -> None:
+    """What the URL makes is a context that verifies."""
+    context = parse_mysql_url("h/d?ssl=true").tls
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
