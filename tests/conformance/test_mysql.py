@@ -1,4 +1,4 @@
-"""MySQL's protocol against the suite, on a real MariaDB, and what only a server can do."""
+"""MySQL and MariaDB against the suite, and what is their own."""
 
 import asyncio
 import itertools
@@ -128,6 +128,7 @@ def rig(tmp_path: Path, server: MysqlServer) -> MysqlRig:
 
 
 SALT = b"12345678123456789012"
+"""What passwords are mixed with, from the stranger's greeting."""
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""PostgreSQL against the suite, and what only a server can do."""
+"""PostgreSQL against the suite, and what is its own."""
 
 import asyncio
 import itertools
