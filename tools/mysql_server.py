@@ -165,9 +165,9 @@ def _download(folder: Path) -> None:
 
 def _mirror() -> str:
     """Where this machine takes its Debian from. Raises Missing."""
-    wanted = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(SUITE)", "Created-By: Packages"]
+    wanted = ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(SUITE)", "Created-By: Packages"]
     for line in run(wanted, SERVERS).stdout.splitlines():
-        uri, origin, suite = line.split()
+        uri, origin, suite = line.split("|")
         if origin == "Debian" and "-" not in suite:  # security updates have an archive of their own
             return uri
     raise Missing(
