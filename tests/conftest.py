@@ -10,9 +10,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.cassandra import CassandraNode
+from tools import mysql_server
 
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The one part that a machine may lack must not be missed."""
+    if reason := mysql_server.why_missing():
+        terminalreporter.write_line(f"LEFT OUT: MySQL (MariaDB was there), because {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")

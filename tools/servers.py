@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 SERVERS = Path(__file__).parent.parent / ".venv" / "servers"
 """Programs to run are in ``bin`` below it; what was unpacked is in ``root``."""
@@ -46,13 +47,13 @@ MARIADB = Server(
 
 ALL = (REDIS, PGBOUNCER, MARIADB)
 
-_SYSTEM = ("/usr/local/sbin", "/usr/sbin")
+SYSTEM = os.pathsep.join(("/usr/local/sbin", "/usr/sbin"))
 """Where Debian puts some servers; not on everybody's PATH."""
 
 
 def find(server: Server) -> Path:
     """The program: the machine's own, or the one that ``provide`` unpacked. Raises Missing."""
-    elsewhere = os.pathsep.join((*_SYSTEM, str(SERVERS / "bin")))
+    elsewhere = os.pathsep.join((SYSTEM, str(SERVERS / "bin")))
     found = shutil.which(server.program) or shutil.which(server.program, path=elsewhere)
     if found is None:
         raise Missing(f"there is no {server.program} on this machine; 'make setup' gets it")
@@ -72,10 +73,10 @@ def provide(server: Server) -> Path:
     print(f"{server.program}: unpacking {', '.join(server.packages)} into {SERVERS} (nothing is installed or started)")
     unpack(server.program, server.packages, server.libraries)
     program = _wrap(server.program)
-    checked = _run([str(program), "--version"], SERVERS)
+    checked = run([str(program), "--version"], SERVERS)
     if checked.returncode:
         program.unlink()  # not to be found the next time
-        raise Missing(f"the {server.program} of {', '.join(server.packages)} does not run: {_last_line(checked)}")
+        raise Missing(f"the {server.program} of {', '.join(server.packages)} does not run: {last_line(checked)}")
     return program
 
 
@@ -83,20 +84,25 @@ def unpack(program: str, packages: Sequence[str], libraries: Sequence[str] = ())
     """Download Debian's ``packages`` for ``program``, and unpack them into ``root``. Raises Missing."""
     downloads = SERVERS / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    fetched = _run(["apt-get", "download", *packages], downloads)
+    fetched = run(["apt-get", "download", *packages], downloads)
     if fetched.returncode:  # a new machine has no package lists, an old one outdated ones
-        updated = _run(["apt-get", "update"], downloads)
-        fetched = _run(["apt-get", "download", *packages], downloads)
+        updated = run(["apt-get", "update"], downloads)
+        fetched = run(["apt-get", "download", *packages], downloads)
         if fetched.returncode:
-            problem = _last_line(updated if updated.returncode else fetched)
+            problem = last_line(updated if updated.returncode else fetched)
             raise Missing(f"the tests need {program}, and apt-get cannot download it: {problem}")
     for library in libraries:  # one call each, since one unknown name makes all of a call fail
-        _run(["apt-get", "download", library], downloads)
-    for package in downloads.glob("*.deb"):
-        unpacked = _run(["dpkg-deb", "--extract", str(package), str(SERVERS / "root")], downloads)
-        if unpacked.returncode:
-            raise Missing(f"{package.name} cannot be unpacked: {_last_line(unpacked)}")
+        run(["apt-get", "download", library], downloads)
+    extract(downloads, SERVERS / "root")
     shutil.rmtree(downloads)
+
+
+def extract(downloads: Path, root: Path) -> None:
+    """Unpack every ``.deb`` of a folder into ``root``. Raises Missing."""
+    for package in downloads.glob("*.deb"):
+        unpacked = run(["dpkg-deb", "--extract", str(package), str(root)], downloads)
+        if unpacked.returncode:
+            raise Missing(f"{package.name} cannot be unpacked: {last_line(unpacked)}")
 
 
 def _wrap(program: str) -> Path:
@@ -111,11 +117,17 @@ def _wrap(program: str) -> Path:
     return script
 
 
-def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    """A command in a folder, with what it prints, and more ``environment`` than ours."""
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
 
 
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command that failed has said about it."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"
 

@@ -24,7 +24,7 @@ from against_conductor.conductor import Conductor, running_conductor
 from against_conductor.databases import Database, running_database
 from against_conductor.http_target import running_target
 from against_conductor.runs import record_planted, record_run, run_scenarios
-from against_conductor.settings import CONDUCTOR_VERSION, DATABASES_VARIABLE, chosen_databases
+from against_conductor.settings import CONDUCTOR_VERSION, chosen_databases
 from support.conductor_stub import conductor_get_task
 from support.documents import UNKNOWN_ID
 from support.exact_json import order_differences, parse
@@ -94,8 +94,8 @@ def beside(compared: Compared) -> Iterator[Running]:
 def _say(request: pytest.FixtureRequest) -> Iterator[None]:
     """What was left out has to be seen, whatever pytest is told to print."""
     yield
-    for name in CHOICE.left_out:
-        report(request, f"NOT COMPARED: {name} was left out of {DATABASES_VARIABLE}", red=True, bold=True)
+    for name, reason in CHOICE.left_out.items():
+        report(request, f"NOT COMPARED: {name}, because {reason}", red=True, bold=True)
 
 
 def report(request: pytest.FixtureRequest, text: str, **markup: bool) -> None:

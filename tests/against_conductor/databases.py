@@ -15,8 +15,8 @@ from typing import Any
 from against_conductor.programs import ProgramMissing
 from bench.errors import BenchError
 from bench.processes import ServerProcess, free_port
+from support import mysql, postgresql
 from support.cassandra import CassandraNode
-from support.postgresql import PASSWORD, USER, PostgresqlServer, running_postgresql
 
 SERVERS = Path(sys.prefix) / "servers" / "bin"
 """Where `make setup` unpacks servers that the machine does not have."""
@@ -79,7 +79,7 @@ class _Sqlite(Database):
 
 
 class _Postgresql(Database):
-    def __init__(self, server: PostgresqlServer) -> None:
+    def __init__(self, server: postgresql.PostgresqlServer) -> None:
         self.store_url = server.url()
         self._server = server
 
@@ -90,8 +90,8 @@ class _Postgresql(Database):
             "conductor.indexing.type": "postgres",
             "conductor.elasticsearch.version": "0",
             "spring.datasource.url": f"jdbc:postgresql://127.0.0.1:{self._server.port}/postgres",
-            "spring.datasource.username": USER,
-            "spring.datasource.password": PASSWORD,
+            "spring.datasource.username": postgresql.USER,
+            "spring.datasource.password": postgresql.PASSWORD,
         }
 
     def rows(self) -> dict[str, bytes]:
@@ -107,6 +107,41 @@ class _Postgresql(Database):
         self._server.execute(
             "INSERT INTO task (task_id, json_data) SELECT * FROM unnest($1::text[], $2::text[])", list(rows), texts
         )
+
+
+class _Mysql(Database):
+    NAME = "conductor"
+
+    def __init__(self, server: mysql.MysqlServer) -> None:
+        server.execute(f"CREATE DATABASE {self.NAME}")
+        self.store_url = server.url(self.NAME)
+        self._server = server
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "conductor.db.type": "mysql",
+            "conductor.queue.type": "mysql",
+            "conductor.indexing.enabled": "false",
+            "spring.datasource.url": f"jdbc:mysql://127.0.0.1:{self._server.port}/{self.NAME}",
+            "spring.datasource.username": mysql.USER,
+            "spring.datasource.password": mysql.PASSWORD,
+        }
+
+    def rows(self) -> dict[str, bytes]:
+        rows = self._server.execute("SELECT task_id, CAST(json_data AS BINARY) AS text FROM task", database=self.NAME)
+        return {row["task_id"]: row["text"] for row in rows}
+
+    def row(self, task_id: str) -> bytes | None:
+        statement = "SELECT CAST(json_data AS BINARY) AS text FROM task WHERE task_id = %s"
+        rows = self._server.execute(statement, task_id, database=self.NAME)
+        return rows[0]["text"] if rows else None
+
+    def plant(self, rows: dict[str, bytes]) -> None:
+        with self._server.connect(self.NAME) as connection, connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO task (task_id, json_data) VALUES (%s, %s)",
+                [(task_id, text.decode()) for task_id, text in rows.items()],
+            )
 
 
 class _Redis(Database):
@@ -202,8 +237,11 @@ def running_database(name: str, folder: Path) -> Iterator[Database]:
     if name == "sqlite":
         yield _Sqlite(folder)
     elif name == "postgresql":
-        with running_postgresql() as server:
+        with postgresql.running_postgresql() as server:
             yield _Postgresql(server)
+    elif name == "mysql":
+        with mysql.running_mysql(mysql.Mysql) as server:
+            yield _Mysql(server)
     elif name == "redis":
         with _running_redis(folder) as database:
             yield database

@@ -1,29 +1,27 @@
-"""MySQL's protocol against the suite, on a real MariaDB, and what only a server can do."""
+"""MySQL and MariaDB against the suite, and what is their own."""
 
 import asyncio
 import itertools
-import re
-import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from conformance.dictionary import check_like_a_dictionary
-from conformance.rig import Rig
-from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
-from support.cut_wire import MYSQL_COMMIT, cut_at_commit
-from support.mysql import PASSWORD, USER, MysqlServer, running_mysql
-from support.redis_servers import free_port
-from support.running import eventually
+from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
+from conformance.suite import ID, OTHER_ID, _excuse, assert_public, stored
+from support.cut_wire import MYSQL_COMMIT, overheard
+from support.mysql import KINDS, PASSWORD, USER, Mariadb, Mysql, MysqlServer, running_mysql
 from taskgate.errors import StoreUnavailable
-from taskgate.stores import mysql_writer, open_store, open_writer
-from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
+from taskgate.stores import open_store, open_writer
+from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.mysql import MysqlStore, statement_for
 from taskgate.stores.mysql_url import parse_mysql_url
 
@@ -33,21 +31,36 @@ _numbers = itertools.count()
 
 _KINDS = {int: "int", float: "double"}
 
+_SESSION = {
+    Mariadb: {"tx_read_only": b"ON", "max_statement_time": b"1.500000"},
+    Mysql: {"transaction_read_only": b"ON", "max_execution_time": b"1500"},
+}
+"""Settings of a session that reads, by their names on each server."""
 
-class MysqlRig(Rig):
+_WITHOUT_TLS = {Mariadb: "does not take this user and password", Mysql: "takes only connections with TLS"}
+"""What servers say who let nobody in without it."""
+
+
+class MysqlRig(SqlServerRig):
     """A database of its own on a server that all tests of this module share."""
 
+    server: MysqlServer
+    user = USER
+    commit = MYSQL_COMMIT
+    lock_timeout = "taskgate.stores.mysql_writer.LOCK_TIMEOUT"
+
     def __init__(self, folder: Path, server: MysqlServer) -> None:
-        super().__init__(folder)
-        self.server = server
+        super().__init__(folder, server)
         self.database = f"conductor {next(_numbers)}"
         self.name = f"mysql://127.0.0.1:{server.port}/{self.database}"
         # As a DBA makes it for Conductor: neither case nor accents nor trailing spaces count in this collation.
         server.execute(f"CREATE DATABASE `{self.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
 
-    @property
-    def url(self) -> str:
-        return self.server.url(self.database)
+    def url_by(self, port: int) -> str:
+        return self.server.url(self.database, host=f"127.0.0.1:{port}")
+
+    def bare_store(self) -> TaskStore:
+        return MysqlStore(parse_mysql_url(self.url.removeprefix("mysql://")))
 
     def put(self, task_id: str, value: object) -> None:
         if isinstance(value, int | float):  # a column has one type
@@ -57,14 +70,6 @@ class MysqlRig(Rig):
     def stored(self) -> dict[str, bytes]:
         rows = self.execute("SELECT CAST(task_id AS BINARY) AS id, CAST(json_data AS BINARY) AS document FROM task")
         return {row["id"].decode(): row["document"] for row in rows}
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        self.server.stop()
-        try:
-            yield
-        finally:
-            self.server.start()
 
     def locked(self) -> AbstractContextManager[None]:
         return self.server.session("LOCK TABLES task WRITE", self.database)
@@ -77,6 +82,8 @@ class MysqlRig(Rig):
 
     def foreign(self, *, collation: str = "utf8mb4_unicode_ci") -> None:
         """As Conductor's migrations leave it (contract section 3.1), but for NULL, to try odd values on."""
+        if collation == "newest":
+            collation = self.server.newest_collation
         self.execute(f"ALTER DATABASE COLLATE {collation}")
         self.execute(
             "CREATE TABLE task (created_on timestamp DEFAULT CURRENT_TIMESTAMP, modified_on timestamp"
@@ -86,12 +93,21 @@ class MysqlRig(Rig):
     def execute(self, statement: str, *parameters: object) -> Sequence[Mapping[str, Any]]:
         return self.server.execute(statement, *parameters, database=self.database)
 
-    def sessions(self) -> Sequence[Mapping[str, Any]]:
-        """The connections that there are to the database, but for the one that asks."""
-        return self.server.execute("SELECT id FROM information_schema.processlist WHERE db = %s", self.database)
+    def connections(self) -> int:
+        # But for the one that asks.
+        rows = self.server.execute("SELECT id FROM information_schema.processlist WHERE db = %s", self.database)
+        return len(rows)
+
+    def count_reads(self) -> Callable[[], int]:
+        def executed() -> int:
+            (row,) = self.execute("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'")
+            return int(row["Value"])
+
+        before = executed()
+        return lambda: executed() - before
 
     @contextmanager
-    def user(self, name: str, demand: str = "") -> Iterator[str]:
+    def new_user(self, name: str, demand: str = "") -> Iterator[str]:
         """The URL for a new user without rights."""
         self.server.execute(f"CREATE USER {name}@'%%' IDENTIFIED BY %s {demand}", PASSWORD)
         try:
@@ -100,9 +116,9 @@ class MysqlRig(Rig):
             self.server.execute(f"DROP USER {name}@'%'")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[MysqlServer]:
-    with running_mysql() as running:
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+def server(request: pytest.FixtureRequest) -> Iterator[MysqlServer]:
+    with running_mysql(request.param) as running:
         yield running
 
 
@@ -111,18 +127,41 @@ def rig(tmp_path: Path, server: MysqlServer) -> MysqlRig:
     return MysqlRig(tmp_path, server)
 
 
-async def refusal(store: TaskStore) -> str:
-    """What a read is refused with."""
-    with pytest.raises(StoreUnavailable) as refused:
-        await store.get_document(ID)
-    return refused.value.message
+SALT = b"12345678123456789012"
+"""What passwords are mixed with, from the stranger's greeting."""
 
 
-class TestMysqlStore(StoreSuite):
+@asynccontextmanager
+async def stranger(plugin: str, answers: Sequence[bytes]) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """Somebody in a server's place: the port, and what is said to them, one packet for each of theirs."""
+    heard: list[bytes] = []
+    greeting = b"\x0a8.0.0\0" + b"\1\0\0\0" + SALT[:8] + b"\0\xff\xf7\x2d\2\0\xff\x81\x15" + b"\0" * 10
+    greeting += SALT[8:] + b"\0" + plugin.encode() + b"\0"
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.clear()  # of an attempt before this one
+        for number, packet in enumerate((greeting, *answers)):
+            writer.write(len(packet).to_bytes(3, "little") + bytes([2 * number]) + packet)
+            with suppress(asyncio.IncompleteReadError):  # they have hung up
+                length = int.from_bytes((await reader.readexactly(4))[:3], "little")
+                heard.append(await reader.readexactly(length))
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], heard
+
+
+def public_pem(key: rsa.RSAPrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+class TestMysqlStore(SqlServerStoreSuite):
     """Every "must" of TaskStore, and more."""
 
     @pytest.mark.parametrize(
-        "collation", ["utf8mb4_unicode_ci", "utf8mb4_bin", "utf8mb3_general_ci", "latin1_swedish_ci", "ucs2_general_ci"]
+        "collation",
+        ["utf8mb4_unicode_ci", "newest", "utf8mb4_bin", "utf8mb3_general_ci", "latin1_swedish_ci", "ucs2_general_ci"],
     )
     async def test_conductors_collation_does_not_matter(self, rig: MysqlRig, collation: str) -> None:
         """IDs that the database takes for the same, or cannot hold, are others; text comes as UTF-8."""
@@ -137,21 +176,27 @@ class TestMysqlStore(StoreSuite):
             assert await store.get_document(task_id) is None, ascii(task_id)
         await store.close()
 
-    @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "latin1_swedish_ci", None])
+    @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "newest", "latin1_swedish_ci", None])
     @pytest.mark.parametrize("task_id", [ID, "\u4e00"], ids=ascii)
     def test_primary_key_is_used(self, rig: MysqlRig, collation: str | None, task_id: str) -> None:
         """One row is looked at, whatever the column's character set is and can hold."""
+        if collation == "newest":
+            collation = rig.server.newest_collation
         if collation is None:
             rig.create()
         else:
             rig.foreign(collation=collation)
-        rig.execute("INSERT INTO task (task_id, json_data) SELECT seq, '{}' FROM seq_1_to_1000")
+        rig.execute(
+            "INSERT INTO task (task_id, json_data) WITH RECURSIVE numbers AS"
+            " (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000) SELECT n, '{}' FROM numbers"
+        )
         statement = statement_for(collation and collation.partition("_")[0], collation).replace("?", "%s")
-        (plan,) = rig.execute(f"EXPLAIN {statement}", task_id)
+        explain = f"EXPLAIN FORMAT=TRADITIONAL {statement}"
+        (plan,) = rig.execute(explain, task_id)
         if plan["table"] is not None:  # else no row was found on the way: "Impossible WHERE noticed after reading"
-            assert (plan["type"], plan["key"], plan["rows"]) == ("const", "PRIMARY", "1")
+            assert (plan["type"], plan["key"], int(plan["rows"])) == ("const", "PRIMARY", 1)
         rig.put("here", "{}")
-        (plan,) = rig.execute(f"EXPLAIN {statement}", "here")
+        (plan,) = rig.execute(explain, "here")
         assert (plan["type"], plan["key"]) == ("const", "PRIMARY")
 
     async def test_documents_of_bytes_are_returned_as_stored(self, rig: MysqlRig) -> None:
@@ -174,71 +219,22 @@ class TestMysqlStore(StoreSuite):
         assert await store.get_document("😀") == b"2"
         await store.close()
 
-    async def test_paused_server_is_away_and_comes_back(self, rig: MysqlRig) -> None:
-        """A server that takes connections and says nothing; only the first to notice waits for it."""
+    async def test_connection_that_the_server_found_idle(self, rig: MysqlRig) -> None:
+        """A server ends connections that nothing was asked over; the read that comes next is answered all the same."""
         rig.create()
         rig.put(ID, "{}")
-        store = rig.open_store()
-        assert await store.get_document(ID) == b"{}"
-        with rig.server.paused():
-            started = time.perf_counter()
-            first = await asyncio.gather(*(store.get_document(f"{n}") for n in range(50)), return_exceptions=True)
-            assert {type(result) for result in first} == {StoreUnavailable}
-            assert time.perf_counter() - started < 3
-            probe = asyncio.create_task(refusal(store))
-            await asyncio.sleep(0.1)
-            started = time.perf_counter()
-            for number in range(100):
-                with pytest.raises(StoreUnavailable):
-                    await store.get_document(f"{number}")
-            assert time.perf_counter() - started < 1
-            assert "it does not answer" in await probe
-        await store.check()
-        assert await store.get_document(ID) == b"{}"
-        await store.close()
-
-    async def test_lost_connections_are_replaced_without_a_failed_read(self, rig: MysqlRig) -> None:
-        """A server restarted between two reads: the second is answered, though its connection was dead."""
-        rig.create()
-        rig.put(ID, "{}")
-        store = rig.open_store()
-        for _ in range(3):
-            assert set(await asyncio.gather(*(store.get_document(f"{n}") for n in range(20)))) == {None}
-            with rig.away():  # the loop stands still meanwhile, so nobody notices before the read
-                pass
+        with rig.server.setting("wait_timeout", 1):
+            store = rig.open_store()
+            assert await store.get_document(ID) == b"{}"
+            await rig.all_gone()
             assert await store.get_document(ID) == b"{}"
         await store.close()
-
-    async def test_connections_are_bounded(self, rig: MysqlRig) -> None:
-        """No more than ``pool_size``, however many reads there are."""
-        rig.create()
-        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "the writer's connection is gone")
-        store = open_store(f"{rig.url}?pool_size=3")
-        await asyncio.gather(*(store.get_document(f"{n}") for n in range(1000)))
-        assert len(rig.sessions()) == 3
-        await store.close()
-        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
-
-    async def test_cancelled_reads_leave_no_connection_behind(self, rig: MysqlRig) -> None:
-        """Reads cancelled at any moment, past single flight, neither lose room for connections nor hold any up."""
-        rig.create()
-        rig.put(ID, "{}")
-        store = MysqlStore(parse_mysql_url(rig.url.removeprefix("mysql://")))
-        for number in range(40):
-            reads = [asyncio.create_task(store.get_document(f"{n}")) for n in range(20)]
-            await asyncio.sleep(number / 10_000)
-            for read in reads:
-                read.cancel()
-            await asyncio.gather(*reads, return_exceptions=True)
-        assert set(await asyncio.gather(*(store.get_document(ID) for n in range(50)))) == {b"{}"}
-        await store.close()
-        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
 
     async def test_select_on_one_table_is_enough(self, rig: MysqlRig) -> None:
         """The grant in the README is all that a reader needs, and without it the reason is named."""
         rig.foreign()
         rig.put(ID, "{}")
-        with rig.user("reader") as url:
+        with rig.new_user("reader") as url:
             store = open_store(url)
             assert "may not use this database" in await refusal(store)
             rig.execute("CREATE TABLE other (id int)")
@@ -252,58 +248,49 @@ class TestMysqlStore(StoreSuite):
     async def test_sessions_are_read_only_and_limit_statements(self, rig: MysqlRig) -> None:
         """What a view in the table's place sees of the session."""
         rig.execute(
-            "CREATE VIEW task AS SELECT LOWER(variable_name) AS task_id, variable_value AS json_data"
-            " FROM information_schema.session_variables"
+            "CREATE VIEW task AS SELECT LOWER(variable_name) AS task_id, variable_value AS json_data"  # noqa: S608 - our own
+            f" FROM {rig.server.variables}"
         )
         store = rig.open_store()
-        assert await store.get_document("tx_read_only") == b"ON"
-        assert await store.get_document("max_statement_time") == b"1.500000"
+        for variable, value in _SESSION[type(rig.server)].items():
+            assert await store.get_document(variable) == value
         assert await store.get_document("autocommit") == b"ON"
         assert await store.get_document("character_set_results") == b"utf8mb4"
         await store.close()
 
     @pytest.mark.parametrize(
-        ("spoil", "reason"),
+        ("parameters", "reason"),
         [
-            (lambda url: url.replace("correct", "wrong"), "it does not take this user and password"),
-            (lambda url: url.replace("tester:", "nobody:"), "it does not take this user and password"),
-            (lambda url: f"{url}x", "there is no such database"),
-            (lambda url: f"{url}?ssl=true", "TLS could not be agreed on"),
-            (lambda url: re.sub(r":\d+/", f":{free_port()}/", url), "nothing listens there"),
-            (lambda url: url.replace("127.0.0.1", "no-such-host.invalid"), "its host is not known"),
-            (lambda url: f"{url}?unix_socket=/nowhere/socket", "nothing listens there"),
+            # MariaDB has no TLS where it is given no certificate; MySQL makes itself one, which nobody trusts.
+            ("ssl=true", "TLS"),
+            ("unix_socket=/nowhere/socket", "nothing listens there"),
         ],
-        ids=["password", "user", "database", "tls", "port", "host", "socket"],
     )
-    async def test_reason_is_named(self, rig: MysqlRig, spoil: Callable[[str], str], reason: str) -> None:
-        """Each kind of refusal has its own words, which name the store and nothing secret."""
-        rig.create()
-        store = open_store(spoil(rig.url))
-        message = await refusal(store)
-        assert reason in message
-        assert "mysql://" in message
-        assert not [word for word in ("correct", "wrong", "nobody", "tester", "asyncmy") if word in message]
-        await store.close()
+    async def test_reason_of_its_own_is_named(self, rig: MysqlRig, parameters: str, reason: str) -> None:
+        """Likewise for what only URLs of this kind can ask for."""
+        await check_reason(rig, f"{rig.url}?{parameters}", reason)
 
-    async def test_missing_table_is_named(self, rig: MysqlRig) -> None:
-        """An empty database has no tasks to read."""
-        store = rig.open_store()
-        assert "it has no table 'task'" in await refusal(store)
-        rig.create()
-        assert await store.get_document(ID) is None
-        await store.close()
+    @pytest.mark.parametrize(
+        ("demand", "reason"),
+        [("PASSWORD EXPIRE", "the user's password has expired"), ("ACCOUNT LOCK", "does not let this user in")],
+    )
+    async def test_user_who_may_not_come_in(self, rig: MysqlRig, demand: str, reason: str) -> None:
+        """What a DBA can do to a user is named as well."""
+        with rig.new_user("outsider", demand) as url:
+            rig.server.execute("GRANT SELECT ON *.* TO outsider@'%'")
+            await check_reason(rig, url, reason)
 
     async def test_no_connection_left(self, rig: MysqlRig) -> None:
         """A server that takes no more connections is named so, and asked again."""
         rig.create()
-        with rig.user("crowd", "WITH MAX_USER_CONNECTIONS 1") as url:
+        with rig.new_user("crowd", "WITH MAX_USER_CONNECTIONS 1") as url:
             rig.server.execute("GRANT SELECT ON *.* TO crowd@'%'")
             first, second = open_store(url), open_store(url)
             await first.check()
             assert await asyncio.gather(*(first.get_document(f"{n}") for n in range(50))) == [None] * 50
             assert "the user has no connection left" in await refusal(second)
             await first.close()
-            await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
+            await rig.all_gone()
             await second.check()
             await second.close()
 
@@ -326,106 +313,79 @@ class TestMysqlStore(StoreSuite):
 
     async def test_password_is_never_sent_as_it_is(self, rig: MysqlRig) -> None:
         """A stranger in the server's place asks for it in clear text, without TLS, and gets nothing."""
-        heard = bytearray()
-        greeting = (
-            b"\x0a8.0.0\0" + b"\1\0\0\0" + b"12345678\0" + b"\xff\xf7" + b"\x2d\2\0" + b"\xff\x81\x15" + b"\0" * 10
-        )
-        greeting += b"123456789012\0mysql_native_password\0"
+        async with stranger("mysql_native_password", [b"\xfemysql_clear_password\0"]) as (port, heard):
+            store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}"))
+            assert "only has with TLS" in await refusal(store)
+            await store.close()
+        assert USER.encode() in b"".join(heard)
+        assert PASSWORD.encode() not in b"".join(heard)
 
-        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(len(greeting).to_bytes(3, "little") + b"\0" + greeting)
-            heard.extend(await reader.read(4096))
-            switch = b"\xfemysql_clear_password\0"
-            writer.write(len(switch).to_bytes(3, "little") + b"\2" + switch)
-            heard.extend(await reader.read(4096))
-            writer.close()
-
-        stranger = await asyncio.start_server(speak, "127.0.0.1", 0)
-        port = stranger.sockets[0].getsockname()[1]
-        store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}"))
-        assert "only has with TLS" in await refusal(store)
-        assert USER.encode() in heard
-        assert PASSWORD.encode() not in heard
-        await store.close()
-        stranger.close()
-
-    async def test_many_identical_reads_cost_few(self, rig: MysqlRig) -> None:
-        """A crowd that asks for one task is answered by a handful of statements."""
+    async def test_password_is_in_no_packet(self, rig: MysqlRig) -> None:
+        """Whether the server knows this user already, or has just forgotten all."""
         rig.create()
-        rig.put(ID, "{}")
-        store = rig.open_store()
-        await store.check()
-        before = self._executed(rig)
-        assert set(await asyncio.gather(*(store.get_document(ID) for _ in range(1000)))) == {b"{}"}
-        assert self._executed(rig) - before <= 2
-        await store.close()
+        for _ in range(2):
+            rig.server.execute("FLUSH PRIVILEGES")
+            for _ in range(2):
+                with overheard(rig.server.port) as (port, packets):
+                    store = open_store(rig.server.url(rig.database, host=f"127.0.0.1:{port}"))
+                    assert await store.get_document(ID) is None
+                    await store.close()
+                assert USER.encode() in packets
+                assert PASSWORD.encode() not in packets
 
-    @staticmethod
-    def _executed(rig: MysqlRig) -> int:
-        (row,) = rig.execute("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'")
-        return int(row["Value"])
+    @pytest.mark.parametrize("pinned", [True, False])
+    @pytest.mark.parametrize("plugin", ["caching_sha2_password", "sha256_password"])
+    async def test_password_is_for_the_key_that_is_trusted(self, rig: MysqlRig, plugin: str, pinned: bool) -> None:
+        """A stranger shows a key of its own: it is taken where the URL names none, as the README warns."""
+        key, servers_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+        pem = rig.folder / "public_key.pem"
+        pem.write_bytes(public_pem(servers_key))
+        answers = [b"\1" + public_pem(key)]
+        if plugin == "caching_sha2_password":  # it is asked for only by whom the stranger does not know, if at all
+            answers = [b"\1\4", *answers[pinned:]]
+        async with stranger(plugin, answers) as (port, heard):
+            parameters = {"server_public_key_path": str(pem)} if pinned else {}
+            store = open_store(rig.server.url("d", host=f"127.0.0.1:{port}", **parameters))
+            assert "connection was lost" in await refusal(store)
+            await store.close()
+        assert PASSWORD.encode() not in b"".join(heard)
+        secret = heard[-1]
+        padding = OAEP(MGF1(SHA1()), SHA1(), None)  # noqa: S303 - the protocol's
+        if pinned:
+            with pytest.raises(ValueError, match="Decryption failed"):
+                key.decrypt(secret, padding)
+        plain = (servers_key if pinned else key).decrypt(secret, padding)
+        assert bytes(a ^ b for a, b in zip(plain, itertools.cycle(SALT))) == PASSWORD.encode() + b"\0"
 
 
-class TestMysqlWriter(WriterSuite):
+class TestMysqlWriter(SqlServerWriterSuite):
     """Every "must" of TaskWriter, and more."""
 
-    def test_locked_table_makes_a_write_wait(self, rig: MysqlRig, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A lock that stays is named, nothing is written, and the same writer can go on afterwards."""
-        monkeypatch.setattr(mysql_writer, "LOCK_TIMEOUT", 1)
-        with rig.open_writer() as writer:
-            with rig.locked(), pytest.raises(StoreUnavailable, match="locked by another program") as refused:
+    async def test_max_allowed_packet_is_named(self, rig: MysqlRig) -> None:
+        """A server that takes no larger documents says so; nothing of the batch is stored, and the next one is."""
+        large = b"x" * 3_000_000
+        with rig.server.setting("max_allowed_packet", 1 << 20), rig.open_writer() as writer:
+            with pytest.raises(StoreUnavailable, match="larger than its max_allowed_packet") as refused:
+                writer.write([stored(OTHER_ID), stored(document=large)])
+            assert_public(refused.value, rig)
+            assert writer.write([stored(OTHER_ID)]) == WriteCounts(added=1) == writer.total
+        assert set(rig.stored()) == {OTHER_ID}
+        rig.put(ID, large.decode())
+        with rig.server.setting("max_allowed_packet", 1 << 20):
+            store = rig.open_store()
+            assert await store.get_document(ID) == large
+            await store.close()
+
+    def test_grants_of_the_readme_are_enough(self, rig: MysqlRig) -> None:
+        """All that an import needs, and without them the reason is named."""
+        with rig.new_user("importer") as url:
+            with pytest.raises(StoreUnavailable, match="may not use this database"):
+                open_writer(url)
+            rig.execute(f"GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `{rig.database}`.* TO importer@'%'")
+            with open_writer(url) as writer:
                 writer.write([stored()])
-            assert_public(refused.value, rig)
-            assert writer.write([stored()]) == WriteCounts(added=1) == writer.total
-
-    def test_lost_server_is_told(self, rig: MysqlRig) -> None:
-        """A server that stops during an import; the counts are those of what is stored."""
-        with rig.open_writer() as writer:
-            writer.write([stored()])
-            with rig.away(), pytest.raises(StoreUnavailable) as refused:
-                writer.write([stored(OTHER_ID)])
-            assert_public(refused.value, rig)
-            assert writer.total == WriteCounts(added=1)
-        assert set(rig.stored()) == {ID}
-
-    @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
-    def test_connection_lost_over_a_commit(self, rig: MysqlRig, arrives: bool) -> None:
-        """The connection breaks as a batch is committed: the counts say what the database says."""
-        with cut_at_commit(rig.server.port, MYSQL_COMMIT, arrives=arrives) as port:
-            with open_writer(rig.server.url(rig.database, host=f"127.0.0.1:{port}")) as writer:
-                if arrives:
-                    assert writer.write([stored(f"{n}") for n in range(10)]) == WriteCounts(added=10)
-                else:
-                    with pytest.raises(StoreUnavailable, match="connection was lost"):
-                        writer.write([stored(f"{n}") for n in range(10)])
-                assert writer.total.added == len(rig.stored())
-                assert len(rig.stored()) == (10 if arrives else 0)
-            assert len(rig.execute("SELECT * FROM taskgate_import")) <= 2
-
-    def test_two_writers_of_the_same_tasks(self, rig: MysqlRig) -> None:
-        """Batches that meet in the same rows: every count is exact, and none is lost."""
-        rig.create()
-
-        def write(seed: int) -> WriteCounts:
-            with rig.open_writer() as writer:
-                for number in range(20):
-                    writer.write([stored(f"{n}", number, f"{seed}".encode()) for n in range(300)])
-                return writer.total
-
-        with ThreadPoolExecutor(3) as pool:
-            counts = list(pool.map(write, range(3)))
-        assert sum(count.added for count in counts) == 300
-        assert all(count.added + count.replaced + count.unchanged + count.older == 20 * 300 for count in counts), counts
-        assert len(rig.stored()) == 300
-
-    def test_odd_documents_and_ids_come_back(self, rig: MysqlRig) -> None:
-        """Quotes, backslashes, percent signs and whatever else a statement might take for its own."""
-        odd = ["'", '"', "\\", "%s", "%(x)s", "\\'; --", "😀", "\u2028", "\t", " "]
-        tasks = [StoredTask(f"{text}id", 1, text.encode()) for text in odd]
-        with rig.open_writer() as writer:
-            assert writer.write(tasks) == WriteCounts(added=len(odd))
-            assert writer.write(tasks) == WriteCounts(unchanged=len(odd))
-        assert rig.stored() == {task.task_id: task.document for task in tasks}
+                assert writer.write([stored(update_time=2)]) == WriteCounts(replaced=1)
+            assert [row["writer"] for row in rig.execute("SELECT writer FROM taskgate_import")] == [b""]
 
     def test_id_that_is_too_long_is_refused_whole(self, rig: MysqlRig) -> None:
         """Nothing is ever cut."""
@@ -453,14 +413,14 @@ def test_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
     check_like_a_dictionary(lambda: MysqlRig(tmp_path, server).url)
 
 
-async def test_tls(tmp_path: Path) -> None:
+async def test_tls(tmp_path: Path, server: MysqlServer) -> None:
     """The certificate and the name in it are verified, and what the server demands is told."""
-    with running_mysql() as server:
+    with running_mysql(type(server)) as server:  # noqa: PLR1704 - another one of the kind
         root = server.certify()
         rig = MysqlRig(tmp_path, server)
         rig.create()
         local = f"localhost:{server.port}"
-        with rig.user("careful", "REQUIRE SSL") as url:
+        with rig.new_user("careful", "REQUIRE SSL") as url:
             rig.server.execute("GRANT SELECT ON *.* TO careful@'%'")
             store = open_store(url)
             assert "does not take this user and password" in await refusal(store)
@@ -469,6 +429,10 @@ async def test_tls(tmp_path: Path) -> None:
             store = open_store(secure)
             assert await store.get_document(ID) is None
             await store.close()
+        with server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SET GLOBAL require_secure_transport = ON")
+            await check_reason(rig, rig.url, _WITHOUT_TLS[type(server)])
+            cursor.execute("SET GLOBAL require_secure_transport = OFF")
         other = tmp_path / "other.pem"
         trustme.CA().cert_pem.write_to_path(str(other))
         for host, parameters in (
@@ -479,10 +443,3 @@ async def test_tls(tmp_path: Path) -> None:
             store = open_store(server.url(rig.database, host=host, **parameters))
             assert "its TLS certificate is not to be trusted" in await refusal(store)
             await store.close()
-
-
-def test_tls_context_is_strict(tmp_path: Path) -> None:
-    """What the URL makes is a context that verifies."""
-    context = parse_mysql_url("h/d?ssl=true").tls
-    assert context is not None
-    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

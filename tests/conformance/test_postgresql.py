@@ -1,12 +1,8 @@
-"""PostgreSQL against the suite, and what only a server can do."""
+"""PostgreSQL against the suite, and what is its own."""
 
 import asyncio
 import itertools
-import random
-import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +11,14 @@ import pytest
 import trustme
 
 from conformance.dictionary import check_like_a_dictionary
-from conformance.rig import Rig
-from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
-from support.cut_wire import POSTGRESQL_COMMIT, cut_at_commit
+from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
+from conformance.suite import ID, _excuse, stored
+from support.cut_wire import POSTGRESQL_COMMIT
 from support.pgbouncer import running_pgbouncer
-from support.postgresql import PASSWORD, PostgresqlServer, free_port, running_postgresql
+from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port, running_postgresql
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
-from taskgate.stores import open_store, open_writer, postgresql_writer
+from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.postgresql import PostgresqlStore
 from taskgate.stores.postgresql_url import parse_postgresql_url
@@ -32,19 +28,39 @@ __all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 _numbers = itertools.count()
 
 
-class PostgresqlRig(Rig):
+class PostgresqlRig(SqlServerRig):
     """A database of its own on a server that all tests of this module share."""
 
+    server: PostgresqlServer
+    user = USER
+    commit = POSTGRESQL_COMMIT
+    lock_timeout = "taskgate.stores.postgresql_writer.LOCK_TIMEOUT"
+
     def __init__(self, folder: Path, server: PostgresqlServer) -> None:
-        super().__init__(folder)
-        self.server = server
+        super().__init__(folder, server)
         self.database = f"conductor {next(_numbers)}"
         self.name = f"postgresql://127.0.0.1:{server.port}/{self.database}"
         server.execute(f'CREATE DATABASE "{self.database}"')
 
-    @property
-    def url(self) -> str:
-        return self.server.url(self.database.replace(" ", "%20"))
+    def url_by(self, port: int) -> str:
+        return self.server.url(self.database.replace(" ", "%20"), hosts=f"127.0.0.1:{port}")
+
+    def bare_store(self) -> TaskStore:
+        return PostgresqlStore(parse_postgresql_url(self.url.removeprefix("postgresql://")))
+
+    def connections(self) -> int:
+        return len(self.sessions())
+
+    def count_reads(self) -> Callable[[], int]:
+        self.execute("CREATE EXTENSION pg_stat_statements")
+        self.execute("SELECT pg_stat_statements_reset()")
+
+        def executed() -> int:
+            statements = "SELECT sum(calls) AS calls FROM pg_stat_statements WHERE query ~ '^SELECT json_data FROM'"
+            (row,) = self.execute(statements)
+            return int(row["calls"])
+
+        return executed
 
     def put(self, task_id: str, value: object) -> None:
         if isinstance(value, int | float):  # a column has one type
@@ -60,14 +76,6 @@ class PostgresqlRig(Rig):
     def stored(self) -> dict[str, bytes]:
         rows = self._execute("SELECT task_id, convert_to(json_data, 'UTF8') AS document FROM task")
         return {row["task_id"]: row["document"] for row in rows}
-
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        self.server.stop()
-        try:
-            yield
-        finally:
-            self.server.start()
 
     def locked(self) -> AbstractContextManager[None]:
         return self.server.transaction("LOCK TABLE task IN ACCESS EXCLUSIVE MODE", self.database)
@@ -126,73 +134,8 @@ def rig(tmp_path: Path, server: PostgresqlServer) -> PostgresqlRig:
     return PostgresqlRig(tmp_path, server)
 
 
-async def refusal(store: TaskStore) -> str:
-    """What a read is refused with."""
-    with pytest.raises(StoreUnavailable) as refused:
-        await store.get_document(ID)
-    return refused.value.message
-
-
-class TestPostgresqlStore(StoreSuite):
+class TestPostgresqlStore(SqlServerStoreSuite):
     """Every "must" of TaskStore, and more."""
-
-    async def test_paused_server_is_away_and_comes_back(self, rig: PostgresqlRig) -> None:
-        """A server that takes connections and says nothing; only the first to notice waits for it."""
-        rig.create()
-        rig.put(ID, "{}")
-        store = rig.open_store()
-        assert await store.get_document(ID) == b"{}"
-        with rig.server.paused():
-            started = time.perf_counter()
-            first = await asyncio.gather(*(store.get_document(f"{n}") for n in range(50)), return_exceptions=True)
-            assert {type(result) for result in first} == {StoreUnavailable}
-            assert time.perf_counter() - started < 3
-            probe = asyncio.create_task(refusal(store))
-            await asyncio.sleep(0.1)
-            started = time.perf_counter()
-            for number in range(100):
-                with pytest.raises(StoreUnavailable):
-                    await store.get_document(f"{number}")
-            assert time.perf_counter() - started < 1
-            assert "it does not answer" in await probe
-        await store.check()
-        assert await store.get_document(ID) == b"{}"
-        await store.close()
-
-    async def test_lost_connections_are_replaced_without_a_failed_read(self, rig: PostgresqlRig) -> None:
-        """A server restarted between two reads: the second is answered, though its connection was dead."""
-        rig.create()
-        rig.put(ID, "{}")
-        store = rig.open_store()
-        for _ in range(3):
-            assert set(await asyncio.gather(*(store.get_document(f"{n}") for n in range(20)))) == {None}
-            with rig.away():  # the loop stands still meanwhile, so nobody notices before the read
-                pass
-            assert await store.get_document(ID) == b"{}"
-        await store.close()
-
-    async def test_connections_are_bounded(self, rig: PostgresqlRig) -> None:
-        """No more than ``pool_size``, however many reads there are."""
-        rig.create()
-        store = open_store(f"{rig.url}?pool_size=3")
-        await asyncio.gather(*(store.get_document(f"{n}") for n in range(1000)))
-        assert len(rig.sessions()) == 3
-        await store.close()
-        await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
-
-    async def test_cancelled_reads_leave_no_connection_behind(self, rig: PostgresqlRig) -> None:
-        """Reads cancelled at any moment, past single flight, neither lose room for connections nor hold any up."""
-        rig.create()
-        rig.put(ID, "{}")
-        store = PostgresqlStore(parse_postgresql_url(rig.url.removeprefix("postgresql://")))
-        for number in range(40):
-            reads = [asyncio.create_task(store.get_document(f"{n}")) for n in range(20)]
-            await asyncio.sleep(number / 10_000)
-            for read in reads:
-                read.cancel()
-            await asyncio.gather(*reads, return_exceptions=True)
-        assert set(await asyncio.gather(*(store.get_document(ID) for n in range(50)))) == {b"{}"}
-        await store.close()
 
     async def test_select_on_one_table_is_enough(self, rig: PostgresqlRig) -> None:
         """The grant in the README is all that a reader needs, and without it the reason is named."""
@@ -221,28 +164,17 @@ class TestPostgresqlStore(StoreSuite):
         await store.close()
 
     @pytest.mark.parametrize(
-        ("spoil", "reason"),
+        ("parameters", "reason"),
         [
-            (lambda url: url.replace("correct", "wrong"), "it does not take this user and password"),
-            (lambda url: url.replace("postgres:", "nobody:"), "it does not take this user and password"),
-            (lambda url: f"{url}x", "there is no such database"),
-            (lambda url: f"{url}?schema=other", "it has no table 'task'"),
-            (lambda url: f"{url}?sslmode=require", "it does not offer TLS"),
-            (lambda url: f"{url}?target_session_attrs=standby", "no host is what target_session_attrs asks for"),
-            (lambda url: re.sub(r":\d+/", f":{free_port()}/", url), "nothing listens there"),
-            (lambda url: url.replace("127.0.0.1", "no-such-host.invalid"), "its host is not known"),
+            ("schema=other", "it has no table 'task'"),
+            ("sslmode=require", "it does not offer TLS"),
+            ("target_session_attrs=standby", "no host is what target_session_attrs asks for"),
         ],
-        ids=["password", "user", "database", "schema", "tls", "target", "port", "host"],
     )
-    async def test_reason_is_named(self, rig: PostgresqlRig, spoil: Callable[[str], str], reason: str) -> None:
-        """Each kind of refusal has its own words, which name the store and nothing secret."""
+    async def test_reason_of_its_own_is_named(self, rig: PostgresqlRig, parameters: str, reason: str) -> None:
+        """Likewise for what only URLs of this kind can ask for."""
         rig.create()
-        store = open_store(spoil(rig.url))
-        message = await refusal(store)
-        assert reason in message
-        assert "postgresql://" in message
-        assert not [word for word in ("correct", "wrong", "nobody", "postgres:") if word in message]
-        await store.close()
+        await check_reason(rig, f"{rig.url}?{parameters}", reason)
 
     async def test_table_of_another_schema(self, rig: PostgresqlRig) -> None:
         """Conductor's ``conductor.postgres.schema``, whatever it is called."""
@@ -253,20 +185,6 @@ class TestPostgresqlStore(StoreSuite):
         store = open_store(url)
         assert await store.get_document(ID) == stored().document
         await store.close()
-
-    async def test_many_identical_reads_cost_few(self, rig: PostgresqlRig) -> None:
-        """A crowd that asks for one task is answered by a handful of statements."""
-        rig.create()
-        rig.put(ID, "{}")
-        rig.execute("CREATE EXTENSION pg_stat_statements")
-        rig.execute("SELECT pg_stat_statements_reset()")
-        store = rig.open_store()
-        assert set(await asyncio.gather(*(store.get_document(ID) for _ in range(1000)))) == {b"{}"}
-        await store.close()
-        (row,) = rig.execute(
-            "SELECT sum(calls) AS calls FROM pg_stat_statements WHERE query ~ '^SELECT json_data FROM'"
-        )
-        assert row["calls"] <= 2
 
     async def test_text_that_the_encoding_cannot_hold_is_an_unknown_id(self, rig: PostgresqlRig) -> None:
         """A database of another encoding has no task with such an ID, and serves its own text as UTF-8."""
@@ -281,59 +199,8 @@ class TestPostgresqlStore(StoreSuite):
         rig.server.execute("DROP DATABASE latin WITH (FORCE)")
 
 
-class TestPostgresqlWriter(WriterSuite):
+class TestPostgresqlWriter(SqlServerWriterSuite):
     """Every "must" of TaskWriter, and more."""
-
-    def test_locked_table_makes_a_write_wait(self, rig: PostgresqlRig, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A lock that stays is named, nothing is written, and the same writer can go on afterwards."""
-        monkeypatch.setattr(postgresql_writer, "LOCK_TIMEOUT", 1)
-        with rig.open_writer() as writer:
-            with rig.locked(), pytest.raises(StoreUnavailable, match="locked by another program") as refused:
-                writer.write([stored()])
-            assert_public(refused.value, rig)
-            assert writer.write([stored()]) == WriteCounts(added=1) == writer.total
-
-    def test_lost_server_is_told(self, rig: PostgresqlRig) -> None:
-        """A server that stops during an import; the counts are those of what is stored."""
-        with rig.open_writer() as writer:
-            writer.write([stored()])
-            with rig.away(), pytest.raises(StoreUnavailable) as refused:
-                writer.write([stored(OTHER_ID)])
-            assert_public(refused.value, rig)
-            assert writer.total == WriteCounts(added=1)
-        assert set(rig.stored()) == {ID}
-
-    @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
-    def test_connection_lost_over_a_commit(self, rig: PostgresqlRig, arrives: bool) -> None:
-        """The connection breaks as a batch is committed: the counts say what the database says."""
-        with cut_at_commit(rig.server.port, POSTGRESQL_COMMIT, arrives=arrives) as port:
-            url = rig.server.url(rig.database.replace(" ", "%20"), hosts=f"127.0.0.1:{port}")
-            with open_writer(url) as writer:
-                if arrives:
-                    assert writer.write([stored(f"{n}") for n in range(10)]) == WriteCounts(added=10)
-                else:
-                    with pytest.raises(StoreUnavailable, match="connection was lost"):
-                        writer.write([stored(f"{n}") for n in range(10)])
-                assert writer.total.added == len(rig.stored())
-                assert len(rig.stored()) == (10 if arrives else 0)
-
-    def test_two_writers_of_the_same_tasks(self, rig: PostgresqlRig) -> None:
-        """Batches that meet in the same rows, in different orders: every count is exact, and none is lost."""
-        rig.create()
-
-        def write(seed: int) -> WriteCounts:
-            order = random.Random(seed)
-            with rig.open_writer() as writer:
-                for number in range(20):
-                    tasks = [stored(f"{n}", number, f"{seed}".encode()) for n in range(300)]
-                    order.shuffle(tasks)
-                    writer.write(tasks)
-                return writer.total
-
-        with ThreadPoolExecutor(4) as pool:
-            totals = list(pool.map(write, range(4)))
-        assert sum(total.added for total in totals) == 300
-        assert {total.added + total.replaced + total.unchanged + total.older for total in totals} == {6000}
 
     def test_owner_of_a_schema_may_import(self, rig: PostgresqlRig) -> None:
         """Without rights on the database: the schema's owner makes the table."""

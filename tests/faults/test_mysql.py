@@ -1,4 +1,4 @@
-"""A MariaDB server is restarted, killed, paused and locked under load, while the system runs."""
+"""A MariaDB or MySQL server is restarted, killed, paused and locked under load, while the system runs."""
 
 import signal
 import time
@@ -6,32 +6,43 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from support.mysql import PASSWORD, MysqlServer, running_mysql
+from support.mysql import KINDS, PASSWORD, Mysql, MysqlServer, running_mysql
 from support.outages import DOCUMENTS, NOT_SERVING, SERVING, callers, check_restart_under_load, health, healthz
 from support.running import System, eventually, running_system, taskgate
 
 DATABASE = "conductor"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[MysqlServer]:
-    """With the tasks in it, by the real command."""
-    with running_mysql() as running:
-        running.execute(f"CREATE DATABASE {DATABASE}")
-        done = taskgate(
-            "import", "-", stdin=b"\n".join(DOCUMENTS.values()), env={"TASKGATE_STORE": running.url(DATABASE)}
-        )
+PAIRS = [
+    (kind, transport) for kind in KINDS for transport in ("envoy", "grpcio") if (kind, transport) != (Mysql, "grpcio")
+]
+"""What a server does to us does not depend on the transport: MySQL is looked at by the one that is the default."""
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: f"{pair[0].name}-{pair[1]}")
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[MysqlServer, System]]:
+    """A server with the tasks in it, by the real command, and a taskgate that reads them there."""
+    kind, transport = request.param
+    with running_mysql(kind) as server:
+        server.execute(f"CREATE DATABASE {DATABASE}")
+        url = server.url(DATABASE)
+        done = taskgate("import", "-", stdin=b"\n".join(DOCUMENTS.values()), env={"TASKGATE_STORE": url})
         assert done.returncode == 0, done.stderr
-        assert f"mysql://127.0.0.1:{running.port}/{DATABASE}: {len(DOCUMENTS)} added" in done.stderr
+        assert f"mysql://127.0.0.1:{server.port}/{DATABASE}: {len(DOCUMENTS)} added" in done.stderr
         assert "horse" not in done.stdout + done.stderr
-        yield running
+        with running_system(url, transport=transport, workers=1) as system:
+            eventually(lambda: health(system) == SERVING, "SERVING")
+            yield server, system
 
 
-@pytest.fixture(scope="module", params=["envoy", "grpcio"])
-def system(request: pytest.FixtureRequest, server: MysqlServer) -> Iterator[System]:
-    with running_system(server.url(DATABASE), transport=request.param, workers=1) as running:
-        eventually(lambda: health(running) == SERVING, "SERVING")
-        yield running
+@pytest.fixture(scope="module")
+def server(pair: tuple[MysqlServer, System]) -> MysqlServer:
+    return pair[0]
+
+
+@pytest.fixture(scope="module")
+def system(pair: tuple[MysqlServer, System]) -> System:
+    return pair[1]
 
 
 def restarted(server: MysqlServer) -> None:

@@ -1,9 +1,10 @@
-"""A wire to a database that breaks at the worst moment: a network does that, and cannot be asked to."""
+"""A wire to a database that breaks at the worst moment, as networks do unasked, or that somebody listens to."""
 
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 POSTGRESQL_COMMIT = b"COMMIT\0"
 MYSQL_COMMIT = b"\3COMMIT"
@@ -39,6 +40,38 @@ def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    with _proxy(server_port, forward) as port:
+        yield port
+
+
+@contextmanager
+def overheard(server_port: int) -> Iterator[tuple[int, bytearray]]:
+    """The port of a proxy, and all that clients say over it."""
+    said = bytearray()
+
+    def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if from_client:
+                    said.extend(data)
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with _proxy(server_port, forward) as port:
+        yield port, said
+
+
+class _Forward(Protocol):
+    def __call__(self, source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
+        """Hand on what one end says, until it has no more to say."""
+
+
+@contextmanager
+def _proxy(server_port: int, forward: _Forward) -> Iterator[int]:
+    """The port of a proxy for one connection at a time."""
 
     def serve(listener: socket.socket) -> None:
         with suppress(OSError):

@@ -1,14 +1,15 @@
-"""A MariaDB server of the tests' own, on a free port."""
+"""MariaDB and MySQL servers of the tests' own, on free ports."""
 
 import os
 import signal
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import pymysql
@@ -16,7 +17,7 @@ import pymysql.cursors
 import trustme
 
 from support.redis_servers import free_port
-from tools import servers
+from tools import mysql_server, servers
 
 USER = "tester"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
@@ -27,36 +28,34 @@ _UNKNOWN_THREAD = 1094
 _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
 
 
-class MysqlServer:
+class MysqlServer(ABC):
     """One data folder, and the server on it while it runs."""
+
+    name: ClassVar[str]
+    """What the server is called."""
+
+    newest_collation: ClassVar[str]
+    """The one for text in UTF-8 by the latest Unicode that it knows; for MySQL, what it takes where none is named."""
+
+    variables: ClassVar[str]
+    """The table that has the settings of the session that asks."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
         self._folder = folder
         self._data = folder / "data"
         self._data.mkdir()
-        program = servers.find(servers.MARIADB)
-        share = _share(program)
         self._command = [
-            str(program), "--no-defaults", f"--datadir={self._data}", f"--lc-messages-dir={share}",
-            "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
-            # The largest documents must fit, with what surrounds them.
-            "--max-allowed-packet=128M",
-        ]  # fmt: skip
-        if os.geteuid() == 0:  # which it refuses unless it is told by name
-            self._command.append("--user=root")
-        self._make_system_tables(share)
+            *self._make(),
+            f"--datadir={self._data}",
+            "--max-allowed-packet=128M",  # the largest documents must fit, with what surrounds them
+        ]
         self._settings: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def _make_system_tables(self, share: Path) -> None:
-        statements = ["CREATE DATABASE mysql;", "USE mysql;", *((share / name).read_text() for name in _SYSTEM_TABLES)]
-        statements.append("FLUSH PRIVILEGES;")
-        statements.append(f"GRANT ALL ON *.* TO {USER}@'%' IDENTIFIED BY '{PASSWORD}' WITH GRANT OPTION;")
-        made = subprocess.run(
-            [*self._command, "--bootstrap"], input="\n".join(statements), capture_output=True, text=True, check=False
-        )
-        assert made.returncode == 0, made.stderr
+    @abstractmethod
+    def _make(self) -> list[str]:
+        """Make what a new data folder has in it, and our user; returns how to run the server."""
 
     def start(self, **settings: str) -> None:
         """Start, and wait until it takes connections; ``settings`` stay for later starts."""
@@ -91,6 +90,7 @@ class MysqlServer:
         """The server stands still while the block runs."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # every thread of it
         try:
             yield
         finally:
@@ -159,11 +159,70 @@ class MysqlServer:
         return True
 
     @contextmanager
+    def setting(self, name: str, value: int) -> Iterator[None]:
+        """Connections made while the block runs have another value of a setting."""
+        (before,) = self.execute(f"SELECT @@GLOBAL.{name} AS value")
+        self.execute(f"SET GLOBAL {name} = {value}")
+        try:
+            yield
+        finally:
+            self.execute(f"SET GLOBAL {name} = {before['value']}")
+
+    @contextmanager
     def session(self, statement: str, database: str) -> Iterator[None]:
         """A session that has executed ``statement`` and stays open while the block runs."""
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             yield
+
+
+class Mariadb(MysqlServer):
+    """MariaDB, whose SQL files make the system tables."""
+
+    name = "mariadb"
+    newest_collation = "utf8mb4_uca1400_ai_ci"
+    variables = "information_schema.session_variables"
+
+    def _make(self) -> list[str]:
+        program = servers.find(servers.MARIADB)
+        share = _share(program)
+        command = [
+            str(program), "--no-defaults", f"--lc-messages-dir={share}", "--innodb-log-file-size=16M",
+            "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
+        ]  # fmt: skip
+        if os.geteuid() == 0:  # which it refuses unless it is told by name
+            command.append("--user=root")
+        tables = [(share / name).read_text() for name in _SYSTEM_TABLES]
+        statements = ["CREATE DATABASE mysql;", "USE mysql;", *tables, "FLUSH PRIVILEGES;", _user()]
+        made = subprocess.run(
+            [*command, f"--datadir={self._data}", "--bootstrap"],
+            input="\n".join(statements),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+        return command
+
+
+class Mysql(MysqlServer):
+    """MySQL itself."""
+
+    name = "mysql"
+    newest_collation = "utf8mb4_0900_ai_ci"
+    variables = "performance_schema.session_variables"
+
+    def _make(self) -> list[str]:
+        program = mysql_server.find_mysqld()
+        statements = self._folder / "user.sql"
+        statements.write_text(_user())
+        mysql_server.make_data(program, self._data, f"--init-file={statements}")
+        return mysql_server.command(program)
+
+
+def _user() -> str:
+    """Statements for a user who may do everything."""
+    return f"CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {USER}@'%' WITH GRANT OPTION;\n"
 
 
 def _share(program: Path) -> Path:
@@ -176,11 +235,21 @@ def _share(program: Path) -> Path:
     return found[0]
 
 
+def _kinds() -> Iterator[type[MysqlServer]]:
+    yield Mariadb
+    if mysql_server.why_missing() is None:  # else the end of the test run says so
+        yield Mysql
+
+
+KINDS = tuple(_kinds())
+"""The servers that there are to be tested with."""
+
+
 @contextmanager
-def running_mysql(**settings: str) -> Iterator[MysqlServer]:
+def running_mysql(kind: type[MysqlServer], **settings: str) -> Iterator[MysqlServer]:
     """A server that takes connections, gone at the end with all it had."""
     with tempfile.TemporaryDirectory(prefix="taskgate-mysql-") as folder:
-        server = MysqlServer(Path(folder))
+        server = kind(Path(folder))
         try:
             server.start(**settings)
             yield server

@@ -1,5 +1,6 @@
 """MySQL URLs: what each part means, what is refused, and that nothing secret is ever said."""
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def test_tls_files(tmp_path: Path) -> None:
         (f"me:secret@h/d?ssl=false&ssl_ca={__file__}", "with ssl=false there are no"),
         (f"me:secret@h/d?ssl_key={__file__}", "ssl_key needs ssl_cert"),
         (f"me:secret@h/d?ssl_ca={__file__}", "not a file of PEM certificates"),
+        (f"me:secret@h/d?server_public_key_path={__file__}", "server_public_key_path is not a PEM file of an RSA"),
+        ("me:secret@h/d?server_public_key_path=/no/secret", "server_public_key_path names a file that does not"),
         ("me:secret@h/d?ssl=true&unix_socket=/s", "no TLS over unix_socket"),
         ("me:secret@h/d?pool_size=0", "pool_size is a number from 1 to 200"),
         ("me:secret@h/d?useSSL=secret", "no parameter 'useSSL'"),
@@ -74,3 +77,10 @@ def test_refusals_name_the_key_and_no_value(rest: str, complaint: str) -> None:
     with pytest.raises(SettingsError, match=f"^store: .*{complaint}") as refused:
         open_store(f"mysql://{rest}")
     assert "secret" not in str(refused.value)
+
+
+def test_tls_context_is_strict() -> None:
+    """What the URL makes is a context that verifies."""
+    context = parse_mysql_url("h/d?ssl=true").tls
+    assert context is not None
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

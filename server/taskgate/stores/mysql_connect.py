@@ -97,12 +97,28 @@ class _RefusedPlugin:
 _IN_CLEAR: Final = {"mysql_clear_password": _RefusedPlugin, "dialog": _RefusedPlugin}
 
 
+class _Connection(asyncmy.connection.Connection):
+    """The driver's, but that it takes no other public key from a server where it has been given one.
+
+    Where it has none, and there is no TLS, it asks the server for one, as MySQL's protocol has it (MySQL manual,
+    "Caching SHA-2 Pluggable Authentication").
+    """
+
+    @property
+    def _server_public_key(self) -> bytes | None:
+        return self._key
+
+    @_server_public_key.setter
+    def _server_public_key(self, key: bytes | None) -> None:
+        self._key: bytes | None = getattr(self, "_key", None) or key
+
+
 async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa: ASYNC109 - of all that it takes
     """A connection in autocommit mode that carries text in UTF-8 and gives it as bytes.
 
     ``settings`` are assignments for its session, as in a SET statement. Raises what ``explain`` has words for.
     """
-    connection = asyncmy.connection.Connection(
+    connection: Any = _Connection(  # type: ignore[no-untyped-call] # its wheel's
         host=url.host,
         port=url.port,
         unix_socket=url.unix_socket,
@@ -113,6 +129,7 @@ async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa:
         use_unicode=False,
         autocommit=None,
         ssl=url.tls,
+        server_public_key=url.public_key,
         program_name="taskgate",
         auth_plugin_map={} if url.tls or url.unix_socket else _IN_CLEAR,
     )

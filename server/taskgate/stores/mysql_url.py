@@ -1,7 +1,7 @@
 """What a ``mysql://`` or ``mariadb://`` URL says; both are the same.
 
-Parameters for TLS are named as the ``mysql`` program's options; ``pool_size`` is how many connections one process may
-have.
+Parameters for TLS and for the server's key are named as the ``mysql`` program's options; ``pool_size`` is how many
+connections one process may have.
 """
 
 import ssl
@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
 from taskgate.errors import SettingsError
 
 DEFAULT_PORT: Final = 3306
 DEFAULT_POOL_SIZE: Final = 8
 _MOST_CONNECTIONS: Final = 200
 
-_FILES: Final = ("ssl_ca", "ssl_cert", "ssl_key")
+_TLS_FILES: Final = ("ssl_ca", "ssl_cert", "ssl_key")
+_KEY_FILE: Final = "server_public_key_path"
+_FILES: Final = (*_TLS_FILES, _KEY_FILE)
 _KNOWN: Final = frozenset((*_FILES, "ssl", "unix_socket", "pool_size"))
 
 
@@ -34,6 +40,8 @@ class MysqlUrl:
     password: str = field(repr=False)
     tls: ssl.SSLContext | None = field(repr=False)
     """The server's certificate is always verified, and so is its name."""
+    public_key: bytes | None
+    """A PEM text: the only key that a password is encrypted with where there is no TLS. None for the server's word."""
     pool_size: int
 
     @property
@@ -63,6 +71,7 @@ def parse_mysql_url(rest: str) -> MysqlUrl:
         user=unquote(user) or None,
         password=unquote(password),
         tls=_tls(parameters),
+        public_key=_public_key(parameters.get(_KEY_FILE)),
         pool_size=_pool_size(parameters.get("pool_size", str(DEFAULT_POOL_SIZE))),
     )
 
@@ -96,11 +105,11 @@ def _host_and_port(given: str) -> tuple[str, int]:
 
 def _tls(parameters: dict[str, str]) -> ssl.SSLContext | None:
     """What to verify the server by; without ``ssl_ca``, the authorities that this machine trusts."""
-    wanted = parameters.get("ssl", "true" if any(name in parameters for name in _FILES) else "false")
+    wanted = parameters.get("ssl", "true" if any(name in parameters for name in _TLS_FILES) else "false")
     if wanted not in {"true", "false"}:
         raise SettingsError("store: ssl is true or false")
     if wanted == "false":
-        if any(name in parameters for name in _FILES):
+        if any(name in parameters for name in _TLS_FILES):
             raise SettingsError("store: with ssl=false there are no ssl_ca, ssl_cert and ssl_key")
         return None
     if "ssl_key" in parameters and "ssl_cert" not in parameters:
@@ -117,6 +126,20 @@ def _tls(parameters: dict[str, str]) -> ssl.SSLContext | None:
             "store: ssl_ca, ssl_cert or ssl_key is not a file of PEM certificates, or of a key without password"
         ) from error
     return context
+
+
+def _public_key(path: str | None) -> bytes | None:
+    """The key in a file, as MySQL's own ``public_key.pem``."""
+    if path is None:
+        return None
+    try:
+        text = Path(path).read_bytes()
+        key = load_pem_public_key(text)
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, RSAPublicKey):
+        raise SettingsError(f"store: {_KEY_FILE} is not a PEM file of an RSA public key")
+    return text
 
 
 def _pool_size(digits: str) -> int:

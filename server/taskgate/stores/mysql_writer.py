@@ -37,6 +37,10 @@ MARK: Final = "taskgate layout "
 LAYOUT_VERSION: Final = 1
 
 _TABLE_EXISTS: Final = 1050
+_PACKET_TOO_LARGE: Final = 1153
+
+_STATEMENT_BYTES: Final = 4096
+"""More than the statement that writes one task has beside the document."""
 
 # IDs are bytes: even the binary collation of text takes "a" and "a " for the same. 1020 is 255 characters.
 _LAYOUT: Final = """
@@ -85,6 +89,7 @@ class MysqlWriter:
         self._name = str(uuid.uuid4())
         self._batch = 0
         self._connection: Any = None
+        self._largest_statement = 0
         self._closed = False
         self._loop = LoopThread()
         try:
@@ -139,6 +144,7 @@ class MysqlWriter:
     async def _prepare(self) -> None:
         """Connect, and make the layout, or see that it is there."""
         self._connection = connection = await _connect(self._url)
+        self._largest_statement = await _value(connection, "SELECT @@max_allowed_packet")
         comment = await _value(connection, _COMMENT)
         if comment is None:
             await connection.query(_BATCHES.format(mark=f"{MARK}{LAYOUT_VERSION}"))
@@ -165,6 +171,7 @@ class MysqlWriter:
             await cursor.execute(_NUMBER, (self._name, self._batch))
             counts, changed = _merged(documents, await _stored(cursor, [task.task_id for task, _ in documents]))
             if changed:
+                _check_size(self._connection, changed, self._largest_statement)
                 await cursor.executemany(_UPSERT, changed)
         return counts
 
@@ -238,6 +245,15 @@ async def _stored(cursor: Any, task_ids: Sequence[str]) -> dict[bytes, tuple[int
         await cursor.execute(_LOOK, (keys[start : start + _IDS_AT_ONCE],))
         found |= {key: (update_time, digest.decode()) for key, update_time, digest in await cursor.fetchall()}
     return found
+
+
+def _check_size(connection: Any, changed: Sequence[tuple[bytes, int, str]], most: int) -> None:
+    """Refuse what the server would refuse: it may hang up before its reason is read."""
+    for _, _, document in changed:
+        room = most - _STATEMENT_BYTES
+        # A character has up to four bytes, those that are escaped included.
+        if 4 * len(document) > room and len(connection.escape(document).encode()) > room:
+            raise errors.OperationalError(_PACKET_TOO_LARGE, "a statement is too long")
 
 
 def _merged(

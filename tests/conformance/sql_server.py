@@ -1,0 +1,272 @@
+"""What holds for every SQL server on the network, whichever it is: connections, locks, commits, and words for refusals.
+
+``test_mysql.py`` and ``test_postgresql.py`` take part by subclasses, as with ``suite.py``.
+"""
+
+import asyncio
+import random
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from conformance.rig import Rig
+from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, assert_public, stored
+from support.cut_wire import cut_at_commit
+from support.redis_servers import free_port
+from support.running import eventually
+from taskgate.errors import StoreUnavailable
+from taskgate.stores import open_store, open_writer
+from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
+
+
+class Server(Protocol):
+    """A server of the tests' own, which they may treat badly."""
+
+    port: int
+
+    def start(self) -> None:
+        """Start, and wait until it takes connections."""
+
+    def stop(self) -> None:
+        """Stop in order."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """The server stands still while the block runs."""
+
+
+class SqlServerRig(Rig):
+    """A database of its own on a server that all tests of a module share."""
+
+    server: Server
+
+    user: str
+    """Who may do everything, in the URL."""
+
+    commit: bytes
+    """A commit, as it goes over the wire."""
+
+    lock_timeout: str
+    """What is patched for a writer that shall not wait long."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        super().__init__(folder)
+        self.server = server
+
+    @abstractmethod
+    def url_by(self, port: int) -> str:
+        """The URL, with another port."""
+
+    @abstractmethod
+    def bare_store(self) -> TaskStore:
+        """The store without single flight before it."""
+
+    @abstractmethod
+    def connections(self) -> int:
+        """How many taskgate has to the database."""
+
+    @abstractmethod
+    def count_reads(self) -> Callable[[], int]:
+        """Begin to count how often the statement that reads a task is executed; what is returned says it."""
+
+    @property
+    def url(self) -> str:
+        return self.url_by(self.server.port)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        self.server.stop()
+        try:
+            yield
+        finally:
+            self.server.start()
+
+    async def all_gone(self) -> None:
+        """Wait until taskgate has no connection left."""
+        await asyncio.to_thread(eventually, lambda: not self.connections(), "no connection left")
+
+
+async def refusal(store: TaskStore) -> str:
+    """What a read is refused with."""
+    with pytest.raises(StoreUnavailable) as refused:
+        await store.get_document(ID)
+    return refused.value.message
+
+
+async def check_reason(rig: SqlServerRig, url: str, reason: str) -> None:
+    """Opened by this URL, the store names the reason, itself, and nothing secret."""
+    store = open_store(url)
+    message = await refusal(store)
+    assert reason in message
+    assert f"{rig.name.partition(':')[0]}://" in message
+    assert not [word for word in ("correct", "wrong", "nobody", f"{rig.user}:", "asyncmy") if word in message]
+    await store.close()
+
+
+class SqlServerStoreSuite(StoreSuite):
+    """Every "must" of TaskStore, and more."""
+
+    async def test_paused_server_is_away_and_comes_back(self, rig: SqlServerRig) -> None:
+        """A server that takes connections and says nothing; only the first to notice waits for it."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"{}"
+        with rig.server.paused():
+            started = time.perf_counter()
+            first = await asyncio.gather(*(store.get_document(f"{n}") for n in range(50)), return_exceptions=True)
+            assert {type(result) for result in first} == {StoreUnavailable}
+            assert time.perf_counter() - started < 3
+            probe = asyncio.create_task(refusal(store))
+            await asyncio.sleep(0.1)
+            started = time.perf_counter()
+            for number in range(100):
+                with pytest.raises(StoreUnavailable):
+                    await store.get_document(f"{number}")
+            assert time.perf_counter() - started < 1
+            assert "it does not answer" in await probe
+        await store.check()
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    async def test_lost_connections_are_replaced_without_a_failed_read(self, rig: SqlServerRig) -> None:
+        """A server restarted between two reads: the second is answered, though its connection was dead."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        for _ in range(3):
+            assert set(await asyncio.gather(*(store.get_document(f"{n}") for n in range(20)))) == {None}
+            with rig.away():  # the loop stands still meanwhile, so nobody notices before the read
+                pass
+            assert await store.get_document(ID) == b"{}"
+        await store.close()
+
+    async def test_connections_are_bounded(self, rig: SqlServerRig) -> None:
+        """No more than ``pool_size``, however many reads there are."""
+        rig.create()
+        await rig.all_gone()
+        store = open_store(f"{rig.url}?pool_size=3")
+        await asyncio.gather(*(store.get_document(f"{n}") for n in range(1000)))
+        assert rig.connections() == 3
+        await store.close()
+        await rig.all_gone()
+
+    async def test_cancelled_reads_leave_no_connection_behind(self, rig: SqlServerRig) -> None:
+        """Reads cancelled at any moment, past single flight, neither lose room for connections nor hold any up."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.bare_store()
+        for number in range(40):
+            reads = [asyncio.create_task(store.get_document(f"{n}")) for n in range(20)]
+            await asyncio.sleep(number / 10_000)
+            for read in reads:
+                read.cancel()
+            await asyncio.gather(*reads, return_exceptions=True)
+        assert set(await asyncio.gather(*(store.get_document(ID) for n in range(50)))) == {b"{}"}
+        await store.close()
+        await rig.all_gone()
+
+    async def test_many_identical_reads_cost_few(self, rig: SqlServerRig) -> None:
+        """A crowd that asks for one task is answered by a handful of statements."""
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        await store.check()
+        executed = rig.count_reads()
+        assert set(await asyncio.gather(*(store.get_document(ID) for _ in range(1000)))) == {b"{}"}
+        assert 1 <= executed() <= 2
+        await store.close()
+
+    @pytest.mark.parametrize(
+        ("spoil", "reason"),
+        [
+            (lambda rig: rig.url.replace("correct", "wrong"), "it does not take this user and password"),
+            (lambda rig: rig.url.replace(f"{rig.user}:", "nobody:"), "it does not take this user and password"),
+            (lambda rig: f"{rig.url}x", "there is no such database"),
+            (lambda rig: rig.url_by(free_port()), "nothing listens there"),
+            (lambda rig: rig.url.replace("127.0.0.1", "no-such-host.invalid"), "its host is not known"),
+        ],
+        ids=["password", "user", "database", "port", "host"],
+    )
+    async def test_reason_is_named(self, rig: SqlServerRig, spoil: Callable[[SqlServerRig], str], reason: str) -> None:
+        """Each kind of refusal has its own words, which name the store and nothing secret."""
+        rig.create()
+        await check_reason(rig, spoil(rig), reason)
+
+    async def test_missing_table_is_named(self, rig: SqlServerRig) -> None:
+        """An empty database has no tasks to read."""
+        store = rig.open_store()
+        assert "it has no table 'task'" in await refusal(store)
+        rig.create()
+        assert await store.get_document(ID) is None
+        await store.close()
+
+
+class SqlServerWriterSuite(WriterSuite):
+    """Every "must" of TaskWriter, and more."""
+
+    def test_locked_table_makes_a_write_wait(self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A lock that stays is named, nothing is written, and the same writer can go on afterwards."""
+        monkeypatch.setattr(rig.lock_timeout, 1)
+        with rig.open_writer() as writer:
+            with rig.locked(), pytest.raises(StoreUnavailable, match="locked by another program") as refused:
+                writer.write([stored()])
+            assert_public(refused.value, rig)
+            assert writer.write([stored()]) == WriteCounts(added=1) == writer.total
+
+    def test_lost_server_is_told(self, rig: SqlServerRig) -> None:
+        """A server that stops during an import; the counts are those of what is stored."""
+        with rig.open_writer() as writer:
+            writer.write([stored()])
+            with rig.away(), pytest.raises(StoreUnavailable) as refused:
+                writer.write([stored(OTHER_ID)])
+            assert_public(refused.value, rig)
+            assert writer.total == WriteCounts(added=1)
+        assert set(rig.stored()) == {ID}
+
+    @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
+    def test_connection_lost_over_a_commit(self, rig: SqlServerRig, arrives: bool) -> None:
+        """The connection breaks as a batch is committed: the counts say what the database says."""
+        with (
+            cut_at_commit(rig.server.port, rig.commit, arrives=arrives) as port,
+            open_writer(rig.url_by(port)) as writer,
+        ):
+            if arrives:
+                assert writer.write([stored(f"{n}") for n in range(10)]) == WriteCounts(added=10)
+            else:
+                with pytest.raises(StoreUnavailable, match="connection was lost"):
+                    writer.write([stored(f"{n}") for n in range(10)])
+            assert writer.total.added == len(rig.stored())
+            assert len(rig.stored()) == (10 if arrives else 0)
+
+    def test_two_writers_of_the_same_tasks(self, rig: SqlServerRig) -> None:
+        """Batches that meet in the same rows, in different orders: every count is exact, and none is lost."""
+        rig.create()
+
+        def write(seed: int) -> WriteCounts:
+            order = random.Random(seed)
+            with rig.open_writer() as writer:
+                for number in range(20):
+                    tasks = [stored(f"{n}", number, f"{seed}".encode()) for n in range(300)]
+                    order.shuffle(tasks)
+                    writer.write(tasks)
+                return writer.total
+
+        with ThreadPoolExecutor(4) as pool:
+            totals = list(pool.map(write, range(4)))
+        assert sum(total.added for total in totals) == 300 == len(rig.stored())
+        assert {total.added + total.replaced + total.unchanged + total.older for total in totals} == {6000}
+
+    def test_odd_documents_and_ids_come_back(self, rig: SqlServerRig) -> None:
+        """Quotes, backslashes, percent signs and whatever else a statement might take for its own."""
+        odd = ["'", '"', "\\", "%s", "%(x)s", "\\'; --", "$1", "😀", "\u2028", "\t", " "]
+        tasks = [StoredTask(f"{text}id", 1, text.encode()) for text in odd]
+        with rig.open_writer() as writer:
+            assert writer.write(tasks) == WriteCounts(added=len(odd))
+            assert writer.write(tasks) == WriteCounts(unchanged=len(odd))
+        assert rig.stored() == {task.task_id: task.document for task in tasks}
