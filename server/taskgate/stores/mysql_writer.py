@@ -68,7 +68,7 @@ _IDS_AT_ONCE: Final = 1000
 
 
 class MysqlWriter(SqlWriter):
-    """See ``SqlWriter``."""
+    """Writes the table ``task`` of one database."""
 
     def __init__(self, url: MysqlUrl) -> None:
         """Connect, and make the layout where there is none. Raises StoreUnavailable."""

@@ -59,7 +59,7 @@ _LAYOUT_LOCK = 0x54534B47
 
 
 class PostgresqlWriter(SqlWriter):
-    """See ``SqlWriter``."""
+    """Writes the table ``task`` of one schema."""
 
     def __init__(self, url: PostgresqlUrl) -> None:
         """Connect, and make the layout where there is none. Raises StoreUnavailable."""
