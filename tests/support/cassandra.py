@@ -1,9 +1,7 @@
 """A Cassandra node of the tests' own, on free ports, and a keyspace as Conductor makes it."""
 
 import json
-import os
 import signal
-import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +15,11 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cryptography.hazmat.primitives import serialization
 
-from support.redis_servers import free_port
-from support.running import eventually
+from support.database_server import DatabaseServer, free_port
 from tools import cassandra_jars
 
 USER = "taskgate"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
-
-START_SECONDS = 90
-"""It takes 5 to 12 on two cores."""
 
 _SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node begins with
 
@@ -56,23 +50,23 @@ _LOGGING = """
 """
 
 
-class CassandraNode:
+class CassandraNode(DatabaseServer):
     """One node, a cluster by itself. What it holds outlives its process, in ``folder``."""
+
+    patience = 90.0  # to start takes 5 to 12 seconds on two cores
 
     def __init__(self, folder: Path, *, passwords: bool = True, first: "CassandraNode | None" = None) -> None:
         """Without ``passwords`` it lets everybody in, and everybody do everything. ``first`` makes it a cluster of two.
 
         All nodes of a cluster have the same ports, so the second one has an address of its own.
         """
+        super().__init__(folder, free_port() if first is None else first.port)
         self.address = "127.0.0.1" if first is None else "127.0.0.2"
-        self.port = free_port() if first is None else first.port
         self._storage_port: int = free_port() if first is None else first._storage_port
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
         """A session of the driver as superuser: the tests' own way in, past ours."""
-        self._folder = folder
         self.passwords = passwords
-        self._process: subprocess.Popen[bytes] | None = None
         self._cluster: Any = None
         self._configure()
         self.start()
@@ -87,8 +81,8 @@ class CassandraNode:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
-        (self._folder / "certificate.pem").write_bytes(key + chain)
-        (self._folder / "logback.xml").write_text(_LOGGING)
+        (self.folder / "certificate.pem").write_bytes(key + chain)
+        (self.folder / "logback.xml").write_text(_LOGGING)
         settings = {
             "cluster_name": "tests",
             "num_tokens": 1,
@@ -113,7 +107,7 @@ class CassandraNode:
                 "enabled": True,
                 "optional": True,
                 "ssl_context_factory": {"class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory"},
-                "keystore": str(self._folder / "certificate.pem"),
+                "keystore": str(self.folder / "certificate.pem"),
             },
             # A write may be half as large as a segment of the log. What Conductor's keeps by default is 16 MiB.
             "commitlog_sync": "periodic",
@@ -122,11 +116,9 @@ class CassandraNode:
             "native_transport_max_frame_size": "64MiB",
             "write_request_timeout": "20s",
             "auto_snapshot": False,  # of what is dropped
-            "data_file_directories": [str(self._folder / "data")],
-        } | {
-            f"{name}_directory": str(self._folder / name) for name in ("commitlog", "hints", "saved_caches", "cdc_raw")
-        }
-        (self._folder / "cassandra.yaml").write_text(json.dumps(settings, indent=1))
+            "data_file_directories": [str(self.folder / "data")],
+        } | {f"{name}_directory": str(self.folder / name) for name in ("commitlog", "hints", "saved_caches", "cdc_raw")}
+        (self.folder / "cassandra.yaml").write_text(json.dumps(settings, indent=1))
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -136,14 +128,13 @@ class CassandraNode:
         query = f"?{urlencode(parameters)}" if parameters else ""
         return f"cassandra://{USER}:{quote(PASSWORD)}@{hosts or self}/{keyspace}{query}"
 
-    def start(self) -> None:
-        """Start, and wait until the side door is open."""
+    def command(self) -> list[str]:
         properties = {
             "java.security.manager": "allow",
-            "cassandra.config": (self._folder / "cassandra.yaml").as_uri(),
-            "cassandra.storagedir": str(self._folder),
+            "cassandra.config": (self.folder / "cassandra.yaml").as_uri(),
+            "cassandra.storagedir": str(self.folder),
             "cassandra-foreground": "yes",
-            "logback.configurationFile": str(self._folder / "logback.xml"),
+            "logback.configurationFile": str(self.folder / "logback.xml"),
             # A cluster of one has nobody to wait for, and passwords need not be hard to guess here.
             "cassandra.skip_wait_for_gossip_to_settle": "0",
             "cassandra.ring_delay_ms": "1",
@@ -151,20 +142,16 @@ class CassandraNode:
             "cassandra.auth_bcrypt_gensalt_log2_rounds": "4",
             "jdk.attach.allowAttachSelf": "true",
         }
-        command = [
+        return [
             *(cassandra_jars.find_java(), *_MEMORY),
             *(f"-D{name}={value}" for name, value in properties.items()),
             *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
             *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
             *("-cp", f"{cassandra_jars.find_jars()}/*", "org.apache.cassandra.service.CassandraDaemon"),
         ]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, start_new_session=True)
-        eventually(self._opens, f"Cassandra answers on {self.port}", START_SECONDS)
 
-    def _opens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "log").read_text()[-10_000:]
+    def answers(self) -> bool:
+        """Whether the side door is open: opens it."""
         profile = ExecutionProfile(request_timeout=30, consistency_level=ConsistencyLevel.ALL)
         cluster = Cluster(
             [self.address], self.port, auth_provider=_SUPERUSER, protocol_version=4, compression=False,
@@ -183,33 +170,11 @@ class CassandraNode:
         return list(self.side_door.execute(statement, values or None))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop in order, or however else ``number`` makes it."""
+        """See ``DatabaseServer``."""
         if self._cluster is not None:
             self._cluster.shutdown()
             self._cluster = self.side_door = None
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(START_SECONDS)
-            self._process = None
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """It is not there while the block runs."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It is there while the block runs, and says nothing."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self._process.pid, signal.SIGCONT)
+        super().stop(number)
 
 
 class ConductorsKeyspace:
