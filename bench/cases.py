@@ -134,7 +134,7 @@ def _over_grpc(key: str, title: str, server: str, call: Callable[[str, Document]
     return Case(key, title, server, lambda running, document: call(running.grpc, document), "gRPC", **settings)
 
 
-_INLINE = partial(rest, prefix="/inline")
+_rest_inline = partial(rest, prefix="/inline")
 """From a peer that has two ways to answer."""
 
 _INSIDE, _GRPCIO = "taskgate-envoy", "taskgate-grpcio"
@@ -164,10 +164,10 @@ CASES = (
     ),
     _over_grpc("echo", "empty grpc.aio echo", "grpc-echo", echo, only_small=True),
     _over_rest("fastapi", "FastAPI on uvicorn, read in a thread", "fastapi", everywhere=False),
-    _over_rest("fastapi-inline", "FastAPI on uvicorn, read on the loop", "fastapi", _INLINE),
+    _over_rest("fastapi-inline", "FastAPI on uvicorn, read on the loop", "fastapi", _rest_inline),
     _over_rest("envoy-direct", "Envoy direct_response", "envoy-direct"),
     _over_rest("go-rest", "Go: grpc-gateway over gRPC", "go"),
-    _over_rest("go-rest-inline", "Go: grpc-gateway, calls within the process", "go", _INLINE, everywhere=False),
+    _over_rest("go-rest-inline", "Go: grpc-gateway, calls within the process", "go", _rest_inline, everywhere=False),
     _over_grpc("go-json", "Go: gRPC GetTaskJson", "go", get_task_json),
     _over_grpc("go-typed", "Go: gRPC GetTask", "go", get_task, one_large=True, counted=True),
     _over_rest("conductor", "Conductor: REST", "conductor", conductor_rest, one_large=True),
