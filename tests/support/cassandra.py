@@ -40,6 +40,8 @@ _EXPORTED = (
 )
 """Parts of Java that Cassandra uses past its modules, as in the ``jvm17-server.options`` that it comes with."""
 
+_DIRECTORIES = ("commitlog", "hints", "saved_caches", "cdc_raw")
+
 _LOGGING = """
 <configuration>
   <appender name="file" class="ch.qos.logback.core.ConsoleAppender">
@@ -74,6 +76,12 @@ class CassandraNode(DatabaseServer):
             self.execute(f"CREATE ROLE {USER} WITH PASSWORD = '{PASSWORD}' AND LOGIN = true")
 
     def _configure(self) -> None:
+        self._certify()
+        (self.folder / "logback.xml").write_text(_LOGGING)
+        (self.folder / "cassandra.yaml").write_text(json.dumps(self._settings(), indent=1))
+
+    def _certify(self) -> None:
+        """A certificate for localhost, of an authority made for it."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.authority))
         certificate = authority.issue_cert("localhost")
@@ -82,8 +90,9 @@ class CassandraNode(DatabaseServer):
         )
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
         (self.folder / "certificate.pem").write_bytes(key + chain)
-        (self.folder / "logback.xml").write_text(_LOGGING)
-        settings = {
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "cluster_name": "tests",
             "num_tokens": 1,
             "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
@@ -117,8 +126,8 @@ class CassandraNode(DatabaseServer):
             "write_request_timeout": "20s",
             "auto_snapshot": False,  # of what is dropped
             "data_file_directories": [str(self.folder / "data")],
-        } | {f"{name}_directory": str(self.folder / name) for name in ("commitlog", "hints", "saved_caches", "cdc_raw")}
-        (self.folder / "cassandra.yaml").write_text(json.dumps(settings, indent=1))
+            **{f"{name}_directory": str(self.folder / name) for name in _DIRECTORIES},
+        }
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
