@@ -1,5 +1,6 @@
 """What the database servers of the tests have in common: a process on a free port, whose files outlive it."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -90,6 +91,7 @@ class DatabaseServer(ABC):
         """It is there while the block runs, and says nothing."""
         process = self.process
         process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # or one of its threads might answer yet
         try:
             yield
         finally:
