@@ -1,10 +1,10 @@
 """The rows of the tables: which server, which door, which request, and what must come back."""
 
 import fnmatch
-import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Literal
 
 from google.api.httpbody_pb2 import HttpBody
@@ -124,137 +124,53 @@ def conductor_answer(target: Target, document: Document) -> bytes:
     return answer
 
 
+def _over_rest(
+    key: str, title: str, server: str, call: Callable[[str, Document], Target] = rest, **settings: bool
+) -> Case:
+    return Case(key, title, server, lambda running, document: call(running.http, document), "REST", **settings)
+
+
+def _over_grpc(key: str, title: str, server: str, call: Callable[[str, Document], Target], **settings: bool) -> Case:
+    return Case(key, title, server, lambda running, document: call(running.grpc, document), "gRPC", **settings)
+
+
+_rest_inline = partial(rest, prefix="/inline")
+"""From a peer that has two ways to answer."""
+
+_INSIDE, _GRPCIO = "taskgate-envoy", "taskgate-grpcio"
+
 CASES = (
-    Case(
-        "envoy-rest",
-        "taskgate inside Envoy: REST",
-        "taskgate-envoy",
-        lambda server, document: rest(server.http, document),
-    ),
-    Case(
-        "envoy-json",
-        "taskgate inside Envoy: gRPC GetTaskJson",
-        "taskgate-envoy",
-        lambda server, document: get_task_json(server.grpc, document),
-        protocol="gRPC",
-    ),
-    Case(
-        "envoy-typed",
-        "taskgate inside Envoy: gRPC GetTask",
-        "taskgate-envoy",
-        lambda server, document: get_task(server.grpc, document),
-        protocol="gRPC",
-        one_large=True,
-        counted=True,
-    ),
-    Case(
-        "envoy-hop-rest",
-        "inside Envoy, no more than the hop: /healthz",
-        "taskgate-envoy",
-        lambda server, document: healthz(server.http, document),
-        everywhere=False,
-    ),
-    Case(
+    _over_rest("envoy-rest", "taskgate inside Envoy: REST", _INSIDE),
+    _over_grpc("envoy-json", "taskgate inside Envoy: gRPC GetTaskJson", _INSIDE, get_task_json),
+    _over_grpc("envoy-typed", "taskgate inside Envoy: gRPC GetTask", _INSIDE, get_task, one_large=True, counted=True),
+    _over_rest("envoy-hop-rest", "inside Envoy, no more than the hop: /healthz", _INSIDE, healthz, everywhere=False),
+    _over_grpc(
         "envoy-hop-grpc",
         "inside Envoy, no more than the hop: gRPC health check",
-        "taskgate-envoy",
-        lambda server, document: health_check(server.grpc, document),
-        protocol="gRPC",
+        _INSIDE,
+        health_check,
         everywhere=False,
     ),
-    Case(
-        "grpcio-rest",
-        "taskgate on grpcio: REST through Envoy",
-        "taskgate-grpcio",
-        lambda server, document: rest(server.http, document),
-    ),
-    Case(
-        "grpcio-json",
-        "taskgate on grpcio: gRPC GetTaskJson",
-        "taskgate-grpcio",
-        lambda server, document: get_task_json(server.grpc, document),
-        protocol="gRPC",
-    ),
-    Case(
-        "grpcio-typed",
-        "taskgate on grpcio: gRPC GetTask",
-        "taskgate-grpcio",
-        lambda server, document: get_task(server.grpc, document),
-        protocol="gRPC",
-        one_large=True,
-        counted=True,
-    ),
+    _over_rest("grpcio-rest", "taskgate on grpcio: REST through Envoy", _GRPCIO),
+    _over_grpc("grpcio-json", "taskgate on grpcio: gRPC GetTaskJson", _GRPCIO, get_task_json),
+    _over_grpc("grpcio-typed", "taskgate on grpcio: gRPC GetTask", _GRPCIO, get_task, one_large=True, counted=True),
     Case(
         "grpcio-via-envoy",
         "taskgate on grpcio: gRPC GetTaskJson through Envoy",
-        "taskgate-grpcio",
+        _GRPCIO,
         lambda server, document: get_task_json(server.http, document),
         protocol="gRPC",
         everywhere=False,
     ),
-    Case(
-        "echo",
-        "empty grpc.aio echo",
-        "grpc-echo",
-        lambda server, document: echo(server.grpc, document),
-        protocol="gRPC",
-        only_small=True,
-    ),
-    Case(
-        "fastapi",
-        "FastAPI on uvicorn, read in a thread",
-        "fastapi",
-        lambda server, document: rest(server.http, document),
-        everywhere=False,
-    ),
-    Case(
-        "fastapi-inline",
-        "FastAPI on uvicorn, read on the loop",
-        "fastapi",
-        lambda server, document: rest(server.http, document, "/inline"),
-    ),
-    Case(
-        "envoy-direct",
-        "Envoy direct_response",
-        "envoy-direct",
-        lambda server, document: rest(server.http, document),
-    ),
-    Case(
-        "go-rest",
-        "Go: grpc-gateway over gRPC",
-        "go",
-        lambda server, document: rest(server.http, document),
-    ),
-    Case(
-        "go-rest-inline",
-        "Go: grpc-gateway, calls within the process",
-        "go",
-        lambda server, document: rest(server.http, document, "/inline"),
-        everywhere=False,
-    ),
-    Case(
-        "go-json",
-        "Go: gRPC GetTaskJson",
-        "go",
-        lambda server, document: get_task_json(server.grpc, document),
-        protocol="gRPC",
-    ),
-    Case(
-        "go-typed",
-        "Go: gRPC GetTask",
-        "go",
-        lambda server, document: get_task(server.grpc, document),
-        protocol="gRPC",
-        one_large=True,
-        counted=True,
-    ),
-    Case(
-        "conductor",
-        "Conductor: REST",
-        "conductor",
-        lambda server, document: conductor_rest(server.http, document),
-        one_large=True,
-    ),
+    _over_grpc("echo", "empty grpc.aio echo", "grpc-echo", echo, only_small=True),
+    _over_rest("fastapi", "FastAPI on uvicorn, read in a thread", "fastapi", everywhere=False),
+    _over_rest("fastapi-inline", "FastAPI on uvicorn, read on the loop", "fastapi", _rest_inline),
+    _over_rest("envoy-direct", "Envoy direct_response", "envoy-direct"),
+    _over_rest("go-rest", "Go: grpc-gateway over gRPC", "go"),
+    _over_rest("go-rest-inline", "Go: grpc-gateway, calls within the process", "go", _rest_inline, everywhere=False),
+    _over_grpc("go-json", "Go: gRPC GetTaskJson", "go", get_task_json),
+    _over_grpc("go-typed", "Go: gRPC GetTask", "go", get_task, one_large=True, counted=True),
+    _over_rest("conductor", "Conductor: REST", "conductor", conductor_rest, one_large=True),
 )
 
 
@@ -270,7 +186,7 @@ def choose(keys: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [key for key in known if not wanted or any(fnmatch.fnmatchcase(key, pattern) for pattern in wanted)]
 
 
-@functools.cache
+@cache
 def _typed(document: Document) -> bytes:
     return GetTaskResponse(task=task_from_document(document.body)).SerializeToString()
 

@@ -84,22 +84,10 @@ def as_json(results: Results) -> dict[str, Any]:
         "cases": [_case_as_json(row) for row in results.measured],
         "ratios": [_ratio_as_json(ratio) for cell in results.cells for ratio in ratios(results.measured, cell)],
         "stores": [_case_as_json(row) for row in results.stores],
-        "small_reads": [
-            {
-                "server": b.title,
-                "state": b.state,
-                "p50_ms": b.p50s_ms,
-                "p99_ms": b.p99s_ms,
-                "large_a_second": b.large_rates,
-            }
-            for b in results.beside
-        ],
+        "small_reads": [_beside_as_json(beside) for beside in results.beside],
         "rows": [{"rows": among.rows, "p50_ms": among.p50s_ms, "p99_ms": among.p99s_ms} for among in results.rows],
         "growth": [{"server": g.server, "peak_bytes": g.peaks, "settled_bytes": g.settled} for g in results.growth],
-        "imports": [
-            {"tasks": run.tasks, "seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "peak_bytes": run.peak_bytes}
-            for run in results.imports
-        ],
+        "imports": [_import_as_json(run) for run in results.imports],
         "start_seconds": results.start_seconds,
         "idle_resident_bytes": {server: dict(parts) for server, parts in results.idle.items()},
     }
@@ -141,4 +129,23 @@ def _ratio_as_json(ratio: Ratio) -> dict[str, Any]:
         "lowest_round": ratio.lowest,
         "highest_round": ratio.highest,
         "cpu": ratio.cpu,
+    }
+
+
+def _beside_as_json(beside: Beside) -> dict[str, Any]:
+    return {
+        "server": beside.title,
+        "state": beside.state,
+        "p50_ms": beside.p50s_ms,
+        "p99_ms": beside.p99s_ms,
+        "large_a_second": beside.large_rates,
+    }
+
+
+def _import_as_json(run: Import) -> dict[str, Any]:
+    return {
+        "tasks": run.tasks,
+        "seconds": run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "peak_bytes": run.peak_bytes,
     }

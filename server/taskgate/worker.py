@@ -21,30 +21,32 @@ def main() -> int:
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     configure_logs(settings.log_level, settings.log_format)
 
-    def announce(address: Address) -> None:
-        sys.stdout.write(f"{address}\n")
-        sys.stdout.flush()
-
-    async def run() -> None:
-        orphaned = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-
-        async def watch_supervisor() -> None:
-            await reader.read()
-            orphaned.set()
-
-        watch = asyncio.create_task(watch_supervisor())
-        await serve(settings, share_port=True, announce=announce, stop=orphaned)
-        watch.cancel()
-
     try:
-        event_loop_runner()(run())
+        event_loop_runner()(_serve_until_orphaned(settings))
     except SettingsError as error:
         sys.stderr.write(f"taskgate: {error}\n")
         return 2
     return 0
+
+
+async def _serve_until_orphaned(settings: Settings) -> None:
+    """Serve; the end of standard input stops it, as a signal does."""
+    orphaned = asyncio.Event()
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+
+    async def watch_supervisor() -> None:
+        await reader.read()
+        orphaned.set()
+
+    watch = asyncio.create_task(watch_supervisor())
+    await serve(settings, share_port=True, announce=_announce, stop=orphaned)
+    watch.cancel()
+
+
+def _announce(address: Address) -> None:
+    sys.stdout.write(f"{address}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, _excuse, assert_public
 from support.cassandra import USER, CassandraNode, ConductorsKeyspace
-from support.postgresql import free_port
+from support.database_server import free_port
 from taskgate.errors import DocumentUnreadable, SettingsError, StoreUnavailable
 from taskgate.layout import Layout
 from taskgate.stores import open_store, open_writer

@@ -18,7 +18,8 @@ import uvloop
 from redis.crc import key_slot
 
 from conformance.suite import ID, stored
-from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched, free_port
+from support.database_server import free_port
+from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched
 from support.running import eventually
 from taskgate.errors import SettingsError, StoreUnavailable
 from taskgate.layout import Layout

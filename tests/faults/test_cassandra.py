@@ -1,6 +1,5 @@
 """A Cassandra node is restarted and hangs under load, while the system runs."""
 
-import http.client
 import json
 import signal
 import time
@@ -18,6 +17,7 @@ from support.cassandra import PASSWORD, CassandraNode, ConductorsKeyspace
 from support.documents import DOCUMENTED, DOCUMENTED_ID, compact
 from support.doors import GrpcDoor, RestDoor
 from support.load import callers
+from support.outages import healthz
 from support.running import System, eventually, running_system, taskgate
 from taskgate.conductor_task import project_task_model
 
@@ -43,15 +43,6 @@ def system(request: pytest.FixtureRequest, keyspace: ConductorsKeyspace) -> Iter
     with running_system(url, "--layout", "conductor", transport=request.param, workers=1) as system:
         eventually(lambda: healthz(system) == 200, "healthy")
         yield system
-
-
-def healthz(system: System) -> int:
-    connection = http.client.HTTPConnection(system.http, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def assert_retryable_or_right(outcomes: Counter[str]) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
-from support.load import answers, callers
+from support.load import answers, callers, check_sigterm_lets_calls_finish
 from support.running import System, eventually, running_system
 
 
@@ -148,18 +148,8 @@ def test_hangup_behind_envoy_ends_nothing(tmp_path: Path) -> None:
 
 
 def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
-    """Calls in flight when SIGTERM arrives are answered; then the exit code is 0 and no process is left."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=2) as system:
-        with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 100, "calls under way")
-            system.family()
-            system.process.send_signal(signal.SIGTERM)
-            system.wait_for("draining", in_log=True)
-            before = outcomes["ok"]
-            eventually(lambda: outcomes["ok"] > before + 20, "calls answered while draining")
-            assert system.wait() == 0
-        assert set(outcomes) <= {"ok", "refused", "not accepted"}, outcomes
-        system.assert_gone()
+        check_sigterm_lets_calls_finish(system)
 
 
 def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:

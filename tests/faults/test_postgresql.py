@@ -75,7 +75,7 @@ def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -
             time.sleep(0.2)
             served = outcomes["ok"]
             eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
-            assert end_sessions(server)
+            eventually(lambda: end_sessions(server), "sessions that can be ended")  # a busy machine may have none yet
     assert set(outcomes) == {"ok"}, outcomes
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from support.documents import put_row, task
 from support.doors import GrpcDoor
-from support.load import accepts, answers, callers
+from support.load import accepts, answers, callers, check_sigterm_lets_calls_finish
 from support.running import Running, System, eventually, running_system, taskgate
 
 
@@ -89,18 +89,8 @@ def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path
 
 
 def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
-    """Calls in flight when SIGTERM arrives are answered; then the exit code is 0 and no process is left."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport="grpcio", workers=2) as system:
-        with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 100, "calls under way")
-            system.family()
-            system.process.send_signal(signal.SIGTERM)
-            system.wait_for("draining", in_log=True)
-            before = outcomes["ok"]
-            eventually(lambda: outcomes["ok"] > before + 20, "calls answered while draining")
-            assert system.wait() == 0
-        assert set(outcomes) <= {"ok", "refused", "not accepted"}, outcomes
-        system.assert_gone()
+        check_sigterm_lets_calls_finish(system)
 
 
 def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:

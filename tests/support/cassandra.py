@@ -1,8 +1,6 @@
 """A Cassandra node of the tests' own, on free ports, and a keyspace as Conductor makes it."""
 
-import os
 import signal
-import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,15 +14,11 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cryptography.hazmat.primitives import serialization
 
-from support.redis_servers import free_port
-from support.running import eventually
+from support.database_server import DatabaseServer, free_port
 from tools import cassandra_programs
 
 USER = "taskgate"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
-
-START_SECONDS = 90
-"""It takes 5 to 12 on two cores."""
 
 _SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node begins with
 
@@ -32,23 +26,23 @@ _MEMORY = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"
 """It lives for a minute: compiling well costs more than it gives."""
 
 
-class CassandraNode:
+class CassandraNode(DatabaseServer):
     """One node, a cluster by itself. What it holds outlives its process, in ``folder``."""
+
+    patience = 90.0  # to start takes 5 to 12 seconds on two cores
 
     def __init__(self, folder: Path, *, passwords: bool = True, first: "CassandraNode | None" = None) -> None:
         """Without ``passwords`` it lets everybody in, and everybody do everything. ``first`` makes it a cluster of two.
 
         All nodes of a cluster have the same ports, so the second one has an address of its own.
         """
+        super().__init__(folder, free_port() if first is None else first.port)
         self.address = "127.0.0.1" if first is None else "127.0.0.2"
-        self.port = free_port() if first is None else first.port
         self._storage_port: int = free_port() if first is None else first._storage_port
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
         """A session of the driver as superuser: the tests' own way in, past ours."""
-        self._folder = folder
         self.passwords = passwords
-        self._process: subprocess.Popen[bytes] | None = None
         self._cluster: Any = None
         self._configure()
         self.start()
@@ -56,6 +50,11 @@ class CassandraNode:
             self.execute(f"CREATE ROLE {USER} WITH PASSWORD = '{PASSWORD}' AND LOGIN = true")
 
     def _configure(self) -> None:
+        self._certify()
+        cassandra_programs.configure(self.folder, self.port, self._storage_port, self.address, self._settings())
+
+    def _certify(self) -> None:
+        """A certificate for localhost, of an authority made for it."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.authority))
         certificate = authority.issue_cert("localhost")
@@ -63,8 +62,10 @@ class CassandraNode:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
-        (self._folder / "certificate.pem").write_bytes(key + chain)
-        own = {
+        (self.folder / "certificate.pem").write_bytes(key + chain)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "cluster_name": "tests",
             "auto_bootstrap": False,  # there is nothing yet that a second node would have to copy
             "authenticator": "PasswordAuthenticator" if self.passwords else "AllowAllAuthenticator",
@@ -75,7 +76,7 @@ class CassandraNode:
                 "enabled": True,
                 "optional": True,
                 "ssl_context_factory": {"class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory"},
-                "keystore": str(self._folder / "certificate.pem"),
+                "keystore": str(self.folder / "certificate.pem"),
             },
             # A write may be half as large as a segment of the log. What Conductor's keeps by default is 16 MiB.
             "commitlog_sync_period": "500ms",  # what is older than that survives a kill
@@ -84,7 +85,6 @@ class CassandraNode:
             "write_request_timeout": "20s",
             "auto_snapshot": False,  # of what is dropped
         }
-        cassandra_programs.configure(self._folder, self.port, self._storage_port, self.address, own)
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -94,16 +94,11 @@ class CassandraNode:
         query = f"?{urlencode(parameters)}" if parameters else ""
         return f"cassandra://{USER}:{quote(PASSWORD)}@{hosts or self}/{keyspace}{query}"
 
-    def start(self) -> None:
-        """Start, and wait until the side door is open."""
-        command = cassandra_programs.command(self._folder, _MEMORY)
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, start_new_session=True)
-        eventually(self._opens, f"Cassandra answers on {self.port}", START_SECONDS)
+    def command(self) -> list[str]:
+        return cassandra_programs.command(self.folder, _MEMORY)
 
-    def _opens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "log").read_text()[-10_000:]
+    def answers(self) -> bool:
+        """Whether the side door is open: opens it."""
         profile = ExecutionProfile(request_timeout=30, consistency_level=ConsistencyLevel.ALL)
         cluster = Cluster(
             [self.address], self.port, auth_provider=_SUPERUSER, protocol_version=4, compression=False,
@@ -122,33 +117,11 @@ class CassandraNode:
         return list(self.side_door.execute(statement, values or None))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop in order, or however else ``number`` makes it."""
+        """See ``DatabaseServer``."""
         if self._cluster is not None:
             self._cluster.shutdown()
             self._cluster = self.side_door = None
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(START_SECONDS)
-            self._process = None
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """It is not there while the block runs."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It is there while the block runs, and says nothing."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self._process.pid, signal.SIGCONT)
+        super().stop(number)
 
 
 class ConductorsKeyspace:

@@ -2,16 +2,32 @@
 
 import http.client
 import random
+import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.doors import RestDoor
-from support.running import System
+from support.running import System, eventually
+
+
+@contextmanager
+def in_threads(count: int, work: Callable[[int, threading.Event], None]) -> Iterator[None]:
+    """``count`` threads that do ``work``, given their number, until the event is set: when the block ends."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=work, args=(number, stop)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(30)
 
 
 @contextmanager
@@ -29,38 +45,46 @@ def callers(
     nothing was done, and goes elsewhere. With ``connect_anew`` they do not keep their connections.
     """
     outcomes: Counter[str] = Counter()
-    stop = threading.Event()
-
     tasks = list(documents.items())
 
-    def call() -> None:
+    def call(number: int, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection(system.http, timeout=20)
         while not stop.is_set():
-            new = connection.sock is None
-            try:
-                task_id, document = random.choice(tasks)
-                connection.request("GET", f"/api/tasks/{task_id}")
-                response = connection.getresponse()
-                body = response.read()
-                outcomes["ok" if body == document else f"{response.status} {body[:400]!r}"] += 1
-            except OSError as error:
-                refused = "refused" if isinstance(error, ConnectionRefusedError) else "not accepted"
-                outcomes[refused if new else repr(error)] += 1
+            outcomes[_ask(connection, *random.choice(tasks))] += 1
+            if connect_anew:
                 connection.close()
-            else:
-                if connect_anew:
-                    connection.close()
         connection.close()
 
-    threads = [threading.Thread(target=call) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads(count, call):
         yield outcomes
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
+
+
+def _ask(connection: http.client.HTTPConnection, task_id: str, document: bytes) -> str:
+    """What came of one call, in a word if it is what may come."""
+    new = connection.sock is None
+    try:
+        connection.request("GET", f"/api/tasks/{task_id}")
+        response = connection.getresponse()
+        body = response.read()
+    except OSError as error:
+        connection.close()
+        refused = "refused" if isinstance(error, ConnectionRefusedError) else "not accepted"
+        return refused if new else repr(error)
+    return "ok" if body == document else f"{response.status} {body[:400]!r}"
+
+
+def check_sigterm_lets_calls_finish(system: System) -> None:
+    """Calls in flight when SIGTERM arrives are answered; then the exit code is 0 and no process is left."""
+    with callers(system, 8) as outcomes:
+        eventually(lambda: outcomes["ok"] > 100, "calls under way")
+        system.family()
+        system.process.send_signal(signal.SIGTERM)
+        system.wait_for("draining", in_log=True)
+        before = outcomes["ok"]
+        eventually(lambda: outcomes["ok"] > before + 20, "calls answered while draining")
+        assert system.wait() == 0
+    assert set(outcomes) <= {"ok", "refused", "not accepted"}, outcomes
+    system.assert_gone()
 
 
 def answers(system: System) -> bool:

@@ -16,7 +16,7 @@ import pymysql
 import pymysql.cursors
 import trustme
 
-from support.redis_servers import free_port
+from support.database_server import free_port
 from tools import mysql_server, servers
 
 USER = "tester"

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.documents import task
 from support.doors import GRPC_TO_HTTP, GrpcDoor, Outcome, open_door
+from support.load import in_threads
 from support.running import System, eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -55,9 +56,8 @@ def kind_of(outcome: Outcome, document: bytes) -> str:
 def callers(system: System, count: int) -> Iterator[Counter[str]]:
     """Callers over REST and gRPC who ask for tasks at random without pause; what they got, by kind."""
     outcomes: Counter[str] = Counter()
-    stop = threading.Event()
 
-    def call(number: int) -> None:
+    def call(number: int, stop: threading.Event) -> None:
         order = random.Random(number)
         door = open_door(("rest", "grpc")[number % 2], system.http, system.grpc)
         while not stop.is_set():
@@ -65,15 +65,8 @@ def callers(system: System, count: int) -> Iterator[Counter[str]]:
             outcomes[kind_of(door.get_task_json(task_id), document)] += 1
         door.close()
 
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
+    with in_threads(count, call):
         yield outcomes
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
 
 
 def check_restart_under_load(system: System, fault: Callable[[], None]) -> None:

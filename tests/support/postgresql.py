@@ -1,10 +1,7 @@
 """A PostgreSQL server of the tests' own, from a wheel, on a free port."""
 
 import signal
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,28 +12,19 @@ import asyncpg
 import psutil
 import trustme
 
+from support.database_server import DatabaseServer, free_port
 from taskgate.stores.loop_thread import LoopThread
 from tools.postgresql_programs import Programs
 
 USER = "postgres"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
-_START_SECONDS = 30
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class PostgresqlServer:
+class PostgresqlServer(DatabaseServer):
     """One cluster in a folder of its own; as another user where the tests run as root, which PostgreSQL refuses."""
 
     def __init__(self, folder: Path, primary: "PostgresqlServer | None" = None) -> None:
-        self.port = free_port()
-        self._folder = folder
+        super().__init__(folder, free_port())
         self._data = folder / "data"
         self._programs = Programs(folder)
         self._data.mkdir(mode=0o700)
@@ -54,42 +42,31 @@ class PostgresqlServer:
                 "--wal-method=stream", "--checkpoint=fast", "--no-sync",
             )  # fmt: skip
         self._settings: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
         self._loop = LoopThread()
 
     def start(self, **settings: str) -> None:
         """Start, and wait until it takes connections; ``settings`` stay for later starts."""
         self._settings |= settings
+        super().start()
+
+    def command(self) -> list[str]:
         everything = {
             "port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
             "fsync": "off", "max_connections": "200", **self._settings,
         }  # fmt: skip
         arguments = [f"--{name}={value}" for name, value in everything.items()]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._programs.command("postgres", "-D", str(self._data), *arguments),
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                self.execute("SELECT 1")
-            except (OSError, asyncpg.PostgresError):
-                assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log()}"
-                assert time.monotonic() < deadline, self.log()
-                time.sleep(0.02)
-            else:
-                return
+        return self._programs.command("postgres", "-D", str(self._data), *arguments)
+
+    def answers(self) -> bool:
+        try:
+            self.execute("SELECT 1")
+        except (OSError, asyncpg.PostgresError):
+            return False
+        return True
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Stop as "fast" does: connections are ended."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(_START_SECONDS)
-            self._process = None
+        super().stop(number)
 
     def close(self) -> None:
         """Stop for good."""
@@ -99,8 +76,7 @@ class PostgresqlServer:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The server and all its processes stand still while the block runs."""
-        assert self._process is not None
-        server = psutil.Process(self._process.pid)
+        server = psutil.Process(self.process.pid)
         processes = [server, *server.children(recursive=True)]
         for process in processes:
             process.suspend()
@@ -125,7 +101,7 @@ class PostgresqlServer:
         """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost")
-        key, chain, root = (self._folder / name for name in ("key.pem", "chain.pem", "root.pem"))
+        key, chain, root = (self.folder / name for name in ("key.pem", "chain.pem", "root.pem"))
         certificate.private_key_pem.write_to_path(str(key))
         chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
         authority.cert_pem.write_to_path(str(root))
@@ -134,10 +110,6 @@ class PostgresqlServer:
         self.stop()
         self.start(ssl="on", ssl_cert_file=str(chain), ssl_key_file=str(key))
         return root
-
-    def log(self) -> str:
-        """What the server has written."""
-        return (self._folder / "log").read_text(errors="replace")
 
     def url(
         self,

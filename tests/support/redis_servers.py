@@ -1,9 +1,7 @@
 """Real Redis servers on free ports: one, a cluster, a primary and its replica under Sentinels."""
 
-import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +10,7 @@ from typing import Any
 
 import redis
 
+from support.database_server import DatabaseServer, free_port
 from support.running import eventually
 from tools import servers
 
@@ -19,23 +18,15 @@ PASSWORD = "correct horse"  # noqa: S105 - the conformance suite looks for it in
 PRIMARY_NAME = "tasks"
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-    return port
-
-
-class RedisServer:
+class RedisServer(DatabaseServer):
     """One server process. What it holds outlives it, in ``folder``."""
 
     def __init__(
         self, folder: Path, *options: str, sentinel_of: "RedisServer | None" = None, down_after: int = 0
     ) -> None:
         """``options`` as in a configuration file, a line each; ``down_after`` (milliseconds) is for Sentinels."""
-        self.folder = folder
         folder.mkdir(parents=True)
-        self.port = free_port()
+        super().__init__(folder, free_port())
         lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", f"logfile {folder}/log", *options]
         if sentinel_of is None:
             # Not synced: what the kernel has survives the end of a process. Not the largest files the system allows.
@@ -51,20 +42,15 @@ class RedisServer:
         self._configuration = folder / "redis.conf"
         self._configuration.write_text("\n".join(lines) + "\n")
         self._sentinel = sentinel_of is not None
-        self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def __str__(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        program = str(servers.find(servers.REDIS))
-        self._process = subprocess.Popen([program, str(self._configuration), *(["--sentinel"] * self._sentinel)])
-        eventually(self._answers, f"Redis answers on {self.port}")
+    def command(self) -> list[str]:
+        return [str(servers.find(servers.REDIS)), str(self._configuration), *(["--sentinel"] * self._sentinel)]
 
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "log").read_text()
+    def answers(self) -> bool:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.port)):
                 return False
@@ -77,39 +63,9 @@ class RedisServer:
         password = None if self._sentinel else PASSWORD
         return redis.Redis(port=self.port, socket_timeout=10, **({"password": password} | options))
 
-    def stop(self) -> None:
-        """End it in order."""
-        self._end(signal.SIGTERM)
-
     def kill(self) -> None:
         """End it at once."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.send_signal(signal.SIGCONT)
-            self._process.wait(20)
-            self._process = None
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """It is there, and says nothing."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self._process.pid, signal.SIGCONT)
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """It is not there."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
+        self.stop(signal.SIGKILL)
 
     @contextmanager
     def replaced_by_a_stranger(self) -> Iterator[None]:
@@ -189,7 +145,7 @@ class Cluster:
         eventually(ok, "cluster_state:ok", 30)
 
     def running(self) -> list[RedisServer]:
-        return [node for node in self.nodes if node._process is not None]
+        return [node for node in self.nodes if node.runs]
 
     def client(self) -> redis.RedisCluster:
         return redis.RedisCluster(

@@ -112,16 +112,7 @@ class EnvoyWithPython(EnvoyProcess):
             options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (beating, log), "cwd": empty}
             await super()._launch(command, env={**os.environ, **environment()}, **options)
             self._avoid_preemption()
-            orders = Orders(
-                settings=self._service.model_dump_json(),
-                directory=str(Path.cwd()),
-                python=sys.executable,
-                heartbeat=beating,
-                log=log,
-            )
-            assert self._process is not None  # noqa: S101 - for the type checker
-            assert self._process.stdin is not None  # noqa: S101 - same
-            self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
+            self._give_orders(heartbeat=beating, log=log)
         except BaseException:
             os.close(beats)
             raise
@@ -133,6 +124,19 @@ class EnvoyWithPython(EnvoyProcess):
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: protocol, os.fdopen(beats, "rb")
         )
+
+    def _give_orders(self, *, heartbeat: int, log: int) -> None:
+        """Tell the service what to do; ``heartbeat`` and ``log`` are files that it has inherited."""
+        orders = Orders(
+            settings=self._service.model_dump_json(),
+            directory=str(Path.cwd()),
+            python=sys.executable,
+            heartbeat=heartbeat,
+            log=log,
+        )
+        assert self._process is not None  # noqa: S101 - for the type checker
+        assert self._process.stdin is not None  # noqa: S101 - same
+        self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
 
     def _avoid_preemption(self) -> None:
         """Let no thread of Envoy's cut in on another when it wakes up.

@@ -1,13 +1,20 @@
 """What a ``cassandra://`` URL says."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
+from taskgate.stores.url_parts import (
+    Endpoint,
+    each_parameter,
+    parse_port,
+    refuse_fragment,
+    see_that_file_exists,
+    split_url,
+)
 
 DEFAULT_PORT: Final = 9042
 DEFAULT_KEYSPACE: Final = "conductor"
@@ -15,8 +22,6 @@ DEFAULT_KEYSPACE: Final = "conductor"
 
 DEFAULT_CONSISTENCY: Final = "LOCAL_QUORUM"
 """What Conductor reads and writes with, unless it is told otherwise: such a read sees every write that was finished."""
-
-_MOST_PORT = 65535
 
 _CHOICES = {
     "consistency": ("ONE", "TWO", "THREE", "QUORUM", "ALL", "LOCAL_ONE", DEFAULT_CONSISTENCY),
@@ -44,7 +49,7 @@ class Tls:
 class CassandraUrl:
     """Where Conductor's keyspace is and how to get there."""
 
-    hosts: tuple[tuple[str, int], ...]
+    hosts: tuple[Endpoint, ...]
     """Name or address, and port, of the nodes to begin with; they know the others."""
     keyspace: str
     user: str | None
@@ -57,40 +62,33 @@ class CassandraUrl:
     @property
     def name(self) -> str:
         """The URL without user, password and parameters: what messages and logs call the store."""
-        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
-        return f"cassandra://{hosts}/{self.keyspace}"
+        return f"cassandra://{','.join(map(str, self.hosts))}/{self.keyspace}"
 
 
 def parse_cassandra_url(rest: str) -> CassandraUrl:
     """What follows ``cassandra://``; raises SettingsError, never with a word of the user's part."""
-    place, _, query = rest.partition("?")
-    if "#" in rest:
-        raise SettingsError("store: in a cassandra URL, # is written %23")
-    authority, _, keyspace = place.partition("/")
-    credentials, at, hosts = authority.rpartition("@")
-    user, _, password = credentials.partition(":")
-    parameters = _parameters(query)
+    refuse_fragment("cassandra", rest)
+    parts = split_url(rest)
+    parameters = _parameters(parts.query)
     return CassandraUrl(
-        hosts=tuple(_host(host) for host in hosts.split(",")),
-        keyspace=_keyspace(unquote(keyspace)),
-        user=unquote(user) if at else None,
-        password=unquote(password),
+        hosts=tuple(_host(host) for host in parts.hosts.split(",")),
+        keyspace=_keyspace(unquote(parts.path)),
+        user=parts.user,
+        password=parts.password or "",
         local_dc=parameters.get("local_dc") or None,
         consistency=parameters.get("consistency", DEFAULT_CONSISTENCY),
         tls=_tls(parameters),
     )
 
 
-def _host(text: str) -> tuple[str, int]:
+def _host(text: str) -> Endpoint:
     match = _HOST.fullmatch(text)
     if match is None:
         raise SettingsError(
             "store: a cassandra URL needs the names of hosts, as in cassandra://host1:9042,host2/conductor"
         )
-    host, port = match[1], str(DEFAULT_PORT) if match[2] is None else match[2]
-    if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MOST_PORT):
-        raise SettingsError(f"store: the port of a cassandra URL is a number from 1 to {_MOST_PORT}")
-    return (host[1:-1] if host.startswith("[") else unquote(host)), int(port)
+    host, port = match[1], DEFAULT_PORT if match[2] is None else parse_port("cassandra", match[2])
+    return Endpoint(host[1:-1] if host.startswith("[") else unquote(host), port)
 
 
 def _keyspace(text: str) -> str:
@@ -102,15 +100,13 @@ def _keyspace(text: str) -> str:
 
 def _parameters(query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
+    for key, value in each_parameter("cassandra", query):
         if key not in _KNOWN:
             raise SettingsError(f"store: a cassandra URL takes no parameter {key!r}, only {', '.join(_KNOWN)}")
-        if key in parameters:
-            raise SettingsError(f"store: the cassandra URL has parameter {key!r} twice")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise SettingsError(f"store: {key} of the cassandra URL is one of {', '.join(_CHOICES[key])}")
-        if key in _FILES and not os.path.isfile(value):  # noqa: PTH113 - a name, passed on as it is
-            raise SettingsError(f"store: {key} of the cassandra URL: there is no file {value}")
+        if key in _FILES:
+            see_that_file_exists("cassandra", key, value)
         parameters[key] = value
     return parameters
 

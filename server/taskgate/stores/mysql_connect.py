@@ -1,8 +1,6 @@
 """Connections to MySQL and MariaDB, and public words for what goes wrong with them."""
 
 import asyncio
-import socket
-import ssl
 from typing import Any, Final
 
 import asyncmy
@@ -10,10 +8,10 @@ from asyncmy import errors
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.mysql_url import MysqlUrl
+from taskgate.stores.network_faults import LOST, network_reason
 
 _NO_TABLE = "it has no table 'task' as taskgate or Conductor makes it"
 _NO_ENTRY = "it does not take this user and password"
-_LOST = "the connection was lost"
 _TOO_SLOW = "it did not answer in time; is the table locked?"
 _NO_PLUGIN = "it asks for a kind of authentication that taskgate does not have, or only has with TLS"
 
@@ -57,13 +55,13 @@ _REASONS: Final = {
     1213: "it is locked by another program",
     1969: _TOO_SLOW,
     3024: _TOO_SLOW,
-    1317: _LOST,  # an administrator has ended the statement, and mostly the connection with it
-    1927: _LOST,
-    2006: _LOST,
-    2013: _LOST,
-    2014: _LOST,
-    2055: _LOST,
-    4031: _LOST,
+    1317: LOST,  # an administrator has ended the statement, and mostly the connection with it
+    1927: LOST,
+    2006: LOST,
+    2013: LOST,
+    2014: LOST,
+    2055: LOST,
+    4031: LOST,
     _NO_SUCH_PLUGIN: _NO_PLUGIN,
     _UNINTELLIGIBLE: "what answers there does not speak MySQL's protocol",
 }
@@ -71,15 +69,6 @@ _REASONS: Final = {
 
 TOO_SLOW: Final = {1205, 1969, 3024}
 """Numbers for a statement that took too long, or waited too long for a lock: the connection is as good as before."""
-
-_NETWORK_REASONS: Final[dict[type[OSError], str]] = {
-    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
-    ssl.SSLError: "TLS could not be agreed on with it",
-    socket.gaierror: "its host is not known",
-    ConnectionRefusedError: "nothing listens there",
-    FileNotFoundError: "nothing listens there",
-    TimeoutError: "it does not answer",
-}
 
 
 class _RefusedPlugin:
@@ -184,11 +173,7 @@ def number_of(error: Exception) -> int:
 def _reason(error: Exception) -> str | None:
     if isinstance(error, errors.MySQLError):
         if isinstance(error.__cause__, OSError):  # the driver wraps those of connecting
-            return _network_reason(error.__cause__)
+            return network_reason(error.__cause__)
         number = number_of(error)
-        return _REASONS.get(number, f"it reported an error, number {number}" if number else _LOST)
-    return _network_reason(error) if isinstance(error, OSError) else None
-
-
-def _network_reason(error: OSError) -> str:
-    return next((reason for kind, reason in _NETWORK_REASONS.items() if isinstance(error, kind)), _LOST)
+        return _REASONS.get(number, f"it reported an error, number {number}" if number else LOST)
+    return network_reason(error) if isinstance(error, OSError) else None

@@ -8,17 +8,16 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from taskgate.errors import SettingsError
+from taskgate.stores.url_parts import MOST_PORT, Endpoint, parse_parameters, parse_pool_size, split_url
 
 DEFAULT_PORT: Final = 3306
-DEFAULT_POOL_SIZE: Final = 8
-_MOST_CONNECTIONS: Final = 200
 
 _TLS_FILES: Final = ("ssl_ca", "ssl_cert", "ssl_key")
 _KEY_FILE: Final = "server_public_key_path"
@@ -47,47 +46,29 @@ class MysqlUrl:
     @property
     def name(self) -> str:
         """The URL without user, password and parameters: what messages and logs call the store."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mysql://{self.unix_socket or f'{host}:{self.port}'}/{self.database}"
+        return f"mysql://{self.unix_socket or Endpoint(self.host, self.port)}/{self.database}"
 
 
 def parse_mysql_url(rest: str) -> MysqlUrl:
     """What follows ``mysql://``; raises SettingsError, never with a word of the user's part or of a value."""
-    place, _, query = rest.partition("?")
-    parameters = _parameters(query)
-    authority, _, database = place.partition("/")
-    credentials, _, hosts = authority.rpartition("@")
-    user, _, password = credentials.partition(":")
-    if not database or "/" in database:
+    parts = split_url(rest)
+    parameters = parse_parameters("mysql", parts.query, _KNOWN, files=_FILES)
+    if not parts.path or "/" in parts.path:
         raise SettingsError(
             "store: a mysql URL names a database after the host, as in mysql://user@host:3306/conductor"
         )
-    host, port = _host_and_port(hosts)
+    host, port = _host_and_port(parts.hosts)
     return MysqlUrl(
         host=host,
         port=port,
         unix_socket=parameters.get("unix_socket"),
-        database=unquote(database),
-        user=unquote(user) or None,
-        password=unquote(password),
+        database=unquote(parts.path),
+        user=parts.user or None,
+        password=parts.password or "",
         tls=_tls(parameters),
         public_key=_public_key(parameters.get(_KEY_FILE)),
-        pool_size=_pool_size(parameters.get("pool_size", str(DEFAULT_POOL_SIZE))),
+        pool_size=parse_pool_size(parameters),
     )
-
-
-def _parameters(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError as error:
-        raise SettingsError("store: the parameters of a mysql URL are written ?name=value&name=value") from error
-    parameters = dict(pairs)
-    for name, value in parameters.items():
-        if name not in _KNOWN:
-            raise SettingsError(f"store: a mysql URL has no parameter {name!r}; there are {', '.join(sorted(_KNOWN))}")
-        if name in _FILES and not Path(value).is_file():
-            raise SettingsError(f"store: {name} names a file that does not exist")
-    return parameters
 
 
 def _host_and_port(given: str) -> tuple[str, int]:
@@ -99,7 +80,7 @@ def _host_and_port(given: str) -> tuple[str, int]:
     except ValueError as error:
         raise SettingsError("store: the host of a mysql URL is written HOST:PORT, the port from 1 to 65535") from error
     if port == 0:
-        raise SettingsError("store: a port is a number from 1 to 65535")
+        raise SettingsError(f"store: a port is a number from 1 to {MOST_PORT}")
     return host, port or DEFAULT_PORT
 
 
@@ -140,9 +121,3 @@ def _public_key(path: str | None) -> bytes | None:
     if not isinstance(key, RSAPublicKey):
         raise SettingsError(f"store: {_KEY_FILE} is not a PEM file of an RSA public key")
     return text
-
-
-def _pool_size(digits: str) -> int:
-    if not digits.isdecimal() or not 0 < int(digits) <= _MOST_CONNECTIONS:
-        raise SettingsError(f"store: pool_size is a number from 1 to {_MOST_CONNECTIONS}")
-    return int(digits)

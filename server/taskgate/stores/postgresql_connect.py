@@ -1,7 +1,5 @@
 """Connections to PostgreSQL, and public words for what goes wrong with them."""
 
-import socket
-import ssl
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,10 +8,10 @@ from urllib.parse import urlencode
 import asyncpg
 
 from taskgate.errors import StoreUnavailable
+from taskgate.stores.network_faults import LOST, network_reason
 from taskgate.stores.postgresql_url import PostgresqlUrl
 
 _NO_TABLE = "it has no table 'task' as taskgate or Conductor makes it"
-_LOST = "the connection was lost"
 
 _REASONS: Final = {
     "28000": "it does not let this user in",
@@ -30,10 +28,10 @@ _REASONS: Final = {
     "57P03": "it is starting or stopping",
     "57014": "it did not answer in time; is the table locked?",
     "55P03": "it is locked by another program",
-    "08003": _LOST,
-    "08006": _LOST,
-    "57P01": _LOST,
-    "57P02": _LOST,
+    "08003": LOST,
+    "08006": LOST,
+    "57P01": LOST,
+    "57P02": LOST,
 }
 """Public words for SQLSTATEs (PostgreSQL manual, appendix A); the server's own stay in the exception chain."""
 
@@ -98,21 +96,7 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, asyncpg.ClientConfigurationError):
         return "the TLS parameters of its URL cannot be used"
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return _LOST
-    return _network_reason(error) if isinstance(error, OSError) else None
-
-
-def _network_reason(error: OSError) -> str:
+        return LOST
     if isinstance(error, ConnectionError) and "rejected SSL" in str(error):  # asyncpg has no class of its own for it
         return "it does not offer TLS"
-    return next((reason for kind, reason in _NETWORK_REASONS.items() if isinstance(error, kind)), _LOST)
-
-
-_NETWORK_REASONS: Final[dict[type[OSError], str]] = {
-    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
-    ssl.SSLError: "TLS could not be agreed on with it",
-    socket.gaierror: "its host is not known",
-    ConnectionRefusedError: "nothing listens there",
-    FileNotFoundError: "nothing listens there",
-    TimeoutError: "it does not answer",
-}
+    return network_reason(error) if isinstance(error, OSError) else None

@@ -6,15 +6,12 @@
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
+from taskgate.stores.url_parts import MOST_PORT, Endpoint, parse_number, parse_parameters, parse_pool_size, split_url
 
 DEFAULT_PORT = 5432
-DEFAULT_POOL_SIZE = 8
-_MOST_CONNECTIONS = 200
-_MOST_PORT = 65535
 
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
@@ -37,7 +34,7 @@ _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]*)(?::([^:]*))?")
 class PostgresqlUrl:
     """Where the table is and how to get there; what the URL leaves out comes from PG* variables and ``~/.pgpass``."""
 
-    hosts: tuple[tuple[str, int], ...]
+    hosts: tuple[Endpoint, ...]
     """Name, address or directory of a socket, and port; tried in this order. None given: a local server."""
     database: str | None
     user: str | None
@@ -53,51 +50,29 @@ class PostgresqlUrl:
     @property
     def name(self) -> str:
         """The URL without user, password and parameters: what messages and logs call the store."""
-        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
-        return f"postgresql://{hosts}/{self.database or self.user or ''}"
+        return f"postgresql://{','.join(map(str, self.hosts))}/{self.database or self.user or ''}"
 
 
 def parse_postgresql_url(rest: str) -> PostgresqlUrl:
     """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
-    place, _, query = rest.partition("?")
-    parameters = _parameters(query)
-    authority, _, database = place.partition("/")
-    credentials, at, hosts = authority.rpartition("@")
-    user, colon, password = credentials.partition(":")
-    database = unquote(database) or parameters.get("dbname", "")
+    parts = split_url(rest)
+    parameters = parse_parameters("postgresql", parts.query, _KNOWN, files=_FILES, choices=_CHOICES)
+    database = unquote(parts.path) or parameters.get("dbname", "")
     return PostgresqlUrl(
-        hosts=_hosts(parameters.get("host") or unquote(hosts), parameters.get("port")),
+        hosts=_hosts(parameters.get("host") or unquote(parts.hosts), parameters.get("port")),
         database=database or None,
-        user=(unquote(user) if at else parameters.get("user")) or None,
-        password=unquote(password) if colon else parameters.get("password"),
+        user=(parameters.get("user") if parts.user is None else parts.user) or None,
+        password=parameters.get("password") if parts.password is None else parts.password,
         tls={key: value for key, value in parameters.items() if key in _TLS},
         target=_target(parameters),
         passfile=parameters.get("passfile"),
         application_name=parameters.get("application_name", "taskgate"),
         schema=parameters.get("schema") or "public",
-        pool_size=_number(parameters, "pool_size", DEFAULT_POOL_SIZE, _MOST_CONNECTIONS),
+        pool_size=parse_pool_size(parameters),
     )
 
 
-def _parameters(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError as error:
-        raise SettingsError("store: the parameters of a postgresql URL are written ?name=value&name=value") from error
-    parameters = dict(pairs)
-    for name, value in parameters.items():
-        if name not in _KNOWN:
-            raise SettingsError(
-                f"store: a postgresql URL has no parameter {name!r}; there are {', '.join(sorted(_KNOWN))}"
-            )
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise SettingsError(f"store: {name} is one of {', '.join(_CHOICES[name])}")
-        if name in _FILES and not Path(value).is_file():
-            raise SettingsError(f"store: {name} names a file that does not exist")
-    return parameters
-
-
-def _hosts(given: str, ports: str | None) -> tuple[tuple[str, int], ...]:
+def _hosts(given: str, ports: str | None) -> tuple[Endpoint, ...]:
     if not given:
         return ()
     hosts = []
@@ -113,24 +88,18 @@ def _hosts(given: str, ports: str | None) -> tuple[tuple[str, int], ...]:
     if len(common) not in {1, len(hosts)}:
         raise SettingsError("store: a postgresql URL has one port for all hosts, or one for each")
     common = common * len(hosts) if len(common) == 1 else common
-    return tuple((host, _port(port or other)) for (host, port), other in zip(hosts, common, strict=True))
+    return tuple(Endpoint(host, _port(port or other)) for (host, port), other in zip(hosts, common, strict=True))
 
 
 def _port(digits: str) -> int:
     if not digits:
         return DEFAULT_PORT
-    if not digits.isdecimal() or not 0 < int(digits) <= _MOST_PORT:
-        raise SettingsError("store: a port is a number from 1 to 65535")
-    return int(digits)
+    port = parse_number(digits, MOST_PORT)
+    if port is None:
+        raise SettingsError(f"store: a port is a number from 1 to {MOST_PORT}")
+    return port
 
 
 def _target(parameters: dict[str, str]) -> str:
     target = parameters.get("target_session_attrs", "any")
     return _SAME_TARGET.get(target, target)
-
-
-def _number(parameters: dict[str, str], name: str, default: int, most: int) -> int:
-    digits = parameters.get(name, str(default))
-    if not digits.isdecimal() or not 0 < int(digits) <= most:
-        raise SettingsError(f"store: {name} is a number from 1 to {most}")
-    return int(digits)

@@ -1,20 +1,15 @@
 """What ``taskgate import`` writes into PostgreSQL: a table with Conductor's columns and one more, marked as ours."""
 
-import asyncio
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Final, Self
+from collections.abc import Sequence
+from typing import Final
 
 import asyncpg
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
-from taskgate.stores.interrupts import interrupts_held
-from taskgate.stores.loop_thread import LoopThread
 from taskgate.stores.postgresql_connect import connect, explain, table_of
 from taskgate.stores.postgresql_url import PostgresqlUrl
+from taskgate.stores.sql_writer import COMMENT, SqlWriter, foreign
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for making a connection."""
@@ -25,11 +20,6 @@ LOCK_TIMEOUT: Final = 30
 STATEMENT_TIMEOUT: Final = 300
 """Seconds after which a statement of ours is given up: the server has stopped answering."""
 
-MARK: Final = "taskgate layout "
-"""The comment on tables that taskgate makes begins so; the number of the layout follows."""
-
-LAYOUT_VERSION: Final = 1
-
 # IDs are compared byte for byte, which "C" does in one step. The document comes last, as in the SQLite store.
 _LAYOUT = """
 CREATE TABLE {table} (
@@ -39,7 +29,7 @@ CREATE TABLE {table} (
     modified_on timestamp DEFAULT CURRENT_TIMESTAMP,
     json_data   text NOT NULL
 );
-COMMENT ON TABLE {table} IS '{mark}'
+COMMENT ON TABLE {table} IS '{comment}'
 """
 
 # In a row that was there before, xmax is the transaction that locked it: this one.
@@ -68,69 +58,21 @@ _LAYOUT_LOCK = 0x54534B47
 """The advisory lock that writers take to make the layout: "TSKG"."""
 
 
-class PostgresqlWriter:
-    """Writes batches, each in one transaction; several may write at once, and readers notice nothing of it."""
+class PostgresqlWriter(SqlWriter):
+    """Writes the table ``task`` of one schema."""
 
     def __init__(self, url: PostgresqlUrl) -> None:
         """Connect, and make the layout where there is none. Raises StoreUnavailable."""
-        self.created = False
-        self.total = WriteCounts()
+        super().__init__(url.name, explain)
         self._url = url
         self._table = table_of(url)
-        self._connection: Any = None
-        self._closed = False
-        self._loop = LoopThread()
-        try:
-            with self._faults():
-                self._loop.run(self._prepare())
-        except BaseException:
-            self.close()
-            raise
+        self._transaction = 0
+        self._open()
 
-    def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """See ``TaskWriter``."""
-        if self._closed:
-            raise StoreUnavailable(f"The store {self._url.name} is closed")
-        rounds = [_Columns(part) for part in _rounds(tasks)]
-        with self._faults():
-            counts, transaction = self._loop.run(self._put(rounds))
-            with interrupts_held():
-                self._loop.run(self._commit(transaction))
-                self.total += counts
-        return counts
-
-    def close(self) -> None:
-        """See ``TaskWriter``."""
-        if not self._closed:
-            self._closed = True
-            self._loop.run(self._disconnect())
-            self._loop.close()
-
-    def __enter__(self) -> Self:
-        """Return this writer."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Whatever goes wrong, leave no transaction behind, and say it in words for people."""
-        try:
-            yield
-        except BaseException as error:
-            if not self._closed:
-                self._loop.run(self._disconnect())
-            public = explain(self._url.name, error) if isinstance(error, Exception) else None
-            if public is None:
-                raise
-            raise public from error
+    def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        return self._commit_after(self._put([_Columns(part) for part in _rounds(tasks)]))
 
     async def _prepare(self) -> None:
-        """Connect, and make the layout, or see that it is there."""
         self._connection = connection = await connect(self._url, {}, CONNECT_TIMEOUT)
         async with connection.transaction():
             await connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{STATEMENT_TIMEOUT}s")
@@ -142,22 +84,23 @@ class PostgresqlWriter:
                 schema = self._table.removesuffix(".task")
                 if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
                     await connection.execute(f"CREATE SCHEMA {schema}")
-                await connection.execute(_LAYOUT.format(table=self._table, mark=f"{MARK}{LAYOUT_VERSION}"))
+                await connection.execute(_LAYOUT.format(table=self._table, comment=COMMENT))
                 self.created = True
-            elif problem := _foreign(comment or ""):
-                raise StoreUnavailable(f"The store {self._url.name} is unavailable: {problem}")
+            elif problem := foreign(comment or ""):
+                raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
             await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
 
-    async def _put(self, rounds: Sequence["_Columns"]) -> tuple[WriteCounts, int]:
-        """Write without committing; returns what that did, and the transaction's number."""
+    async def _put(self, rounds: Sequence["_Columns"]) -> WriteCounts:
+        """Write without committing; returns what that did."""
         if self._connection is None:
             await self._prepare()
         await self._connection.execute("BEGIN")
         begun = await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{STATEMENT_TIMEOUT}s")
+        self._transaction = begun[2]
         counts = WriteCounts()
         for columns in rounds:
             counts += await self._put_distinct(columns)
-        return counts, begun[2]
+        return counts
 
     async def _put_distinct(self, columns: "_Columns") -> WriteCounts:
         ids, times, documents = columns.task_ids, columns.update_times, columns.documents
@@ -169,35 +112,25 @@ class PostgresqlWriter:
             counts.unchanged = kept - counts.older
         return counts
 
-    async def _commit(self, transaction: int) -> None:
-        """Commit; where the connection is lost over it, ask on another one what came of it."""
+    async def _commit(self) -> None:
         try:
             await self._connection.execute("COMMIT", timeout=LOCK_TIMEOUT)
         except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError):
             await self._disconnect()
-            if await self._committed(transaction):
-                return
-            raise
+            if not await self._was_committed(self._ask, LOCK_TIMEOUT):
+                raise
 
-    async def _committed(self, transaction: int) -> bool:
-        """Whether the server has committed the transaction, once it can say so."""
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while time.monotonic() < deadline:
+    async def _ask(self) -> bool | None:
+        """Whether the server has committed the transaction; None while it cannot say so."""
+        try:
+            connection = await connect(self._url, {}, CONNECT_TIMEOUT)
             try:
-                connection = await connect(self._url, {}, CONNECT_TIMEOUT)
-                try:
-                    status = await connection.fetchval("SELECT txid_status($1)", transaction, timeout=CONNECT_TIMEOUT)
-                finally:
-                    connection.terminate()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-                status = None
-            if status in {"committed", "aborted"}:
-                return bool(status == "committed")
-            await asyncio.sleep(0.5)
-        raise StoreUnavailable(
-            f"The store {self._url.name} is unavailable: the connection was lost while a batch was committed,"
-            " and it is not known whether that batch is stored"
-        )
+                status = await connection.fetchval("SELECT txid_status($1)", self._transaction, timeout=CONNECT_TIMEOUT)
+            finally:
+                connection.terminate()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            return None
+        return {"committed": True, "aborted": False}.get(status)
 
     async def _disconnect(self) -> None:
         if self._connection is not None:
@@ -226,12 +159,3 @@ def _rounds(tasks: Sequence[StoredTask]) -> list[list[StoredTask]]:
             rounds.append([])
         rounds[number].append(task)
     return rounds
-
-
-def _foreign(comment: str) -> str | None:
-    """Why a table with this comment is not for us to write to, or None."""
-    if not comment.startswith(MARK):
-        return "it belongs to another program (Conductor's own?), and taskgate writes only into tables it made"
-    if comment != f"{MARK}{LAYOUT_VERSION}":
-        return f"it has layout {comment.removeprefix(MARK)}, and this taskgate writes layout {LAYOUT_VERSION}"
-    return None

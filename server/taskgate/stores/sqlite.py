@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.layout import Layout
@@ -24,6 +23,7 @@ from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.read_threads import ReadThreads
 from taskgate.stores.sqlite_lookup import Lookup, LookupFailed, open_lookup
+from taskgate.stores.writer import Writer, compare
 
 T = TypeVar("T")
 
@@ -311,16 +311,13 @@ class _Connections:
             self._idle.pop().close()
 
 
-class SqliteWriter:
+class SqliteWriter(Writer):
     """Writes the table ``task`` of one file, creating both if need be."""
 
     def __init__(self, path: str) -> None:
         """Open ``path`` for writing; raises StoreUnavailable if that fails or the file is not ours."""
-        self.created = False
-        self.total = WriteCounts()
-        self._name = path
+        super().__init__(path)
         self._path = os.path.abspath(path)  # noqa: PTH100 - as in the reader
-        self._closed = False
         with ExitStack() as on_failure, self._faults():
             # Not SQLite's own waiting for locks: it would keep Ctrl-C waiting too.
             self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
@@ -328,16 +325,13 @@ class SqliteWriter:
             self._prepare()
             on_failure.pop_all()
 
-    def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """See ``TaskWriter``."""
-        if self._closed:
-            raise StoreUnavailable(f"The store {self._name} is closed")
+    def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         if self._file != _identity(self._path):
             raise _gone(self._name, "the file was removed or replaced while it was written to")
         with self._faults():
             try:
                 self._execute_patiently("BEGIN IMMEDIATE")
-                counts, changed = self._compare(tasks)
+                counts, changed = compare(tasks, self._stored_times(tasks), self._is_stored)
                 self._store(changed)
                 with interrupts_held():
                     self._connection.execute("COMMIT")
@@ -348,22 +342,9 @@ class SqliteWriter:
             self._limit_log()
         return counts
 
-    def close(self) -> None:
-        """See ``TaskWriter``. Leaves everything in the file itself, so that it can be copied or moved alone."""
-        if not self._closed:
-            self._closed = True
-            self._empty_log()
-            self._connection.close()
-
-    def __enter__(self) -> Self:
-        """Return this writer."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
+    def _release(self) -> None:
+        self._empty_log()  # everything is then in the file itself, which can be copied or moved alone
+        self._connection.close()
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -418,30 +399,9 @@ class SqliteWriter:
             time.sleep(pause)
             pause = min(pause * 2, 0.1)
 
-    def _compare(self, tasks: Sequence[StoredTask]) -> tuple[WriteCounts, list[StoredTask]]:
-        """Count what writing ``tasks`` one after the other does, and say which rows have to change."""
-        times = self._stored_times([task.task_id for task in tasks])
-        changed: dict[str, StoredTask] = {}
-        counts = WriteCounts()
-        for task in tasks:
-            known = times.get(task.task_id)
-            if known is None:
-                counts.added += 1
-            elif known > task.update_time:
-                counts.older += 1
-                continue
-            elif known == task.update_time and task.document == self._current(task.task_id, changed):
-                counts.unchanged += 1
-                continue
-            else:
-                counts.replaced += 1
-            times[task.task_id] = task.update_time
-            changed[task.task_id] = task
-        return counts, list(changed.values())
-
-    def _stored_times(self, task_ids: Sequence[str]) -> dict[str, int]:
+    def _stored_times(self, tasks: Sequence[StoredTask]) -> dict[str, int]:
         times: dict[str, int] = {}
-        for part in self._parts(task_ids):
+        for part in self._parts([task.task_id for task in tasks]):
             marks = ",".join("?" * len(part))
             statement = f"SELECT task_id, update_time FROM task WHERE task_id IN ({marks})"  # noqa: S608 - only marks
             times.update(self._connection.execute(statement, part))
@@ -456,11 +416,10 @@ class SqliteWriter:
         for start in range(0, len(items), self._rows_per_statement):
             yield items[start : start + self._rows_per_statement]
 
-    def _current(self, task_id: str, changed: dict[str, StoredTask]) -> bytes:
-        if task_id in changed:
-            return changed[task_id].document
+    def _is_stored(self, task: StoredTask) -> bool:
         statement = "SELECT CAST(json_data AS BLOB) FROM task WHERE task_id = ?"
-        return self._connection.execute(statement, (task_id,)).fetchone()[0]  # type: ignore[no-any-return]
+        (document,) = self._connection.execute(statement, (task.task_id,)).fetchone()
+        return bool(document == task.document)
 
     def _limit_log(self) -> None:
         try:

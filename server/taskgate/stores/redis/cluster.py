@@ -16,8 +16,8 @@ from taskgate.stores.redis.connection import Dialer, pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, see_that_it_reads, silence_reason
 from taskgate.stores.redis.first import first_answer
 from taskgate.stores.redis.link import Link
-from taskgate.stores.redis.location import Endpoint
 from taskgate.stores.redis.slots import SLOTS, slot_of
+from taskgate.stores.url_parts import Endpoint
 
 _CLUSTER_SLOTS = pack("CLUSTER", "SLOTS")
 

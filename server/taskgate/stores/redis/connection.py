@@ -26,7 +26,8 @@ from taskgate.stores.redis.faults import (
     reply_reason,
     silence_reason,
 )
-from taskgate.stores.redis.location import Credentials, Endpoint, Tls
+from taskgate.stores.redis.location import Credentials, Tls
+from taskgate.stores.url_parts import Endpoint
 
 _LAST_CHANCE = 0.05
 """Seconds for the event loop to read what came while it was busy elsewhere, before a server counts as silent."""

@@ -1,14 +1,21 @@
 """What the URL of a Redis store says."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
 from taskgate.layout import Layout
+from taskgate.stores.url_parts import (
+    Endpoint,
+    each_parameter,
+    parse_port,
+    refuse_fragment,
+    see_that_file_exists,
+    split_url,
+)
 
 
 class Kind(Enum):
@@ -17,16 +24,6 @@ class Kind(Enum):
     STANDALONE = ""
     SENTINEL = "+sentinel"
     CLUSTER = "+cluster"
-
-
-class Endpoint(NamedTuple):
-    """Where a server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Credentials(NamedTuple):
@@ -81,24 +78,18 @@ _SENTINEL_PARAMETERS = ("sentinel_user", "sentinel_password")
 
 _DEFAULT_PORT = {Kind.STANDALONE: 6379, Kind.SENTINEL: 26379, Kind.CLUSTER: 6379}
 
-_MAX_PORT = 65535
-
 
 def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
     """What follows ``scheme://``; raises SettingsError, which quotes nothing that may be a password."""
-    rest, _, query = rest.partition("?")
-    if "#" in rest or "#" in query:
-        raise SettingsError("store: in a redis URL, # is written %23")
-    authority, _, path = rest.partition("/")
-    user_info, _, hosts = authority.rpartition("@")
-    user, _, password = user_info.partition(":")
-    endpoints = tuple(_endpoint(host, _DEFAULT_PORT[kind]) for host in hosts.split(","))
+    refuse_fragment("redis", rest)
+    parts = split_url(rest)
+    endpoints = tuple(_endpoint(host, _DEFAULT_PORT[kind]) for host in parts.hosts.split(","))
     if kind is Kind.STANDALONE and len(endpoints) > 1:
         raise SettingsError(
             "store: a redis:// URL names one server; several belong to redis+sentinel:// or redis+cluster://"
         )
-    primary_name, database = _path(kind, unquote(path))
-    parameters = _parameters(kind, query, tls=tls)
+    primary_name, database = _path(kind, unquote(parts.path))
+    parameters = _parameters(kind, parts.query, tls=tls)
     name = f"redis{'s' if tls else ''}{kind.value}://{','.join(map(str, endpoints))}"
     return Location(
         name=name + {Kind.STANDALONE: f"/{database}", Kind.SENTINEL: f"/{primary_name}/{database}"}.get(kind, ""),
@@ -106,7 +97,7 @@ def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
         endpoints=endpoints,
         database=database,
         primary_name=primary_name,
-        credentials=Credentials(unquote(user), unquote(password)),
+        credentials=Credentials(parts.user or "", parts.password or ""),
         sentinel_credentials=Credentials(*(parameters.get(key, "") for key in _SENTINEL_PARAMETERS)),
         tls=Tls(*(_file(key, parameters) for key in _TLS_PARAMETERS)) if tls else None,
         namespace=parameters.get("namespace", ""),
@@ -122,9 +113,7 @@ def _endpoint(text: str, default_port: int) -> Endpoint:
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else unquote(host)
     if not host:
         raise SettingsError("store: a redis URL needs the name of a host, as in redis://localhost:6379/0")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT):
-        raise SettingsError(f"store: the port of a redis URL is a number from 1 to {_MAX_PORT}")
-    return Endpoint(host, int(port))
+    return Endpoint(host, parse_port("redis", port))
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
@@ -153,20 +142,18 @@ def _parameters(kind: Kind, query: str, *, tls: bool) -> Mapping[str, str]:
         *(_SENTINEL_PARAMETERS if kind is Kind.SENTINEL else ()),
     )
     parameters: dict[str, str] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
+    for key, value in each_parameter("redis", query):
         if key not in known:
             raise SettingsError(
                 f"store: this redis URL takes no parameter {key!r}, only {', '.join(known)}"
                 + ("" if tls or key not in _TLS_PARAMETERS else "; TLS has URLs that begin with rediss")
             )
-        if key in parameters:
-            raise SettingsError(f"store: the redis URL has parameter {key!r} twice")
         parameters[key] = value
     return parameters
 
 
 def _file(key: str, parameters: Mapping[str, str]) -> str:
     path = parameters.get(key, "")
-    if path and not os.path.isfile(path):  # noqa: PTH113 - a name, passed on as it is
-        raise SettingsError(f"store: {key} of the redis URL: there is no file {path}")
+    if path:
+        see_that_file_exists("redis", key, path)
     return path

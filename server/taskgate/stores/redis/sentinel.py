@@ -5,7 +5,8 @@ import hiredis
 from taskgate.stores.redis.connection import Dialer, pack
 from taskgate.stores.redis.faults import Unreachable, reply_reason
 from taskgate.stores.redis.first import first_answer
-from taskgate.stores.redis.location import Endpoint, Location
+from taskgate.stores.redis.location import Location
+from taskgate.stores.url_parts import Endpoint
 
 
 class Sentinels:

@@ -10,12 +10,10 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from hiredis import ReplyError
 
-from taskgate.errors import StoreUnavailable
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
@@ -26,6 +24,7 @@ from taskgate.stores.redis.link import MAX_WAITING
 from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.servers import Patience, servers_of
 from taskgate.stores.redis.slots import slot_of
+from taskgate.stores.writer import Writer
 
 LAYOUT_VERSION = b"1"
 """What the mark says of the layout above."""
@@ -52,7 +51,7 @@ _SCAN_KEYS = "1000"
 _PUT = files("taskgate.stores.redis").joinpath("put.lua").read_text()
 
 
-class RedisWriter:
+class RedisWriter(Writer):
     """See ``TaskWriter``.
 
     On one server, Sentinel or not, ``write`` is one script: all of it, or nothing. In a cluster no transaction spans
@@ -65,12 +64,9 @@ class RedisWriter:
 
     def __init__(self, location: Location) -> None:
         """Connect, and mark the keys as ours; raises StoreUnavailable if that fails or they are not."""
-        self.created = False
-        self.total = WriteCounts()
-        self._name = location.name
+        super().__init__(location.name)
         self._keyspace = location.keyspace(Layout.TASKGATE)
         self._in_one = location.kind is not Kind.CLUSTER
-        self._closed = False
         self._interrupts: Sequence[int] = ()  # what came while a write was under way
         self._thread = LoopThread()
         self._servers = servers_of(location, _PATIENCE)
@@ -83,10 +79,7 @@ class RedisWriter:
             self.close()
             raise
 
-    def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """See ``TaskWriter``."""
-        if self._closed:
-            raise StoreUnavailable(f"The store {self._name} is closed")
+    def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         for task in tasks:
             task.document.decode()  # what is not UTF-8 is refused before anything is written
         counts = WriteCounts()
@@ -94,31 +87,18 @@ class RedisWriter:
             with interrupts_held() as held:
                 self._interrupts = held
                 try:
-                    self._thread.run_unless(held, _INTERRUPT_GRACE, self._write(tasks, counts))
+                    self._thread.run_unless(held, _INTERRUPT_GRACE, self._put_all(tasks, counts))
                 finally:
                     self.total += counts
         except Unreachable as error:
             raise unavailable(self._name, error.reason) from error
         return counts
 
-    def close(self) -> None:
-        """See ``TaskWriter``."""
-        if not self._closed:
-            self._closed = True
-            self._thread.run(self._servers.close())
-            self._thread.close()
+    def _release(self) -> None:
+        self._thread.run(self._servers.close())
+        self._thread.close()
 
-    def __enter__(self) -> Self:
-        """Return this writer."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        self.close()
-
-    async def _write(self, tasks: Sequence[StoredTask], counts: WriteCounts) -> None:
+    async def _put_all(self, tasks: Sequence[StoredTask], counts: WriteCounts) -> None:
         """Write ``tasks`` and add to ``counts`` whatever the database has confirmed, as it does."""
         if self._in_one:
             parts = [tasks] if tasks else []

@@ -1,0 +1,22 @@
+"""Public words for what goes wrong on the way to a database; the system's own stay in the exception chain."""
+
+import socket
+import ssl
+from typing import Final
+
+LOST: Final = "the connection was lost"
+
+_REASONS: Final[dict[type[OSError], str]] = {
+    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
+    ssl.SSLError: "TLS could not be agreed on with it",
+    socket.gaierror: "its host is not known",
+    ConnectionRefusedError: "nothing listens there",
+    FileNotFoundError: "nothing listens there",
+    TimeoutError: "it does not answer",
+}
+"""The first that fits counts."""
+
+
+def network_reason(error: OSError) -> str:
+    """Why the store is unavailable, as a clause about it."""
+    return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), LOST)

@@ -1,0 +1,120 @@
+"""What the URLs of databases on a network have in common.
+
+Whatever is wrong with one raises SettingsError, never with a word of the user's part; ``kind`` is what messages call
+the URL, such as ``postgresql``.
+"""
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from taskgate.errors import SettingsError
+
+MOST_PORT: Final = 65535
+
+DEFAULT_POOL_SIZE: Final = 8
+_MOST_CONNECTIONS: Final = 200
+
+Choices = Mapping[str, Collection[str]]
+"""The values that some parameters may have."""
+
+
+class Endpoint(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlParts:
+    """``[user[:password]@]hosts[/path][?query]``; the last three are as they stand there, per cent signs included."""
+
+    user: str | None = field(repr=False)
+    password: str | None = field(repr=False)
+    hosts: str
+    path: str
+    query: str = field(repr=False)
+
+
+def split_url(rest: str) -> UrlParts:
+    """The parts of what follows ``scheme://``. A password may have an @ in it."""
+    place, _, query = rest.partition("?")
+    authority, _, path = place.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    user, colon, password = credentials.partition(":")
+    return UrlParts(
+        user=unquote(user) if at else None,
+        password=unquote(password) if colon else None,
+        hosts=hosts,
+        path=path,
+        query=query,
+    )
+
+
+def parse_number(digits: str, most: int) -> int | None:
+    """A number from 1 to ``most``; None for anything else."""
+    return int(digits) if digits.isascii() and digits.isdigit() and 0 < int(digits) <= most else None
+
+
+def refuse_fragment(kind: str, rest: str) -> None:
+    """Refuse a ``#``, which everywhere else would end a URL."""
+    if "#" in rest:
+        raise SettingsError(f"store: in a {kind} URL, # is written %23")
+
+
+def parse_port(kind: str, digits: str) -> int:
+    """A port of one of the hosts."""
+    port = parse_number(digits, MOST_PORT)
+    if port is None:
+        raise SettingsError(f"store: the port of a {kind} URL is a number from 1 to {MOST_PORT}")
+    return port
+
+
+def parse_parameters(
+    kind: str, query: str, known: Collection[str], *, files: Collection[str], choices: Choices | None = None
+) -> dict[str, str]:
+    """Parameters of which the last counts, as in libpq; those of ``files`` must name one. No value is ever said."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError as error:
+        raise SettingsError(f"store: the parameters of a {kind} URL are written ?name=value&name=value") from error
+    parameters = dict(pairs)
+    for name, value in parameters.items():
+        if name not in known:
+            raise SettingsError(f"store: a {kind} URL has no parameter {name!r}; there are {', '.join(sorted(known))}")
+        if choices and name in choices and value not in choices[name]:
+            raise SettingsError(f"store: {name} is one of {', '.join(choices[name])}")
+        if name in files and not Path(value).is_file():
+            raise SettingsError(f"store: {name} names a file that does not exist")
+    return parameters
+
+
+def each_parameter(kind: str, query: str) -> Iterator[tuple[str, str]]:
+    """Name and value of parameters that may be there once each."""
+    names = set()
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in names:
+            raise SettingsError(f"store: the {kind} URL has parameter {name!r} twice")
+        names.add(name)
+        yield name, value
+
+
+def see_that_file_exists(kind: str, name: str, path: str) -> None:
+    """Refuse parameter ``name`` if there is no file at ``path``."""
+    if not os.path.isfile(path):  # noqa: PTH113 - a name, passed on as it is
+        raise SettingsError(f"store: {name} of the {kind} URL: there is no file {path}")
+
+
+def parse_pool_size(parameters: Mapping[str, str]) -> int:
+    """``pool_size``: how many connections one process may have."""
+    size = parse_number(parameters.get("pool_size", str(DEFAULT_POOL_SIZE)), _MOST_CONNECTIONS)
+    if size is None:
+        raise SettingsError(f"store: pool_size is a number from 1 to {_MOST_CONNECTIONS}")
+    return size

@@ -1,0 +1,98 @@
+"""What the database servers of the tests have in common: a process on a free port, whose files outlive it."""
+
+import os
+import signal
+import socket
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.running import eventually
+
+_LOG_TAIL = 10_000
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class DatabaseServer(ABC):
+    """One server process, ended by its own ID, and started again on the same port and ``folder``."""
+
+    patience = 30.0
+    """Seconds that it has to start, or to stop."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        """Starts nothing."""
+        self.folder = folder
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """The command line."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether it does what clients ask."""
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process, which must be running."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            # Ctrl-C is for the tests, which then stop their servers in order.
+            self._process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
+        eventually(self._answers_while_it_runs, f"{type(self).__name__} answers on {self.port}", self.patience)
+
+    def _answers_while_it_runs(self) -> bool:
+        assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log()[-_LOG_TAIL:]}"
+        return self.answers()
+
+    def log(self) -> str:
+        """What it has written."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop in order, or however else ``number`` makes it; even if it is frozen."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGCONT)
+            self._process.wait(self.patience)
+            self._process = None
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It is not there while the block runs."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It is there while the block runs, and says nothing."""
+        process = self.process
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # or one of its threads might answer yet
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
