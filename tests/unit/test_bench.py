@@ -770,7 +770,7 @@ def test_a_store_whose_program_is_not_there_is_missing_with_all_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(servers, "SERVERS", tmp_path)
-    monkeypatch.setattr(servers, "_SYSTEM", ())
+    monkeypatch.setattr(servers, "SYSTEM", "")
     monkeypatch.setattr(cassandra_jars, "JARS", tmp_path / "jars")
     monkeypatch.setenv("PATH", "")
     needy = {key: start for key, start in _STARTERS.items() if not {SQLITE, POSTGRESQL, PGBOUNCER} & set(key)}
