@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.commands import import_tasks
 from bench.databases.base import Database
 from bench.databases.cassandra import running_cassandra
-from bench.databases.mariadb import fill_conductors_database, running_mariadb
+from bench.databases.mysql import fill_conductors_database, running_mariadb, running_mysql
 from bench.databases.pgbouncer import running_pgbouncer
 from bench.databases.postgresql import add_conductors_database, running_postgresql
 from bench.databases.redis import running_redis, running_redis_cluster, running_redis_sentinel
@@ -22,6 +22,8 @@ from bench.stores import (
     CONDUCTORS,
     MARIADB,
     MARIADB_CONDUCTOR,
+    MYSQL,
+    MYSQL_CONDUCTOR,
     PEER,
     PGBOUNCER,
     POSTGRESQL,
@@ -108,13 +110,19 @@ def _start_pgbouncer(stack: ExitStack, site: Site) -> dict[str, Server]:
     return {PGBOUNCER: _taskgate(stack, site, PGBOUNCER, stack.enter_context(running_pgbouncer(server)))}
 
 
-def _start_mariadb(stack: ExitStack, site: Site) -> dict[str, Server]:
-    database = stack.enter_context(running_mariadb(site.folder))
-    _fill(site.folder / "store-mariadb", database.url)
+def _start_mysql(
+    subject: str,
+    conductor: str,
+    running: Callable[[Path], AbstractContextManager[Database]],
+    stack: ExitStack,
+    site: Site,
+) -> dict[str, Server]:
+    database = stack.enter_context(running(site.folder))
+    _fill(site.folder / f"store-{_file_name(subject)}", database.url)
     conductors = fill_conductors_database(database, conductor_rows(TASKS))
     return {
-        MARIADB: _taskgate(stack, site, MARIADB, database),
-        MARIADB_CONDUCTOR: _taskgate(stack, site, MARIADB_CONDUCTOR, conductors),
+        subject: _taskgate(stack, site, subject, database),
+        conductor: _taskgate(stack, site, conductor, conductors),
     }
 
 
@@ -136,7 +144,8 @@ _STARTERS: Mapping[tuple[str, ...], Callable[[ExitStack, Site], dict[str, Server
     (SQLITE, SQLITE_CONDUCTOR): _start_sqlite,
     (POSTGRESQL, POSTGRESQL_CONDUCTOR, PEER, RESETTING_PEER): _start_postgresql,
     (PGBOUNCER,): _start_pgbouncer,
-    (MARIADB, MARIADB_CONDUCTOR): _start_mariadb,
+    (MYSQL, MYSQL_CONDUCTOR): partial(_start_mysql, MYSQL, MYSQL_CONDUCTOR, running_mysql),
+    (MARIADB, MARIADB_CONDUCTOR): partial(_start_mysql, MARIADB, MARIADB_CONDUCTOR, running_mariadb),
     (REDIS,): partial(_start_filled, REDIS, running_redis),
     (REDIS_SENTINEL,): partial(_start_filled, REDIS_SENTINEL, running_redis_sentinel),
     (REDIS_CLUSTER,): partial(_start_filled, REDIS_CLUSTER, running_redis_cluster),

@@ -17,14 +17,13 @@ TASKS = 1000
 """Tasks of 2 KB in each store."""
 
 SQLITE, POSTGRESQL, PGBOUNCER = "SQLite", "PostgreSQL", "PostgreSQL through pgbouncer"
-MARIADB = "MariaDB"
+MYSQL, MARIADB = "MySQL", "MariaDB"
 REDIS, REDIS_SENTINEL, REDIS_CLUSTER = "Redis", "Redis behind Sentinel", "Redis Cluster of 3"
-STORES = (SQLITE, POSTGRESQL, PGBOUNCER, MARIADB, REDIS, REDIS_SENTINEL, REDIS_CLUSTER)
+STORES = (SQLITE, POSTGRESQL, PGBOUNCER, MYSQL, MARIADB, REDIS, REDIS_SENTINEL, REDIS_CLUSTER)
 """Those that hold documents as they were imported."""
 
-SQLITE_CONDUCTOR, POSTGRESQL_CONDUCTOR, MARIADB_CONDUCTOR, CASSANDRA_CONDUCTOR = CONDUCTORS = tuple(
-    f"{store}, layout conductor" for store in (SQLITE, POSTGRESQL, MARIADB, "Cassandra")
-)
+CONDUCTORS = tuple(f"{store}, layout conductor" for store in (SQLITE, POSTGRESQL, MYSQL, MARIADB, "Cassandra"))
+SQLITE_CONDUCTOR, POSTGRESQL_CONDUCTOR, MYSQL_CONDUCTOR, MARIADB_CONDUCTOR, CASSANDRA_CONDUCTOR = CONDUCTORS
 """Those that hold the same tasks as Conductor keeps them."""
 
 PEER, RESETTING_PEER = "FastAPI + asyncpg", "FastAPI + asyncpg, sessions reset"

@@ -56,6 +56,7 @@ from bench.stores import (
     GRPC_ONE,
     MANY,
     MARIADB,
+    MYSQL,
     ONE,
     PEER,
     PGBOUNCER,
@@ -86,7 +87,7 @@ from taskgate.conductor_task import project_task_model
 from taskgate.errors import SettingsError
 from taskgate.stores import open_store
 from taskgate.v1.task_service_pb2 import GetTaskResponse
-from tools import cassandra_jars, servers
+from tools import cassandra_jars, mysql_server, servers
 
 # --- Load generators ------------------------------------------------------------------------------------------------
 
@@ -669,7 +670,7 @@ def test_every_kind_of_store_that_taskgate_knows_is_measured() -> None:
         open_store("nothing://")
     schemes = re.findall(r"([a-z+]+)://", str(refused.value).partition("as in")[2])
     names = {
-        "sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MARIADB, "redis": REDIS, "redis+sentinel": REDIS_SENTINEL,
+        "sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL, "redis": REDIS, "redis+sentinel": REDIS_SENTINEL,
         "redis+cluster": REDIS_CLUSTER, "cassandra": CASSANDRA_CONDUCTOR,
     }  # fmt: skip
     assert {names[scheme] for scheme in schemes} <= {subject for subject, asked in STORE_CASES if asked == MANY}
@@ -772,6 +773,9 @@ def test_a_store_whose_program_is_not_there_is_missing_with_all_its_rows(
     monkeypatch.setattr(servers, "SERVERS", tmp_path)
     monkeypatch.setattr(servers, "SYSTEM", "")
     monkeypatch.setattr(cassandra_jars, "JARS", tmp_path / "jars")
+    monkeypatch.setattr(mysql_server, "_SCRIPT", tmp_path / "mysqld")
+    monkeypatch.setattr(mysql_server, "_WHY_NOT", tmp_path / "mysql-is-missing")
+    monkeypatch.setattr(mysql_server, "_machines_own", lambda: None)
     monkeypatch.setenv("PATH", "")
     needy = {key: start for key, start in _STARTERS.items() if not {SQLITE, POSTGRESQL, PGBOUNCER} & set(key)}
     monkeypatch.setattr(store_servers, "_STARTERS", needy)
@@ -780,7 +784,7 @@ def test_a_store_whose_program_is_not_there_is_missing_with_all_its_rows(
     with running_stores(site, lambda _: None, missing.__setitem__, pytest.fail) as started:
         assert started == {}
     assert set(missing) == {subject for key in needy for subject in key}
-    assert all("'make setup' gets it" in reason for reason in missing.values())
+    assert all("'make setup' gets" in reason for reason in missing.values())
 
 
 # --- The picture ----------------------------------------------------------------------------------------------------

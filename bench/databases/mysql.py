@@ -1,4 +1,4 @@
-"""A MariaDB server with an empty database for taskgate and one as Conductor has it."""
+"""MySQL and MariaDB servers, each with an empty database for taskgate and one as Conductor has it."""
 
 import asyncio
 import os
@@ -11,9 +11,10 @@ import asyncmy
 from asyncmy.errors import MySQLError
 
 from bench.databases.base import Database, program_of
-from bench.errors import BenchError
+from bench.errors import BenchError, PeerMissing
 from bench.processes import ServerProcess, free_port
-from tools.servers import MARIADB, SERVERS
+from tools import mysql_server
+from tools.servers import MARIADB, SERVERS, Missing
 
 USER, PASSWORD = "bench", "bench"
 TASKS, CONDUCTOR = "tasks", "conductor"
@@ -30,24 +31,53 @@ CREATE TABLE task (
 """
 """With the key that Conductor's own migrations begin with, and the column that they find a task by (contract 3.1)."""
 
+_OURS = (
+    *(f"CREATE DATABASE {name} CHARACTER SET utf8mb4;" for name in (TASKS, CONDUCTOR)),
+    *(f"CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';", f"GRANT ALL ON *.* TO {USER}@'%';"),
+)
+"""The two databases, and a user who may do everything."""
+
 _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
 
 
 @contextmanager
 def running_mariadb(folder: Path) -> Iterator[Database]:
-    """A server as installed; the URL is of the empty database."""
-    program, port, own = program_of(MARIADB), free_port(), folder / "mariadb"
+    """MariaDB as installed; the URL is of the empty database."""
+    own = folder / "mariadb"
     (own / "data").mkdir(parents=True)
+    program = program_of(MARIADB)
     share = _share(Path(program))
     command = [program, "--no-defaults", f"--datadir={own / 'data'}", f"--lc-messages-dir={share}"]
     if os.geteuid() == 0:  # which it refuses unless it is told by name
         command.append("--user=root")
     _fill(command, share)
+    with _running(own, command) as database:
+        yield database
+
+
+@contextmanager
+def running_mysql(folder: Path) -> Iterator[Database]:
+    """MySQL itself, as the tests run it: its buffers are larger than all that it holds here."""
+    own = folder / "mysql"
+    (own / "data").mkdir(parents=True)
+    statements = own / "begin.sql"
+    statements.write_text("\n".join(_OURS))
+    try:
+        program = mysql_server.find_mysqld()
+        mysql_server.make_data(program, own / "data", f"--init-file={statements}")
+    except Missing as reason:
+        raise PeerMissing(str(reason)) from reason
+    with _running(own, [*mysql_server.command(program), f"--datadir={own / 'data'}"]) as database:
+        yield database
+
+
+@contextmanager
+def _running(own: Path, command: list[str]) -> Iterator[Database]:
+    port = free_port()
     settings = (f"--port={port}", "--bind-address=127.0.0.1", f"--socket={own / 'socket'}", "--skip-name-resolve")
-    url = f"mysql://{USER}:{PASSWORD}@127.0.0.1:{port}/{TASKS}"
     with ServerProcess([*command, *settings], own / "log", folder=own) as process:
         process.wait_until(lambda: execute(port, TASKS, "SELECT 1"))
-        yield Database(url, [process])
+        yield Database(f"mysql://{USER}:{PASSWORD}@127.0.0.1:{port}/{TASKS}", [process])
 
 
 def fill_conductors_database(server: Database, rows: Mapping[str, str]) -> Database:
@@ -73,16 +103,13 @@ def execute(port: int, database: str, statement: str, rows: Mapping[str, str] | 
     try:
         asyncio.run(run())
     except (OSError, MySQLError) as error:
-        raise BenchError(f"MariaDB: {error}") from error
+        raise BenchError(f"MySQL or MariaDB: {error}") from error
 
 
 def _fill(command: list[str], share: Path) -> None:
-    """Make the system tables, the two databases, and a user who may do everything."""
-    statements = [
-        *("CREATE DATABASE mysql;", "USE mysql;", *((share / name).read_text() for name in _SYSTEM_TABLES)),
-        *(f"CREATE DATABASE {name} CHARACTER SET utf8mb4;" for name in (TASKS, CONDUCTOR)),
-        *("FLUSH PRIVILEGES;", f"GRANT ALL ON *.* TO {USER}@'%' IDENTIFIED BY '{PASSWORD}';"),
-    ]
+    """Make the system tables, and what is ours."""
+    tables = ((share / name).read_text() for name in _SYSTEM_TABLES)
+    statements = ["CREATE DATABASE mysql;", "USE mysql;", *tables, "FLUSH PRIVILEGES;", *_OURS]
     made = subprocess.run(
         [*command, "--bootstrap"], input="\n".join(statements), capture_output=True, text=True, check=False
     )
