@@ -4,20 +4,16 @@ A read test must not depend on our writing, nor a write test on our reading: ``p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import MappingProxyType
 
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, TaskWriter
 
 
 class Rig(ABC):
-    """One new, empty database. A rig may excuse itself from a test by name, with the reason."""
-
-    excused: Mapping[str, str] = MappingProxyType({})
-    """Names of tests that this store is excused from, each with the reason."""
+    """One new, empty database."""
 
     name: str
     """What messages must call the store."""

@@ -43,13 +43,6 @@ def assert_public(error: StoreUnavailable, rig: Rig) -> None:
     assert not [word for word in DRIVER_WORDS if word in error.message]
 
 
-@pytest.fixture(autouse=True)
-def _excuse(request: pytest.FixtureRequest, rig: Rig) -> None:
-    reason = rig.excused.get(request.node.originalname)
-    if reason is not None:
-        pytest.skip(reason)
-
-
 class StoreSuite:
     """Reading."""
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 
 from conformance.rig import Rig
-from conformance.suite import ID, OTHER_ID, StoreSuite, _excuse, assert_public
+from conformance.suite import ID, OTHER_ID, StoreSuite, assert_public
 from support.cassandra import USER, CassandraNode, ConductorsKeyspace
 from support.database_server import free_port
 from taskgate.errors import DocumentUnreadable, SettingsError, StoreUnavailable
@@ -18,8 +18,6 @@ from taskgate.layout import Layout
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore
 from taskgate.stores.cassandra import parse_uuid
-
-__all__ = ["_excuse"]  # a fixture of the suite, for the class below
 
 _COLUMN_TYPES = {int: "int", float: "double"}
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from conformance.dictionary import check_like_a_dictionary
 from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
-from conformance.suite import ID, OTHER_ID, _excuse, assert_public, stored
+from conformance.suite import ID, OTHER_ID, assert_public, stored
 from support.cut_wire import MYSQL_COMMIT, overheard
 from support.mysql import KINDS, PASSWORD, USER, Mariadb, Mysql, MysqlServer, running_mysql
 from taskgate.errors import StoreUnavailable
@@ -24,8 +24,6 @@ from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.mysql import MysqlStore, statement_for
 from taskgate.stores.mysql_url import parse_mysql_url
-
-__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 
 _numbers = itertools.count()
 

@@ -12,7 +12,7 @@ import trustme
 
 from conformance.dictionary import check_like_a_dictionary
 from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
-from conformance.suite import ID, _excuse, stored
+from conformance.suite import ID, stored
 from support.cut_wire import POSTGRESQL_COMMIT
 from support.pgbouncer import running_pgbouncer
 from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port, running_postgresql
@@ -22,8 +22,6 @@ from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.postgresql import PostgresqlStore
 from taskgate.stores.postgresql_url import parse_postgresql_url
-
-__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 
 _numbers = itertools.count()
 

@@ -8,12 +8,10 @@ import pytest
 import redis
 
 from conformance.redis_rig import PREFIX, RedisRig
-from conformance.suite import StoreSuite, WriterSuite, _excuse
+from conformance.suite import StoreSuite, WriterSuite
 from support.redis_servers import RedisServer
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask
-
-__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 
 
 class StandaloneRig(RedisRig):

@@ -7,10 +7,8 @@ import pytest
 import redis
 
 from conformance.redis_rig import RedisRig
-from conformance.suite import StoreSuite, WriterSuite, _excuse
+from conformance.suite import StoreSuite, WriterSuite
 from support.redis_servers import PRIMARY_NAME, Watched
-
-__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 
 
 class SentinelRig(RedisRig):

@@ -16,11 +16,9 @@ import pytest
 
 from conformance.dictionary import check_like_a_dictionary
 from conformance.rig import Rig
-from conformance.suite import ID, StoreSuite, WriterSuite, _excuse, assert_public, stored
+from conformance.suite import ID, StoreSuite, WriterSuite, assert_public, stored
 from taskgate.errors import SettingsError, StoreUnavailable
 from taskgate.stores import open_store, open_writer
-
-__all__ = ["_excuse"]  # a fixture of the suite, for the classes below
 
 
 class SqliteRig(Rig):
