@@ -16,6 +16,11 @@ settings.register_profile("any-machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any-machine")
 
 
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: fixtures stop the servers that they started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The one part that a machine may lack must not be missed."""
     if reason := mysql_server.why_missing():
