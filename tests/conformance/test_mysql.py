@@ -411,33 +411,28 @@ def test_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
     check_like_a_dictionary(lambda: MysqlRig(tmp_path, server).url)
 
 
-async def test_tls(tmp_path: Path, server: MysqlServer) -> None:
+async def test_tls(rig: MysqlRig) -> None:
     """The certificate and the name in it are verified, and what the server demands is told."""
-    with running_mysql(type(server)) as server:  # noqa: PLR1704 - another one of the kind
-        root = server.certify()
-        rig = MysqlRig(tmp_path, server)
-        rig.create()
-        local = f"localhost:{server.port}"
-        with rig.new_user("careful", "REQUIRE SSL") as url:
-            rig.server.execute("GRANT SELECT ON *.* TO careful@'%'")
-            store = open_store(url)
-            assert "does not take this user and password" in await refusal(store)
-            await store.close()
-            secure = server.url(rig.database, user="careful", host=local, scheme="mariadb", ssl_ca=str(root))
-            store = open_store(secure)
-            assert await store.get_document(ID) is None
-            await store.close()
-        with server.connect() as connection, connection.cursor() as cursor:
-            cursor.execute("SET GLOBAL require_secure_transport = ON")
-            await check_reason(rig, rig.url, _WITHOUT_TLS[type(server)])
-            cursor.execute("SET GLOBAL require_secure_transport = OFF")
-        other = tmp_path / "other.pem"
-        trustme.CA().cert_pem.write_to_path(str(other))
-        for host, parameters in (
-            (local, {"ssl_ca": str(other)}),
-            (local, {"ssl": "true"}),
-            (f"127.0.0.1:{server.port}", {"ssl_ca": str(root)}),
-        ):
-            store = open_store(server.url(rig.database, host=host, **parameters))
-            assert "its TLS certificate is not to be trusted" in await refusal(store)
-            await store.close()
+    server = rig.server
+    root = server.certify()  # which does not matter to the other tests
+    rig.create()
+    local = f"localhost:{server.port}"
+    with rig.new_user("careful", "REQUIRE SSL") as url:
+        server.execute("GRANT SELECT ON *.* TO careful@'%'")
+        await check_reason(rig, url, "does not take this user and password")
+        secure = server.url(rig.database, user="careful", host=local, scheme="mariadb", ssl_ca=str(root))
+        store = open_store(secure)
+        assert await store.get_document(ID) is None
+        await store.close()
+    with server.setting("require_secure_transport", 1):
+        await check_reason(rig, rig.url, _WITHOUT_TLS[type(server)])
+    other = rig.folder / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    for host, parameters in (
+        (local, {"ssl_ca": str(other)}),
+        (local, {"ssl": "true"}),
+        (f"127.0.0.1:{server.port}", {"ssl_ca": str(root)}),
+    ):
+        await check_reason(
+            rig, server.url(rig.database, host=host, **parameters), "its TLS certificate is not to be trusted"
+        )

@@ -59,7 +59,8 @@ def killed(server: MysqlServer) -> None:
 @pytest.mark.parametrize("fault", [restarted, killed], ids=lambda fault: fault.__name__)
 def test_restart_under_load(server: MysqlServer, system: System, fault: Callable[[MysqlServer], None]) -> None:
     """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
-    check_restart_under_load(system, lambda: fault(server))
+    times = 2 if isinstance(server, Mysql) else 3  # MySQL takes three seconds to stop under load
+    check_restart_under_load(system, lambda: fault(server), times)
 
 
 def end_a_session(server: MysqlServer) -> bool:
