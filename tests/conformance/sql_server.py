@@ -7,43 +7,27 @@ import asyncio
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, assert_public, stored
 from support.cut_wire import cut_at_commit
-from support.redis_servers import free_port
+from support.database_server import DatabaseServer, free_port
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 
 
-class Server(Protocol):
-    """A server of the tests' own, which they may treat badly."""
-
-    port: int
-
-    def start(self) -> None:
-        """Start, and wait until it takes connections."""
-
-    def stop(self) -> None:
-        """Stop in order."""
-
-    def paused(self) -> AbstractContextManager[None]:
-        """The server stands still while the block runs."""
-
-
 class SqlServerRig(Rig):
     """A database of its own on a server that all tests of a module share."""
 
-    server: Server
+    server: DatabaseServer
 
     user: str
     """Who may do everything, in the URL."""
@@ -54,7 +38,7 @@ class SqlServerRig(Rig):
     lock_timeout: str
     """What is patched for a writer that shall not wait long."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
+    def __init__(self, folder: Path, server: DatabaseServer) -> None:
         super().__init__(folder)
         self.server = server
 
@@ -78,13 +62,8 @@ class SqlServerRig(Rig):
     def url(self) -> str:
         return self.url_by(self.server.port)
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        self.server.stop()
-        try:
-            yield
-        finally:
-            self.server.start()
+    def away(self) -> AbstractContextManager[None]:
+        return self.server.stopped()
 
     async def all_gone(self) -> None:
         """Wait until taskgate has no connection left."""
@@ -117,7 +96,7 @@ class SqlServerStoreSuite(StoreSuite):
         rig.put(ID, "{}")
         store = rig.open_store()
         assert await store.get_document(ID) == b"{}"
-        with rig.server.paused():
+        with rig.server.frozen():
             started = time.perf_counter()
             first = await asyncio.gather(*(store.get_document(f"{n}") for n in range(50)), return_exceptions=True)
             assert {type(result) for result in first} == {StoreUnavailable}

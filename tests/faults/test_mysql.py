@@ -82,7 +82,7 @@ def test_ended_sessions_fail_no_call(server: MysqlServer, system: System) -> Non
 
 def test_readiness_follows_the_server(server: MysqlServer, system: System) -> None:
     """``grpc.health.v1`` and ``/healthz`` tell balancers within seconds, both ways, whatever the trouble."""
-    for trouble in (server.paused, lambda: server.session("LOCK TABLES task WRITE", DATABASE)):
+    for trouble in (server.frozen, lambda: server.session("LOCK TABLES task WRITE", DATABASE)):
         with trouble():
             eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
             eventually(lambda: healthz(system) == 503, "unhealthy")

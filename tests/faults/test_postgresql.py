@@ -81,7 +81,7 @@ def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -
 
 def test_readiness_follows_the_server(server: PostgresqlServer, system: System) -> None:
     """``grpc.health.v1`` and ``/healthz`` tell balancers within seconds, both ways, whatever the trouble."""
-    for trouble in (server.paused, lambda: server.transaction("LOCK TABLE task", "postgres")):
+    for trouble in (server.frozen, lambda: server.transaction("LOCK TABLE task", "postgres")):
         with trouble():
             eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
             eventually(lambda: healthz(system) == 503, "unhealthy")
@@ -92,7 +92,7 @@ def test_readiness_follows_the_server(server: PostgresqlServer, system: System) 
 def test_paused_server_makes_nobody_wait_but_one(server: PostgresqlServer, system: System) -> None:
     """Once the outage is known, most calls are refused at once, and none takes three seconds."""
     door = open_door("grpc", system.http, system.grpc)
-    with server.paused():
+    with server.frozen():
         eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
         with callers(system, 16) as outcomes:
             started = time.perf_counter()

@@ -1,11 +1,9 @@
 """MariaDB and MySQL servers of the tests' own, on free ports."""
 
 import os
-import signal
 import subprocess
 import tempfile
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,19 +14,18 @@ import pymysql
 import pymysql.cursors
 import trustme
 
-from support.database_server import free_port
+from support.database_server import DatabaseServer, free_port
 from tools import mysql_server, servers
 
 USER = "tester"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
-_START_SECONDS = 30
 _UNKNOWN_THREAD = 1094
 
 _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
 
 
-class MysqlServer(ABC):
+class MysqlServer(DatabaseServer):
     """One data folder, and the server on it while it runs."""
 
     name: ClassVar[str]
@@ -41,17 +38,11 @@ class MysqlServer(ABC):
     """The table that has the settings of the session that asks."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self._folder = folder
+        super().__init__(folder, free_port())
         self._data = folder / "data"
         self._data.mkdir()
-        self._command = [
-            *self._make(),
-            f"--datadir={self._data}",
-            "--max-allowed-packet=128M",  # the largest documents must fit, with what surrounds them
-        ]
+        self._program = self._make()
         self._settings: dict[str, str] = {}
-        self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
     def _make(self) -> list[str]:
@@ -60,57 +51,35 @@ class MysqlServer(ABC):
     def start(self, **settings: str) -> None:
         """Start, and wait until it takes connections; ``settings`` stay for later starts."""
         self._settings |= settings
+        super().start()
+
+    def command(self) -> list[str]:
         everything = {
-            "port": str(self.port), "bind-address": "127.0.0.1", "socket": str(self._folder / "socket"),
-            "max-connections": "200", "skip-name-resolve": "1", **self._settings,
+            "datadir": str(self._data), "port": str(self.port), "bind-address": "127.0.0.1",
+            "socket": str(self.folder / "socket"), "max-connections": "200", "skip-name-resolve": "1",
+            "max-allowed-packet": "128M",  # the largest documents must fit, with what surrounds them
+            **self._settings,
         }  # fmt: skip
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in everything.items()]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen([*self._command, *arguments], stdout=log, stderr=log)
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                self.execute("SELECT 1")
-            except pymysql.OperationalError:
-                assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.log()}"
-                assert time.monotonic() < deadline, self.log()
-                time.sleep(0.02)
-            else:
-                return
+        return [*self._program, *(f"--{name.replace('_', '-')}={value}" for name, value in everything.items())]
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop in order, or as ``number`` does; connections are ended."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(_START_SECONDS)
-            self._process = None
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The server stands still while the block runs."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # every thread of it
+    def answers(self) -> bool:
         try:
-            yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.execute("SELECT 1")
+        except pymysql.OperationalError:
+            return False
+        return True
 
     def certify(self) -> Path:
         """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost")
-        key, chain, root = (self._folder / name for name in ("key.pem", "chain.pem", "root.pem"))
+        key, chain, root = (self.folder / name for name in ("key.pem", "chain.pem", "root.pem"))
         certificate.private_key_pem.write_to_path(str(key))
         chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
         authority.cert_pem.write_to_path(str(root))
         self.stop()
         self.start(ssl_cert=str(chain), ssl_key=str(key))
         return root
-
-    def log(self) -> str:
-        """What the server has written."""
-        return (self._folder / "log").read_text(errors="replace")
 
     def url(
         self,
@@ -214,7 +183,7 @@ class Mysql(MysqlServer):
 
     def _make(self) -> list[str]:
         program = mysql_server.find_mysqld()
-        statements = self._folder / "user.sql"
+        statements = self.folder / "user.sql"
         statements.write_text(_user())
         mysql_server.make_data(program, self._data, f"--init-file={statements}")
         return mysql_server.command(program)

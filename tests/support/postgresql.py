@@ -74,7 +74,7 @@ class PostgresqlServer(DatabaseServer):
         self._loop.close()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """The server and all its processes stand still while the block runs."""
         server = psutil.Process(self.process.pid)
         processes = [server, *server.children(recursive=True)]
