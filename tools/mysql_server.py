@@ -89,7 +89,8 @@ def command(program: Path) -> list[str]:
     """How to run it on little memory, and without care for a machine that loses its power."""
     found = [
         *(str(program), "--no-defaults", "--innodb-redo-log-capacity=16M", "--innodb-buffer-pool-size=32M"),
-        *("--innodb-flush-method=nosync", "--innodb-doublewrite=OFF", "--skip-log-bin", "--loose-mysqlx=OFF"),
+        *("--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF"),
+        *("--skip-log-bin", "--loose-mysqlx=OFF"),
         "--secure-file-priv=NULL",  # no folder of the machine's
     ]
     if program.is_relative_to(SERVERS):  # where it was not built to be

@@ -15,7 +15,7 @@ from asyncmy import errors
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
-from taskgate.stores.mysql_connect import connect, explain, number_of, terminate
+from taskgate.stores.mysql_connect import connect, explain, is_mariadb, number_of, terminate
 from taskgate.stores.mysql_url import MysqlUrl
 from taskgate.stores.sql_writer import COMMENT, SqlWriter, foreign
 from taskgate.stores.writer import compare
@@ -59,13 +59,20 @@ _COMMENT: Final = (
 
 _LOCK: Final = "SELECT batch FROM taskgate_import WHERE writer = '' FOR UPDATE"
 
-_NUMBER: Final = "INSERT INTO taskgate_import VALUES (%s, %s) ON DUPLICATE KEY UPDATE batch = VALUES(batch)"
+_NUMBER: Final = "REPLACE INTO taskgate_import VALUES (%s, %s)"
 
 _LOOK: Final = "SELECT task_id, update_time, SHA2(json_data, 256) FROM task WHERE task_id IN %s"
 
-_UPSERT: Final = (
-    "INSERT INTO task (task_id, update_time, json_data) VALUES (%s, %s, %s) ON DUPLICATE KEY UPDATE"
+_INSERT: Final = "INSERT INTO task (task_id, update_time, json_data) VALUES (%s, %s, %s)"
+
+# MariaDB knows no alias of what is inserted; MySQL, from 8.0.20 on, warns of every VALUES().
+_UPSERT_IN_MARIADB: Final = (
+    f"{_INSERT} ON DUPLICATE KEY UPDATE"
     " update_time = VALUES(update_time), modified_on = CURRENT_TIMESTAMP, json_data = VALUES(json_data)"
+)
+_UPSERT_IN_MYSQL: Final = (
+    f"{_INSERT} AS new ON DUPLICATE KEY UPDATE"
+    " update_time = new.update_time, modified_on = CURRENT_TIMESTAMP, json_data = new.json_data"
 )
 
 _IDS_AT_ONCE: Final = 1000
@@ -120,7 +127,8 @@ class MysqlWriter(SqlWriter):
             if changed:
                 rows = [_row(task) for task in changed]
                 _check_size(self._connection, rows, self._largest_statement)
-                await cursor.executemany(_UPSERT, rows)
+                statement = _UPSERT_IN_MARIADB if is_mariadb(self._connection) else _UPSERT_IN_MYSQL
+                await cursor.executemany(statement, rows)
         return counts
 
     async def _commit(self) -> None:
