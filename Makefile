@@ -75,7 +75,7 @@ check: setup ## format, lint, types, import rules, protos, Envoy configuration
 	$(BIN)/taskgate gateway --validate
 
 # The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
-conformance: setup ## compare with a real Conductor on each database (fetches 0.5 GB by Maven; six minutes)
+conformance: setup ## compare with a real Conductor on each database (fetches 0.5 GB by Maven; seven minutes)
 	$(BIN)/python -m pytest --timeout=900 tests/against_conductor/check_answers.py
 
 # For CI, which leaves `conformance` out where the jar is not to be had.
