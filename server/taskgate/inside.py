@@ -7,20 +7,18 @@ the configuration of ``taskgate gateway``), the settings come from TASKGATE_* va
 import asyncio
 import os
 import sys
-import threading
-import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
+from taskgate.beats import start_beating
 from taskgate.heap import keep_what_is_here
 from taskgate.layout import Layout
 from taskgate.logs import configure_logs
-from taskgate.orders import BEAT_INTERVAL, DRAIN, INTERPRETER_BEAT, LOOP_BEAT, Orders
+from taskgate.orders import DRAIN, Orders
 from taskgate.settings import Settings, load_settings
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
@@ -73,8 +71,7 @@ class Application:
             python = orders.python
             settings = Settings.model_validate_json(orders.settings)
             configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(orders.log, "wb"))
-            threading.Thread(target=_beat, args=(orders.heartbeat,), name="beat", daemon=True).start()
-            self._tasks.append(asyncio.create_task(_beat_in_loop(orders.heartbeat)))
+            self._tasks.append(start_beating(orders.heartbeat))
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
@@ -109,22 +106,6 @@ async def _obey(read: bytes, transport: EnvoyTransport) -> None:
     while line := await reader.readline():
         if line == DRAIN:
             transport.drain()
-
-
-def _beat(descriptor: int) -> None:
-    """Show for as long as the interpreter runs that it does."""
-    while True:
-        with suppress(BlockingIOError):  # the supervisor is behind with reading; that is enough of a sign
-            os.write(descriptor, INTERPRETER_BEAT)
-        time.sleep(BEAT_INTERVAL)
-
-
-async def _beat_in_loop(descriptor: int) -> None:
-    """Show for as long as the loop turns that it does."""
-    while True:
-        with suppress(BlockingIOError):
-            os.write(descriptor, LOOP_BEAT)
-        await asyncio.sleep(BEAT_INTERVAL)
 
 
 sys.path[:] = [path for path in sys.path if path != "."]  # pyvoy's; modules are not looked for where tasks may be

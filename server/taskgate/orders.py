@@ -9,15 +9,6 @@ import msgspec
 DRAIN = b"drain\n"
 """The line that makes health checks fail, so that balancers stop sending; calls are still answered."""
 
-BEAT_INTERVAL = 0.1
-"""Seconds between two beats of each kind, which the service writes to ``Orders.heartbeat``."""
-
-INTERPRETER_BEAT, LOOP_BEAT = b"i", b"l"
-"""What a thread writes for as long as the interpreter runs, and a task for as long as the event loop turns.
-
-A loop that is busy with large answers may take seconds to come round; an interpreter never does.
-"""
-
 
 class Orders(msgspec.Struct, frozen=True):
     """How to serve."""
@@ -32,7 +23,7 @@ class Orders(msgspec.Struct, frozen=True):
     """The interpreter that runs programs; the one inside Envoy has no program of its own."""
 
     heartbeat: int
-    """The file descriptor that takes beats."""
+    """The file descriptor that takes beats (module ``beats``)."""
 
     log: int
     """The file descriptor that takes log lines; standard error is Envoy's."""

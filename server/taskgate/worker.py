@@ -2,13 +2,14 @@
 
 The protocol is two pipes. Standard input carries the settings as one JSON line (they may hold a password, which has no
 place in a process list), then nothing; its end means that the supervisor is gone, and the worker drains and leaves.
-Standard output carries one line, the address, once the port is bound.
+Standard output carries one line, the address, once the port is bound, and from then on beats (module ``beats``).
 """
 
 import asyncio
 import sys
 
 from taskgate.addresses import Address
+from taskgate.beats import start_beating
 from taskgate.errors import SettingsError
 from taskgate.logs import configure_logs
 from taskgate.serve import serve
@@ -39,14 +40,16 @@ async def _serve_until_orphaned(settings: Settings) -> None:
         await reader.read()
         orphaned.set()
 
-    watch = asyncio.create_task(watch_supervisor())
-    await serve(settings, share_port=True, announce=_announce, stop=orphaned)
-    watch.cancel()
+    tasks = [asyncio.create_task(watch_supervisor())]
 
+    def announce(address: Address) -> None:
+        sys.stdout.write(f"{address}\n")
+        sys.stdout.flush()
+        tasks.append(start_beating(sys.stdout.fileno()))
 
-def _announce(address: Address) -> None:
-    sys.stdout.write(f"{address}\n")
-    sys.stdout.flush()
+    await serve(settings, share_port=True, announce=announce, stop=orphaned)
+    for task in tasks:
+        task.cancel()
 
 
 if __name__ == "__main__":

@@ -1,121 +1,101 @@
-"""Several server processes kept running: started, watched, replaced when they die, drained at the end."""
+"""gRPC servers of their own: a process each, and several of them kept running."""
 
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import structlog
 
 from taskgate.addresses import MAX_PORT, Address
+from taskgate.beats import until_silent
 from taskgate.errors import SettingsError
 from taskgate.reservations import reserve_all
 from taskgate.settings import Settings
+from taskgate.supervision import Supervisor
 
 START_TIMEOUT = 30.0
 """Seconds a worker has to bind its port."""
 
-_SHORT_LIFE = 5.0
-"""A worker that dies within this many seconds of its start is restarted with growing delays."""
-
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+_KILL_AFTER = 5.0
+"""Seconds to drain in for a worker that is not wanted before it has started."""
 
 
-@dataclass(slots=True)
-class _Worker:
-    settings: Settings
-    process: asyncio.subprocess.Process | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
+class WorkerProcess:
+    """One ``python -m taskgate.worker``; ``taskgate.supervision`` says what each method is for."""
 
-
-class WorkerPool:
-    """Processes of ``python -m taskgate.worker``, ``per_address`` of them on each of ``addresses``.
-
-    Workers that share an address get their connections from the kernel; those with one each get calls from Envoy.
-    The pool holds every address bound, without listening, for as long as it lives: no stranger can take the port of a
-    worker that is being replaced.
-    """
-
-    def __init__(self, settings: Settings, addresses: Sequence[Address], *, per_address: int = 1) -> None:
-        """Reserve the addresses; raises SettingsError if one is taken. ``self.addresses`` then has no port 0."""
-        self._reservations = reserve_all(addresses, key="grpc")
-        self.addresses = [reservation.address for reservation in self._reservations]
-        self._workers = [
-            _Worker(settings.model_copy(update={"grpc": address}))
-            for address in self.addresses
-            for _ in range(per_address)
-        ]
-        self._guards: list[asyncio.Task[None]] = []
-        self._stopping = False
+    def __init__(self, settings: Settings) -> None:
+        """It will listen on ``settings.grpc``, and let others listen there too."""
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
         self._log = structlog.get_logger("taskgate.workers")
 
     @property
-    def pids(self) -> list[int]:
-        """Process IDs of the workers that run now."""
-        return [w.process.pid for w in self._workers if w.process is not None and w.process.returncode is None]
+    def pid(self) -> int | None:
+        """The process ID while it runs, else None."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if running and self._process is not None else None
 
     async def start(self) -> None:
-        """Start all workers and wait until each has bound its port.
+        """Start it and wait until it has bound its port.
 
-        Raises SettingsError if one ends before that; its own words are on standard error.
+        Raises SettingsError if it ends before that (its own words are on standard error), or is not there in time.
         """
-        self._guards = [asyncio.create_task(self._keep_running(worker)) for worker in self._workers]
-        started = asyncio.gather(*(worker.ready.wait() for worker in self._workers))
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await _first_of(started, *self._guards)
+                await self._launch()
         except TimeoutError as error:
+            await self.stop(0)
             raise SettingsError(f"workers: a server process did not start within {START_TIMEOUT:g} s") from error
+        except BaseException:
+            await self.stop(_KILL_AFTER)
+            raise
+        self._log.info("worker listens", grpc=str(self._settings.grpc), pid=self.pid)
+
+    async def wait(self) -> int:
+        """Wait until it ends; returns its exit code, negative for a signal."""
+        assert self._process is not None  # noqa: S101 - it has been started
+        return await self._process.wait()
+
+    async def hung(self) -> None:
+        """Return when its interpreter or event loop has been silent for too long, or has ended."""
+        assert self._process is not None  # noqa: S101 - it has been started
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker: PIPE was asked for
+        await until_silent(self._process.stdout)
+
+    async def drain(self, seconds: float) -> None:
+        """Let it serve on for ``seconds``; it drains by itself when it is stopped."""
+        if self.pid is not None:
+            await asyncio.sleep(seconds)
 
     async def stop(self, grace: float) -> None:
-        """Ask every worker to drain, and end those that still run after ``grace`` seconds."""
-        self._stopping = True
-        running = [w.process for w in self._workers if w.process is not None and w.process.returncode is None]
-        for process in running:
-            with suppress(ProcessLookupError):
-                process.terminate()
+        """Ask it to drain; end it if it still runs after ``grace`` seconds."""
+        if self._process is None or self.pid is None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.terminate()
         try:
             async with asyncio.timeout(grace):
-                await asyncio.gather(*(process.wait() for process in running))
+                await self._process.wait()
         except TimeoutError:
-            self._log.warning("workers did not drain in time; ending them", seconds=grace)
-        for guard in self._guards:
-            guard.cancel()
-        for process in running:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        for reservation in self._reservations:
-            reservation.close()
+            self._log.warning("a worker did not drain in time; ending it", pid=self.pid, seconds=grace)
+            self.kill()
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once, with all calls that it has."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     def abandon(self) -> None:
-        """End all at once, with the calls that they have."""
-        for worker in self._workers:
-            if worker.process is not None:
-                with suppress(ProcessLookupError):
-                    worker.process.kill()
+        """``kill``."""
+        self.kill()
 
-    async def _keep_running(self, worker: _Worker) -> None:
-        """Start a worker, and again whenever it ends, until the pool stops. Returns only if it never came up."""
-        delay = _FIRST_DELAY
-        while not self._stopping:
-            began = time.monotonic()
-            code = await self._run_once(worker)
-            if self._stopping:
-                return
-            if not worker.ready.is_set():
-                raise SettingsError(f"workers: a server process ended with code {code} before it could listen")
-            short = time.monotonic() - began < _SHORT_LIFE
-            delay = min(delay * 2, _LONGEST_DELAY) if short else _FIRST_DELAY
-            self._log.warning("worker ended; replacing it", grpc=str(worker.settings.grpc), code=code, delay=delay)
-            await asyncio.sleep(delay)
-
-    async def _run_once(self, worker: _Worker) -> int:
-        process = await asyncio.create_subprocess_exec(
+    async def _launch(self) -> None:
+        self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "taskgate.worker",
@@ -125,16 +105,37 @@ class WorkerPool:
             env={"GRPC_VERBOSITY": "NONE", **os.environ},
             start_new_session=True,  # a terminal's Ctrl-C goes to the supervisor alone, which drains in order
         )
-        worker.process = process
         assert process.stdin is not None  # noqa: S101 - for the type checker: PIPE was asked for
         assert process.stdout is not None  # noqa: S101 - same
         with suppress(BrokenPipeError, ConnectionResetError):  # it died at once; its exit code says so below
-            process.stdin.write(worker.settings.model_dump_json().encode() + b"\n")
+            process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
             await process.stdin.drain()
-        if await process.stdout.readline():
-            worker.ready.set()
-            self._log.info("worker listens", grpc=str(worker.settings.grpc), pid=process.pid)
-        return await process.wait()
+        if not await process.stdout.readline():
+            code = await process.wait()
+            raise SettingsError(f"workers: a server process ended with code {code} before it could listen")
+
+
+class WorkerPool(Supervisor[WorkerProcess]):
+    """``per_address`` workers on each of ``addresses``.
+
+    Workers that share an address get their connections from the kernel; those with one each get calls from Envoy.
+    The pool holds every address bound, without listening, for as long as it lives: no stranger can take the port of a
+    worker that is being replaced.
+    """
+
+    def __init__(self, settings: Settings, addresses: Sequence[Address], *, per_address: int = 1, grace: float) -> None:
+        """Reserve the addresses; raises SettingsError if one is taken. ``self.addresses`` then has no port 0.
+
+        ``grace`` is how many seconds a worker that is restarted has to drain.
+        """
+        reservations = reserve_all(addresses, key="grpc")
+        self.addresses = [reservation.address for reservation in reservations]
+        makers = [
+            partial(WorkerProcess, settings.model_copy(update={"grpc": address}))
+            for address in self.addresses
+            for _ in range(per_address)
+        ]
+        super().__init__(makers, name="worker", grace=grace, reservations=reservations)
 
 
 def consecutive_addresses(first: Address, count: int) -> list[Address]:
@@ -147,12 +148,3 @@ def consecutive_addresses(first: Address, count: int) -> list[Address]:
     if first.port + count - 1 > MAX_PORT:
         raise SettingsError(f"grpc: {count} workers from port {first.port} on go past port {MAX_PORT}")
     return [Address(first.host, first.port + index) for index in range(count)]
-
-
-async def _first_of(success: asyncio.Future[Any], *failures: asyncio.Future[Any]) -> None:
-    """Wait for ``success``; raise what the first of ``failures`` to end raised."""
-    done, _ = await asyncio.wait((success, *failures), return_when=asyncio.FIRST_COMPLETED)
-    if success not in done:
-        success.cancel()
-    for future in done:
-        future.result()

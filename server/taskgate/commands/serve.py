@@ -17,11 +17,12 @@ def run_serve(settings: Settings) -> None:
 
 async def _supervise(settings: Settings) -> None:
     stop = asyncio.Event()
+    grace = settings.drain_delay + settings.shutdown_grace + 1
+    pool = WorkerPool(settings, [settings.grpc], per_address=settings.workers, grace=grace)
     stop_on_signals(stop)
-    pool = WorkerPool(settings, [settings.grpc], per_address=settings.workers)
     try:
         await pool.start()
         warn_open()
         await stop.wait()
     finally:
-        await pool.stop(settings.drain_delay + settings.shutdown_grace + 1)
+        await pool.stop(grace)

@@ -4,7 +4,6 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack
 from importlib.resources import files
-from typing import Any
 
 import click
 import structlog
@@ -13,7 +12,7 @@ from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
 from taskgate.errors import SettingsError
-from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
+from taskgate.gateway import EnvoyProcess, GatewaySettings
 from taskgate.gateway.inside import why_not
 from taskgate.layout import Layout
 from taskgate.logs import warn_open
@@ -21,6 +20,7 @@ from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
 from taskgate.stores import is_embedded, open_writer
 from taskgate.stores.base import StoredTask
+from taskgate.supervision import Supervisor
 from taskgate.workers import WorkerPool, consecutive_addresses
 
 DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
@@ -28,9 +28,6 @@ DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
 _STOP_SLACK = 1.0
 """Seconds beyond its grace that a process gets before it is ended."""
-
-_ENVOY_RESTART_DELAY = 0.2
-"""Seconds between the end of an Envoy that nobody stopped and the start of the next."""
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
@@ -83,33 +80,12 @@ async def _up_inside(settings: Settings, *, demo: bool) -> None:
         stop_on_signals(stop, pool.abandon)
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
         await pool.start()
-        _restart_on_hangup(pool)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.restart)
         warn_open()
         click.echo(banner(pool.http, [pool.grpc], demo=demo))
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
         await pool.drain(settings.drain_delay)
-
-
-def _restart_on_hangup(pool: EnvoyPool) -> None:
-    running: set[asyncio.Task[None]] = set()
-
-    def restart() -> None:
-        if running:
-            structlog.get_logger("taskgate.up").warning("a restart is under way already")
-            return
-        task = asyncio.create_task(pool.restart())
-        running.add(task)
-        task.add_done_callback(running.discard)
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, restart)
-
-
-def _refuse_hangup() -> None:
-    log = structlog.get_logger("taskgate.up")
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: log.warning("SIGHUP restarts nothing with transport grpcio")
-    )
 
 
 async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
@@ -119,51 +95,30 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
     2. Envoy ends.
     3. The workers, which nobody calls any more, drain and close the store.
     """
-    log = structlog.get_logger("taskgate.up")
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         # Envoy does the waiting for balancers; its workers have no other callers that could need to notice.
-        pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses)
+        grace = settings.shutdown_grace + _STOP_SLACK
+        pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses, grace=grace)
         envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
+        keeper = Supervisor([lambda: envoy], name="Envoy", grace=settings.shutdown_grace)
 
         def abandon() -> None:
-            envoy.abandon()
+            keeper.abandon()
             pool.abandon()
 
         stop_on_signals(stop, abandon)
-        _refuse_hangup()
-        stack.push_async_callback(pool.stop, settings.shutdown_grace + _STOP_SLACK)
+        stack.push_async_callback(pool.stop, grace)
         await pool.start()
-        stack.push_async_callback(envoy.stop, settings.shutdown_grace)
-        listening = await envoy.start()
+        stack.push_async_callback(keeper.stop, settings.shutdown_grace)
+        await keeper.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.restart)
         warn_open()
-        click.echo(banner(listening, pool.addresses, demo=demo))
-        guard = asyncio.create_task(_keep_running(envoy))
+        assert envoy.address is not None  # noqa: S101 - it has been started
+        click.echo(banner(envoy.address, pool.addresses, demo=demo))
         await stop.wait()
-        guard.cancel()
-        log.info("draining", seconds=settings.drain_delay)
-        await envoy.drain(settings.drain_delay)
-
-
-async def _keep_running(envoy: EnvoyProcess) -> None:
-    """Start Envoy again whenever it ends by itself; runs until cancelled."""
-    log = structlog.get_logger("taskgate.up")
-    while True:
-        code = await envoy.wait()
-        log.error("Envoy ended; starting it again", code=code)
-        await _start_again(envoy, log)
-
-
-async def _start_again(envoy: EnvoyProcess, log: Any) -> None:
-    """Start Envoy, however often it takes: its port may be taken for the moment."""
-    while True:
-        await asyncio.sleep(_ENVOY_RESTART_DELAY)
-        try:
-            await envoy.start()
-        except GatewayError as error:
-            log.error("Envoy cannot start; trying again", reason=str(error))  # noqa: TRY400 - the sentence says it all
-        else:
-            return
+        structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
+        await keeper.drain(settings.drain_delay)
 
 
 def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySettings:

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from taskgate.addresses import Address, check_port_free
+from taskgate.beats import HUNG_AFTER, SECOND_LOOK
 from taskgate.errors import SettingsError
 from taskgate.gateway.configuration import (
     LISTENER,
@@ -33,6 +34,7 @@ START_TIMEOUT = 30.0
 """Seconds Envoy has until it accepts connections; its first health checks are part of that."""
 
 _POLL_INTERVAL = 0.02
+_LOOK_INTERVAL = 0.25  # seconds between two looks whether Envoy hangs
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL
 _ADMIN_TIMEOUT = 5.0
 _LONGEST_LOG_LINE = 1 << 20
@@ -41,11 +43,16 @@ _LONGEST_LOG_LINE = 1 << 20
 # process with threads. Envoy keeps this process's ID.
 _LAUNCHER = """
 import ctypes, os, resource, signal, sys
-parent, *command = sys.argv[1:]
+parent, batch, *command = sys.argv[1:]
 if sys.platform == "linux":  # a supervisor that is killed cannot stop Envoy; the kernel does it (PR_SET_PDEATHSIG)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != int(parent):  # it was killed before that
         sys.exit(1)
+if batch and sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen
+    try:  # here, so that all threads to come have it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:  # a sandbox forbids it
+        pass
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 try:  # two descriptors a connection; many shells allow 1,024
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -108,6 +115,8 @@ class EnvoyProcess:
 
         A port that Envoy chose (port 0) is kept when Envoy is started again.
 
+        Cancelled, it ends Envoy as ``stop`` does.
+
         Raises:
             GatewayError: the address is taken, Envoy refuses the configuration, or it is not ready in time.
         """
@@ -127,6 +136,9 @@ class EnvoyProcess:
         except TimeoutError as error:
             await self._end()
             raise GatewayError(f"Envoy was not ready within {START_TIMEOUT:g} s. {self._words()}") from error
+        except asyncio.CancelledError:
+            await self.stop()  # it may have taken its first calls
+            raise
         except BaseException:
             await self._end()
             raise
@@ -137,6 +149,19 @@ class EnvoyProcess:
         if self._process is None:
             raise GatewayError("Envoy has not been started")
         return await self._process.wait()
+
+    async def hung(self) -> None:
+        """Return when the admin interface has been silent for too long, or Envoy has ended.
+
+        Any answer is a sign of life. Connecting is none: the kernel takes connections for a process that hangs.
+        """
+        while await self._alive_within(HUNG_AFTER) or await self._alive_within(SECOND_LOOK):  # noqa: ASYNC110 - see stop
+            await asyncio.sleep(_LOOK_INTERVAL)
+
+    async def _alive_within(self, seconds: float) -> bool:
+        if self.admin is None or not self._running():
+            return False
+        return await asyncio.to_thread(_ask_admin, self.admin, "GET", "/ready", seconds) is not None
 
     async def drain(self, seconds: float | None = None) -> None:
         """Wind up without breaking a request. A second call only repeats the steps.
@@ -184,12 +209,15 @@ class EnvoyProcess:
         self._last_words.clear()
         await self._launch(command, stdin=asyncio.subprocess.DEVNULL)
 
-    async def _launch(self, command: list[str], **options: Any) -> None:
-        """Start ``command``; ``options`` are those of ``create_subprocess_exec``."""
+    async def _launch(self, command: list[str], *, batch: bool = False, **options: Any) -> None:
+        """Start ``command``, with scheduling policy SCHED_BATCH if ``batch`` and where nobody has chosen another.
+
+        ``options`` are those of ``create_subprocess_exec``.
+        """
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-I", "-S", "-c", _LAUNCHER),  # isolated and without site: starts in 10 ms, whatever the environment
-            str(os.getpid()),
+            *(str(os.getpid()), "batch" if batch else ""),
             *command,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
@@ -247,7 +275,8 @@ class EnvoyProcess:
         """The body of the admin interface's answer, or None if there was no good one."""
         if self.admin is None or not self._running():
             return None
-        return await asyncio.to_thread(_ask_admin, self.admin, method, target)
+        status, body = await asyncio.to_thread(_ask_admin, self.admin, method, target) or (None, None)
+        return body if status == HTTPStatus.OK else None
 
     async def _end(self) -> None:
         """SIGTERM, after a while SIGKILL; then remove what the process used."""
@@ -283,15 +312,14 @@ def _read_address(file: Path) -> Address | None:
     return Address.parse(text) if text else None
 
 
-def _ask_admin(admin: Address, method: str, target: str) -> str | None:
-    """One request to an admin interface: the body of a 200, else None. Blocks."""
-    connection = HTTPConnection(admin.host, admin.port, timeout=_ADMIN_TIMEOUT)
+def _ask_admin(admin: Address, method: str, target: str, timeout: float = _ADMIN_TIMEOUT) -> tuple[int, str] | None:
+    """One request to an admin interface: the status and body of its answer, None if there was none. Blocks."""
+    connection = HTTPConnection(admin.host, admin.port, timeout=timeout)
     try:
         connection.request(method, target)
         response = connection.getresponse()
-        body = response.read().decode()
+        return response.status, response.read().decode()
     except (OSError, HTTPException):
         return None
     finally:
         connection.close()
-    return body if response.status == HTTPStatus.OK else None

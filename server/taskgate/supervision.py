@@ -1,0 +1,211 @@
+"""Processes that are kept running: started, watched, replaced when they end or hang, restarted in turn, drained."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from taskgate.errors import SettingsError
+from taskgate.reservations import Reservation
+
+_SHORT_LIFE = 5.0
+"""A process that ends within this many seconds of its start is started again after a delay, which grows."""
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+
+_OVERLAP = 1.0
+"""Seconds for which a process that is being replaced goes on serving beside its successor."""
+
+
+class Supervised(Protocol):
+    """One process. After its end, which ``wait`` reports, ``start`` may be called again."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process ID while it runs, else None."""
+
+    async def start(self) -> object:
+        """Start it and wait until it takes calls. Raises SettingsError or OSError if it does not.
+
+        One whose start is cancelled finishes the calls that it may have already, and ends.
+        """
+
+    async def wait(self) -> int:
+        """Wait until it ends, for whatever reason; returns its exit code, negative for a signal."""
+
+    async def hung(self) -> None:
+        """Return when it hangs, or has ended."""
+
+    async def drain(self, seconds: float) -> None:
+        """Wind up for ``seconds`` in which calls are still served; again from anywhere in between, if called again."""
+
+    async def stop(self, grace: float) -> None:
+        """Let running calls finish for up to ``grace`` seconds, then end it. Safe to call at any time, and again."""
+
+    def kill(self) -> None:
+        """End it at once, with all calls that it has."""
+
+    def abandon(self) -> None:
+        """``kill``, and remove what it used; for a supervisor that ends at once."""
+
+
+P = TypeVar("P", bound=Supervised)
+
+
+@dataclass(slots=True)
+class _Place(Generic[P]):
+    """One of the processes that are to run, whichever it is at the moment."""
+
+    number: int
+    make: Callable[[], P]
+    process: P
+    guard: asyncio.Task[None] | None = None
+
+
+class Supervisor(Generic[P]):
+    """One process for each of ``makers``, kept running from ``start`` to ``stop``."""
+
+    def __init__(
+        self, makers: Sequence[Callable[[], P]], *, name: str, grace: float, reservations: Sequence[Reservation] = ()
+    ) -> None:
+        """``name`` is what the log calls a process, ``grace`` the seconds for the calls of one that is restarted.
+
+        ``reservations`` are addresses of the processes; they are let go by ``stop``.
+        """
+        self._places = [_Place(number, make, make()) for number, make in enumerate(makers)]
+        self._name = name
+        self._grace = grace
+        self._reservations = reservations
+        self._restarting: asyncio.Task[None] | None = None
+        self._aside: list[P] = []  # a predecessor that finishes its calls, a successor that is not ready yet
+        self._stopping = False
+        self._log = structlog.get_logger("taskgate.supervision")
+
+    async def start(self) -> None:
+        """Start all and wait until they take calls. Raises SettingsError or OSError if one does not."""
+        starts = [asyncio.create_task(place.process.start()) for place in self._places]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            await _cancel(*starts)
+        for place in self._places:
+            await self._guard(place)
+
+    def restart(self) -> None:
+        """Begin to replace one after the other: each goes when its successor takes calls, and finishes its own."""
+        if self._restarting is not None and not self._restarting.done():
+            self._log.warning("a restart is under way already")
+        elif not self._stopping:
+            self._restarting = asyncio.create_task(self._restart())
+
+    async def drain(self, seconds: float) -> None:
+        """As ``Supervised.drain``, all at once; whatever ends is not replaced any more, and a restart goes no further.
+
+        Both generations are drained then: the successor that starts and the predecessor that goes.
+        """
+        await self._stand_down()
+        await asyncio.gather(*(process.drain(seconds) for process in self._processes()))
+
+    async def stop(self, grace: float) -> None:
+        """As ``Supervised.stop``, all at once; then let go of the addresses."""
+        await self._stand_down()
+        await _cancel(*(place.guard for place in self._places if place.guard is not None))
+        await asyncio.gather(*(process.stop(grace) for process in self._processes()))
+        for reservation in self._reservations:
+            reservation.close()
+
+    def abandon(self) -> None:
+        """End all at once, with the calls that they have."""
+        for process in self._processes():
+            process.abandon()
+
+    def _processes(self) -> list[P]:
+        return [place.process for place in self._places] + self._aside
+
+    async def _stand_down(self) -> None:
+        self._stopping = True
+        if self._restarting is not None:
+            await _cancel(self._restarting)
+
+    async def _restart(self) -> None:
+        for place in self._places:
+            successor = place.make()
+            self._aside.append(successor)
+            try:
+                await successor.start()
+            except (SettingsError, OSError) as error:  # OSError: this machine is out of processes, or of memory
+                self._aside.remove(successor)
+                self._log.error("restart given up", reason=str(error))
+                return
+            self._aside.remove(successor)
+            predecessor, place.process = place.process, successor
+            self._aside.append(predecessor)
+            await self._guard(place)
+            await predecessor.drain(_OVERLAP)
+            await predecessor.stop(self._grace)
+            self._aside.remove(predecessor)
+            self._log.info(f"{self._name} restarted", number=place.number, pid=successor.pid)
+
+    async def _guard(self, place: _Place[P]) -> None:
+        """Watch the process that is in ``place`` now, instead of the one before."""
+        before, place.guard = place.guard, asyncio.create_task(self._keep_running(place.number, place.process))
+        if before is not None:
+            await _cancel(before)
+
+    async def _keep_running(self, number: int, process: P) -> None:
+        """Start ``process`` again whenever it ends or hangs; returns once everything stops."""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            problem = await _until_gone(process)
+            if self._stopping:
+                return
+            failures = failures + 1 if time.monotonic() - began < _SHORT_LIFE else 0
+            self._log.error(f"{self._name} gone; replacing it", number=number, problem=problem)
+            failures = await self._start_again(process, failures)
+
+    async def _start_again(self, process: P, failures: int) -> int:
+        """Start it, however often it takes; returns the number of failures in a row, ``failures`` included."""
+        while True:
+            await asyncio.sleep(_delay(failures))
+            try:
+                await process.start()
+            except (SettingsError, OSError) as error:
+                failures += 1
+                self._log.error(f"{self._name} cannot start; trying again", reason=str(error), delay=_delay(failures))
+            else:
+                return failures
+
+
+def _delay(failures: int) -> float:
+    """Seconds to wait before the next start, after so many failures in a row."""
+    return min(_FIRST_DELAY * 2.0 ** min(failures - 1, 10), _LONGEST_DELAY) if failures else 0.0
+
+
+async def _until_gone(process: Supervised) -> str:
+    """Wait until ``process`` ends, or hangs and is ended; returns what happened."""
+    ended = asyncio.create_task(process.wait())
+    hung = asyncio.create_task(process.hung())
+    try:
+        await asyncio.wait((ended, hung), return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            # Its end may be what made it silent; it is then only a moment away.
+            await asyncio.wait((ended,), timeout=0.05)
+        if ended.done():
+            return f"it ended with code {ended.result()}"
+        process.kill()
+        await ended
+        return "it hung, and was ended"
+    finally:
+        ended.cancel()
+        hung.cancel()
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel ``tasks`` and wait until each has cleaned up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
