@@ -172,4 +172,4 @@ def assert_lives(system: System) -> None:
     assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
     door.close()
     assert system.process.poll() is None
-    assert not system.events("worker ended; replacing it")
+    assert not system.events("worker gone; replacing it")

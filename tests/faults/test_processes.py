@@ -17,7 +17,7 @@ import pytest
 
 from support.documents import put_row, task
 from support.doors import GrpcDoor
-from support.load import accepts, answers, callers, check_sigterm_lets_calls_finish
+from support.load import accepts, answers, callers, check_sigterm_lets_calls_finish, grpc_callers
 from support.running import Running, System, eventually, running_system, taskgate
 
 
@@ -28,7 +28,7 @@ def kill_a_worker_and_see_it_replaced(system: System) -> None:
     victim.kill()
     killed = time.monotonic()
     eventually(lambda: len([w for w in system.workers() if w.pid != victim.pid]) == 2, "two workers again")
-    assert time.monotonic() - killed < 1.5
+    assert time.monotonic() - killed < 10  # a second on an idle machine
     eventually(lambda: len(system.events("worker listens")) > listened, "the new one listens")
     eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
 
@@ -42,7 +42,7 @@ def test_killed_worker_fails_no_rest_call_and_is_replaced(tmp_path: Path) -> Non
                 kill_a_worker_and_see_it_replaced(system)
                 outcomes["ok"] = 1
         assert set(outcomes) == {"ok"}, outcomes
-        assert len(system.events("worker ended; replacing it")) == 3
+        assert len(system.events("worker gone; replacing it")) == 3
         ports = Counter(event["grpc"] for event in system.events("worker listens"))
         assert sum(ports.values()) == 5
         assert len(ports) == 2
@@ -57,12 +57,73 @@ def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
         assert system.envoy().pid != first.pid
 
 
+def test_hung_worker_is_noticed_ended_and_replaced_and_no_call_fails(tmp_path: Path) -> None:
+    """Under load: the calls that the stopped process has are answered by the other one."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
+        with callers(system, 8) as outcomes:
+            eventually(lambda: outcomes["ok"] > 100, "calls under way")
+            victim = system.workers()[0]
+            victim.suspend()
+            eventually(lambda: len(system.events("worker listens")) == 3, "replaced")  # 2 s on an idle machine
+            eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
+        assert set(outcomes) == {"ok"}, outcomes
+        (gone,) = system.events("worker gone; replacing it")
+        assert gone["problem"] == "it hung, and was ended"
+        assert not victim.is_running()
+
+
+def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(tmp_path: Path) -> None:
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1) as system:
+        victim = system.envoy()
+        victim.suspend()
+        eventually(lambda: system.events("Envoy gone; replacing it"), "noticed")  # 1.5 s on an idle machine
+        eventually(lambda: answers(system), "answers again")
+        (gone,) = system.events("Envoy gone; replacing it")
+        assert gone["problem"] == "it hung, and was ended"
+        assert system.envoy().pid != victim.pid
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_restarting_every_worker_in_turn_fails_no_call(tmp_path: Path, workers: int) -> None:
+    """SIGHUP under load behind Envoy, over REST and gRPC, on connections kept and new: no call fails."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=workers) as system:
+        before = {worker.pid for worker in system.workers()}
+        envoy = system.envoy().pid
+        with (
+            callers(system, 4) as kept,
+            callers(system, 4, connect_anew=True) as new,
+            grpc_callers(system, 4) as grpc_kept,
+            grpc_callers(system, 2, connect_anew=True) as grpc_new,
+        ):
+            everywhere = (kept, new, grpc_kept, grpc_new)
+            system.process.send_signal(signal.SIGHUP)
+            eventually(lambda: len(system.events("worker restarted")) == workers, "all restarted", 30)
+            served = [outcomes["ok"] for outcomes in everywhere]
+            eventually(lambda: all(o["ok"] > n + 20 for o, n in zip(everywhere, served, strict=True)), "calls go on")
+        for outcomes in everywhere:
+            assert set(outcomes) == {"ok"}, everywhere
+        assert not before & {worker.pid for worker in system.workers()}
+        assert system.envoy().pid == envoy
+        ports = Counter(event["grpc"] for event in system.events("worker listens"))
+        assert sorted(ports.values()) == [2] * workers
+
+
+def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path: Path) -> None:
+    """Two generations of a worker are there when everything is told to stop."""
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport="grpcio", workers=2) as system:
+        system.process.send_signal(signal.SIGHUP)
+        eventually(lambda: len(system.events("worker listens")) == 3, "the first successor")
+        check_sigterm_lets_calls_finish(system)
+
+
 def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(tmp_path: Path) -> None:
     """Something else holds the port when a killed Envoy is to be replaced: once the port is free, calls succeed."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=1) as system:
         host, _, port = system.http.rpartition(":")
         with socket.socket() as squatter:
+            system.process.send_signal(signal.SIGSTOP)  # it shall not be the faster one
             system.envoy().kill()
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
             def takes_the_port() -> bool:
                 try:
@@ -73,7 +134,8 @@ def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(tmp_path: Path)
                 return True
 
             eventually(takes_the_port, "the port taken from Envoy")
-            system.wait_for("Envoy ended", in_log=True)
+            system.process.send_signal(signal.SIGCONT)
+            system.wait_for("Envoy gone; replacing it", in_log=True)
             eventually(lambda: [line for line in system.log if f"cannot listen on {system.http}" in line], "the reason")
         eventually(lambda: answers(system), "answers again")
 
@@ -83,7 +145,7 @@ def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=2) as system:
         system.workers()[0].kill()
         system.envoy().kill()
-        system.wait_for("worker ended; replacing it", in_log=True)
+        system.wait_for("worker gone; replacing it", in_log=True)
         assert system.stop() == 0
         system.assert_gone()
 

@@ -17,8 +17,10 @@ IN_FLIGHT = 100
 
 
 class TestRetries:
-    def test_unavailable_is_tried_again(self, ask: Ask) -> None:
-        answer = ask(f"{PATH}stub.flaky.2.14.{uuid.uuid4()}")
+    @pytest.mark.parametrize("code", [1, 14])
+    def test_what_a_server_did_not_do_is_tried_again(self, ask: Ask, code: int) -> None:
+        """CANCELLED, which is what a server makes of calls that arrive while it shuts down, and UNAVAILABLE."""
+        answer = ask(f"{PATH}stub.flaky.2.{code}.{uuid.uuid4()}")
         assert (answer.status, answer.body) == (200, b"3")
 
     def test_three_times_and_then_the_servers_error_stands(self, ask: Ask) -> None:

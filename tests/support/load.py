@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
-from support.doors import RestDoor
+from support.doors import GrpcDoor, RestDoor
 from support.running import System, eventually
 
 
@@ -71,6 +71,25 @@ def _ask(connection: http.client.HTTPConnection, task_id: str, document: bytes) 
         refused = "refused" if isinstance(error, ConnectionRefusedError) else "not accepted"
         return refused if new else repr(error)
     return "ok" if body == document else f"{response.status} {body[:400]!r}"
+
+
+@contextmanager
+def grpc_callers(system: System, count: int, *, connect_anew: bool = False) -> Iterator[Counter[str]]:
+    """As ``callers``, over gRPC through Envoy, with clients that never try a call again by themselves."""
+    outcomes: Counter[str] = Counter()
+
+    def call(_: int, stop: threading.Event) -> None:
+        door = GrpcDoor("grpc-envoy", system.http)
+        while not stop.is_set():
+            answer = door.get_task_json(DOCUMENTED_ID)
+            outcomes["ok" if answer.document == DOCUMENTED_COMPACT else f"{answer.code} {answer.message}"] += 1
+            if connect_anew:
+                door.close()
+                door = GrpcDoor("grpc-envoy", system.http)
+        door.close()
+
+    with in_threads(count, call):
+        yield outcomes
 
 
 def check_sigterm_lets_calls_finish(system: System) -> None:
