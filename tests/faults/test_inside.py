@@ -213,7 +213,7 @@ def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> N
 
 def test_sigterm_while_a_successor_starts_cuts_no_call(tmp_path: Path) -> None:
     """Under load, in the middle of a restart: the successor does not take calls that nobody lets it finish."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "2", workers=1) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=1) as system:
         with callers(system, 8) as outcomes:
             eventually(lambda: outcomes["ok"] > 100, "calls under way")
             system.process.send_signal(signal.SIGHUP)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -57,7 +58,11 @@ class Gateway:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run ``coroutine`` in the gateway's loop; its result, or what it raised."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+        return self.begin(coroutine).result(60)
+
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Have ``coroutine`` run in the gateway's loop; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     @property
     def address(self) -> Address:

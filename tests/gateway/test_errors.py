@@ -129,7 +129,7 @@ class TestFromEnvoy:
     def test_too_many_calls_at_a_time(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
         gateway = start_gateway(stub, max_concurrent_requests=2)
         with Http2(gateway.address) as connection:
-            streams = [connection.send(f"{PATH}stub.sleep.0.5") for _ in range(4)]
+            streams = [connection.send(f"{PATH}stub.sleep.2.0") for _ in range(4)]
             answers = [connection.answer(stream) for stream in streams]
         assert sorted(answer.status for answer in answers) == [200, 200, 503, 503]
         refused = next(answer for answer in answers if answer.status == 503)

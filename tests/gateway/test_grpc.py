@@ -153,7 +153,7 @@ class TestErrorsFromEnvoy:
         assert dict((*answer.headers, *answer.trailers))["grpc-status"] == "4"
 
     def test_too_many_calls_at_a_time(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
-        request = GetTaskJsonRequest(task_id="stub.sleep.0.5").SerializeToString()
+        request = GetTaskJsonRequest(task_id="stub.sleep.2.0").SerializeToString()
         with open_channel(start_gateway(stub, max_concurrent_requests=2).address) as channel:
             futures = [method(channel).future(request, timeout=10) for _ in range(4)]
             codes = sorted(future.code().name for future in futures)

@@ -3,7 +3,6 @@
 Left out are those about what reaches a server behind Envoy (retries, metadata, servers that die): there is none.
 """
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ from gateway import test_errors, test_rest
 from gateway.running import Gateway
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Ask, Headers, Http1, Http2, ask_over, assert_error
+from support.running import eventually
 from taskgate.addresses import Address
 from taskgate.gateway import GatewaySettings, InsideEnvoy
 from taskgate.gateway.inside import EnvoyWithPython, module
@@ -211,15 +211,10 @@ class TestDraining:
             with grpc.insecure_channel(str(running.grpc.address)) as channel:
                 watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
                 assert next(watch) == b"\x08\x01"
-                running.run(_begin_draining(running.envoy))
+                draining = running.begin(running.envoy.drain(60))
                 assert next(watch) == b"\x08\x02"  # NOT_SERVING, without waiting for the next look at the store
                 watch.cancel()
+            eventually(lambda: ask("/healthz").status == 503, "Envoy's own health fails")
             assert_error(ask("/healthz"), 503, retryable=True)
             assert ask(f"{PATH}stub.document").body == DOCUMENT
-
-
-async def _begin_draining(envoy: Any) -> None:
-
-    draining = asyncio.ensure_future(envoy.drain(30))
-    await asyncio.sleep(0.3)
-    draining.cancel()
+            draining.cancel()

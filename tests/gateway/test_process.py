@@ -19,7 +19,7 @@ import uvloop
 from gateway.channels import method, open_channel
 from gateway.running import Gateway, StubServer
 from gateway.stub_server import DOCUMENT
-from gateway.wire import Http1, ask_over, assert_error
+from gateway.wire import Answer, Ask, Http1, ask_over, assert_error
 from support.raw_grpc import RawGrpc, framed
 from support.running import eventually
 from taskgate.addresses import Address
@@ -151,16 +151,17 @@ class TestDrain:
         with Http1(gateway.address) as kept, Http1(gateway.address) as running:
             assert kept.ask(f"{PATH}stub.document").header("connection") is None
             running.send(f"GET {PATH}stub.sleep.1.5 HTTP/1.1\r\nhost: a\r\n\r\n".encode())
-            drain = in_thread(lambda: gateway.run(gateway.envoy.drain(0.8)))
-            time.sleep(0.3)
-
-            assert_error(ask_over("http1", gateway.address)("/healthz"), 503, retryable=True)
+            eventually(lambda: active(gateway) == 1, "the call is under way")
+            drain = gateway.begin(gateway.envoy.drain(60))
+            ask = ask_over("http1", gateway.address)
+            assert_error(eventually(lambda: unhealthy(ask), "draining"), 503, retryable=True)
             last = kept.ask(f"{PATH}stub.document")
             assert (last.body, last.header("connection")) == (DOCUMENT, "close")
-            assert ask_over("http1", gateway.address)(f"{PATH}stub.document").body == DOCUMENT
+            assert ask(f"{PATH}stub.document").body == DOCUMENT
 
-            drain.join()
-            eventually(lambda: refused(gateway.address), "the listener is closed", 2)
+            drain.cancel()
+            gateway.run(gateway.envoy.drain(0))
+            eventually(lambda: refused(gateway.address), "the listener is closed")
             stop = in_thread(lambda: gateway.run(gateway.envoy.stop(5)))
             assert running.answer().body == DOCUMENT
             stop.join()
@@ -176,12 +177,16 @@ class TestDrain:
             call = method(channel)
             call(request, timeout=5)
             before = connections(gateway)
-            drain = in_thread(lambda: gateway.run(gateway.envoy.drain(1.5)))
-            until = time.monotonic() + 1.2
-            while time.monotonic() < until:
+            drain = gateway.begin(gateway.envoy.drain(60))
+
+            def moved() -> bool:
                 call(request, timeout=5)
-            assert connections(gateway) > before
-            drain.join()
+                return connections(gateway) > before
+
+            eventually(moved, "a new connection")
+            for _ in range(20):
+                call(request, timeout=5)
+            drain.cancel()
 
     def test_calls_already_on_their_way_get_in(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
         """The first GOAWAY refuses nothing: a call sent before its client has seen it is answered."""
@@ -189,21 +194,21 @@ class TestDrain:
         message = framed(GetTaskJsonRequest(task_id="stub.document").SerializeToString())
         with RawGrpc(str(gateway.address)) as connection:
             connection.ignore_goaway()
-            drain = in_thread(lambda: gateway.run(gateway.envoy.drain(1.5)))
+            drain = gateway.begin(gateway.envoy.drain(60))
             while connection.goaway is None:
                 assert connection.call(message).grpc_status == 0
             assert connection.goaway.last_stream_id > len(connection.answers) * 2
             for _ in range(20):
                 answer = connection.call(message)
                 assert (answer.grpc_status, len(answer.messages)) == (0, 1)
-            drain.join()
+            drain.cancel()
 
     def test_grpc_call_in_flight_ends_well(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
         gateway = start_gateway(stub)
         request = GetTaskJsonRequest(task_id="stub.sleep.1.0").SerializeToString()
         with open_channel(gateway.address) as channel:
             future = method(channel).future(request, timeout=10)
-            time.sleep(0.3)
+            eventually(lambda: active(gateway) == 1, "the call is under way")
             gateway.run(gateway.envoy.stop(5))
             assert DOCUMENT in future.result()
 
@@ -213,7 +218,7 @@ class TestDrain:
         size = 8 << 20
         with Http1(gateway.address) as connection:
             connection.send(f"GET {PATH}stub.size.{size} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
-            time.sleep(0.5)
+            eventually(lambda: counted(gateway, "downstream_cx_tx_bytes_buffered") > 0, "the answer in a buffer")
             stop = in_thread(lambda: gateway.run(gateway.envoy.stop(20)))
             received = 0
             while data := connection.read_slowly(1 << 18):
@@ -226,7 +231,7 @@ class TestDrain:
         gateway = start_gateway(stub)
         with Http1(gateway.address) as connection:
             connection.send(f"GET {PATH}stub.sleep.10.0 HTTP/1.1\r\nhost: a\r\n\r\n".encode())
-            time.sleep(0.2)
+            eventually(lambda: active(gateway) == 1, "the call is under way")
             started = time.monotonic()
             gateway.run(gateway.envoy.stop(0.5))
             assert 0.4 < time.monotonic() - started < 4
@@ -281,9 +286,25 @@ class TestAdmin:
 
 def connections(gateway: Gateway) -> int:
     """How many connections there have been so far."""
-    url = f"http://{gateway.admin}/stats/prometheus?filter=http.taskgate.downstream_cx_total$"
+    return counted(gateway, "downstream_cx_total")
+
+
+def active(gateway: Gateway) -> int:
+    """How many requests are running."""
+    return counted(gateway, "downstream_rq_active")
+
+
+def counted(gateway: Gateway, name: str) -> int:
+    """A number that Envoy keeps of its callers; 0 if it has had none."""
+    url = f"http://{gateway.admin}/stats/prometheus?filter=http.taskgate.{name}$"
     with urllib.request.urlopen(url, timeout=5) as response:
-        return int(response.read().split()[-1])
+        return int((response.read().split() or [0])[-1])
+
+
+def unhealthy(ask: Ask) -> Answer | None:
+    """The answer of /healthz once it is not 200."""
+    answer = ask("/healthz")
+    return answer if answer.status != 200 else None
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
