@@ -100,7 +100,8 @@ def up(settings: Settings, *, demo: bool) -> None:
     """Run the whole thing on one machine: store, service, Envoy.
 
     Prints a curl command that works. Ctrl-C drains and stops everything; a second one stops at once. SIGHUP replaces
-    the processes one after the other without failing a call on a connection that is kept (with --transport envoy).
+    the processes one after the other without failing a call on a connection that is kept; with --transport grpcio
+    these are the gRPC servers, and not Envoy.
 
     \b
     Examples:
