@@ -104,9 +104,7 @@ class Cluster:
         for link in self._links.values():
             await link.close()
 
-    async def _ask_node(
-        self, node: Endpoint, command: bytes, *, asking: bool = False, refusable: bool = True
-    ) -> Any:
+    async def _ask_node(self, node: Endpoint, command: bytes, *, asking: bool = False, refusable: bool = True) -> Any:
         link = self._links.get(node)
         if link is None:
             link = self._links[node] = Link(partial(self._dialer.connect, node), self._patience)
