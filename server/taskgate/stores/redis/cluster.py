@@ -31,6 +31,9 @@ _ASKED_AT_ONCE = 5
 _PAUSE = 0.05
 """Seconds between two maps, however many reads want a new one."""
 
+_GRACE = 0.05
+"""Seconds that a check gives the other nodes when one has answered: those that are back are then known to be."""
+
 _TRIES = 6
 """Nodes that one question may be sent to; more redirections than two mean that slots are moving right now."""
 
@@ -156,7 +159,8 @@ class Cluster:
         if not self._probes:
             raise Unreachable(_UNSERVED)
         if not any(link.busy for link in self._links.values()):
-            await first_answer(self._check_one(owner, read(key)) for owner, key in self._probes.items())
+            questions = (self._check_one(owner, read(key)) for owner, key in self._probes.items())
+            await first_answer(questions, _GRACE)
 
     async def _check_one(self, node: Endpoint, command: bytes) -> None:
         see_that_it_reads(await self._ask_node(node, command, refusable=False))
