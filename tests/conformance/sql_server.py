@@ -17,6 +17,7 @@ from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, NetworkStoreSuite, WriterSuite, assert_public, stored
 from support.cut_wire import cut_at_commit
 from support.database_server import DatabaseServer, free_port
+from support.dead_address import NAME, dead_address, resolve
 from support.running import eventually
 from taskgate.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer
@@ -139,6 +140,18 @@ class SqlServerStoreSuite(NetworkStoreSuite):
         assert set(await asyncio.gather(*(store.get_document(ID) for _ in range(1000)))) == {b"{}"}
         assert 1 <= executed() <= 2
         await store.close()
+
+    async def test_address_that_does_not_answer_is_no_outage(
+        self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A name with two addresses, the first of a host that is gone."""
+        rig.create()
+        rig.put(ID, "{}")
+        with dead_address(rig.server.port) as dead:
+            resolve(monkeypatch, dead, "127.0.0.1")
+            store = open_store(rig.url.replace("127.0.0.1", NAME))
+            assert await store.get_document(ID) == b"{}"
+            await store.close()
 
     @pytest.mark.parametrize(
         ("spoil", "reason"),

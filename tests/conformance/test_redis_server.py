@@ -19,6 +19,7 @@ from redis.crc import key_slot
 
 from conformance.suite import ID, stored
 from support.database_server import free_port
+from support.dead_address import NAME, dead_address, resolve
 from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched
 from support.running import eventually
 from taskgate.errors import SettingsError, StoreUnavailable
@@ -89,6 +90,19 @@ async def test_absent_and_unknown_hosts_are_named() -> None:
     assert "its host name is not known" in await refusal(open_store("redis://no-such-host.invalid"))
     message = await refusal(open_store(f"redis+sentinel://127.0.0.1:{port}/tasks"))
     assert "none of its Sentinels answers" in message
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+async def test_address_that_does_not_answer_is_no_outage(
+    server: RedisServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A name with two addresses, the first of a host that is gone."""
+    asked = server if scheme == "redis" else cluster.nodes[0]
+    with dead_address(asked.port) as dead:
+        resolve(monkeypatch, dead, "127.0.0.1")
+        store = open_store(f"{scheme}://{USER_INFO}{NAME}:{asked.port}")
+        assert await store.get_document(ID) is None
+        await store.close()
 
 
 async def test_server_that_takes_no_more_clients_is_named(tmp_path: Path) -> None:
