@@ -1,6 +1,7 @@
 """What only Redis can do: its errors, its accounts, its connections, its keys."""
 
 import asyncio
+import bisect
 import random
 import signal
 import socket
@@ -20,7 +21,7 @@ from redis.crc import key_slot
 from conformance.suite import ID, stored
 from support.database_server import free_port
 from support.dead_address import NAME, dead_address, resolve
-from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched
+from support.redis_servers import CLUSTER_OPTIONS, PASSWORD, PRIMARY_NAME, SLOT_BOUNDS, Cluster, RedisServer, Watched
 from support.running import eventually
 from taskgate.errors import SettingsError, StoreUnavailable
 from taskgate.layout import Layout
@@ -403,6 +404,30 @@ def test_ctrl_c_in_a_cluster_leaves_an_exact_count(cluster: Cluster, delay: floa
         client.flushall()
     url = f"redis+cluster://{USER_INFO}{cluster.nodes[0]}"
     assert interrupted_import(url, delay, *cluster.nodes) == sum(task_count(node) for node in cluster.nodes) > 0
+
+
+async def test_connections_to_nodes_that_left_are_closed(tmp_path: Path, cluster: Cluster) -> None:
+    """A node joins, has a slot for a while, and gives it back: no map names it any more."""
+    stays_primary = "cluster-allow-replica-migration no"  # and is no replica as soon as it has no slots
+    newcomer = RedisServer(tmp_path / "newcomer", *CLUSTER_OPTIONS, f"cluster-port {free_port()}", stays_primary)
+    try:
+        cluster.meet(newcomer)
+        slot = slot_of(f"taskgate.TASK.{ID}".encode())
+        owner = cluster.nodes[bisect.bisect(SLOT_BOUNDS, slot) - 1]
+        store = open_store(f"redis+cluster://{USER_INFO}{owner}")
+        assert await store.get_document(ID) is None
+        before = connections(newcomer)
+        cluster.give_slot(slot, owner, newcomer)
+        assert await store.get_document(ID) is None
+        assert connections(newcomer) > before
+        cluster.give_slot(slot, newcomer, owner)
+        assert await store.get_document(ID) is None
+        await asyncio.to_thread(eventually, lambda: connections(newcomer) <= before, "closed")
+        assert await store.get_document(ID) is None
+        await store.close()
+    finally:
+        cluster.forget(newcomer)
+        newcomer.kill()
 
 
 @pytest.mark.parametrize(
