@@ -177,8 +177,8 @@ class Link:
             self._attempt = None
 
 
-async def _send(connection: Connection, command: bytes, *, asking: bool) -> Any:
+def _send(connection: Connection, command: bytes, *, asking: bool) -> asyncio.Future[Any]:
     if asking:
         # Both leave in one packet; what comes of the first is seen in the second.
         connection.send(_ASKING).add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await connection.send(command)
+    return connection.send(command)
