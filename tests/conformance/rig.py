@@ -53,6 +53,10 @@ class Rig(ABC):
     def locked(self) -> AbstractContextManager[None]:
         """Another program keeps the database from answering while the block runs."""
 
+    def silent(self) -> AbstractContextManager[None]:
+        """The database, one on a network, takes connections and says nothing while the block runs."""
+        return self.locked()
+
     @abstractmethod
     def damaged(self) -> AbstractContextManager[None]:
         """The database is there and cannot be understood while the block runs."""

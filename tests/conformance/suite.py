@@ -5,12 +5,14 @@ sentence that it checks.
 """
 
 import asyncio
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from conformance.rig import Rig
+from support.lateness import within
 from taskgate.document import MAX_DOCUMENT_BYTES
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
@@ -41,6 +43,18 @@ def assert_public(error: StoreUnavailable, rig: Rig) -> None:
     assert rig.name in error.message
     assert "\n" not in error.message
     assert not [word for word in DRIVER_WORDS if word in error.message]
+
+
+async def refusals(store: TaskStore, rig: Rig) -> set[str]:
+    """Why a read is refused, and why a check is: within three seconds each, in public words."""
+    messages = set()
+    for ask in (store.get_document(ID), store.check()):
+        async with within(3):
+            with pytest.raises(StoreUnavailable) as refused:
+                await ask
+        assert_public(refused.value, rig)
+        messages.add(refused.value.message)
+    return messages
 
 
 class StoreSuite:
@@ -107,20 +121,26 @@ class StoreSuite:
         writer.write([stored(document=b"a" * 300_000)])
         store = rig.open_store()
         stop = False
+        written = 0
 
-        def replace() -> int:
-            count = 0
+        def replace() -> None:
+            nonlocal written
             with rig.open_writer() as other:
                 while not stop:
-                    count += 1
-                    other.write([stored(update_time=count + 1, document=(b"a" if count % 2 else b"b") * 300_000)])
-            return count
+                    document = (b"b", b"a")[written % 2] * 300_000
+                    other.write([stored(update_time=written + 2, document=document)])
+                    written += 1
 
+        seen = set()
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(replace)
-            seen = {await store.get_document(ID) for _ in range(200)}
-            stop = True
-            assert writing.result() > 10
+            try:
+                async with asyncio.timeout(60):
+                    while written <= 10 and not writing.done():
+                        seen |= {await store.get_document(ID) for _ in range(20)}
+            finally:
+                stop = True
+            writing.result()
         assert seen <= versions
         writer.close()
         await store.close()
@@ -132,13 +152,14 @@ class StoreSuite:
         with rig.locked():
             reads = [asyncio.create_task(store.get_document(ID)) for _ in range(20)]
             longest, before = 0.0, time.perf_counter()
+            started = before
             while not all(read.done() for read in reads):
                 await asyncio.sleep(0.005)
                 now = time.perf_counter()
                 longest, before = max(longest, now - before), now
             results = await asyncio.gather(*reads, return_exceptions=True)
         assert {type(result) for result in results} == {StoreUnavailable}
-        assert longest < 0.5
+        assert longest < (before - started) / 2  # else they did what was to be done one after the other
         await store.close()
 
     async def test_cancelled_reads_leave_no_trace(self, rig: Rig) -> None:
@@ -164,14 +185,10 @@ class StoreSuite:
         assert await store.get_document(ID) == b"{}"
         await store.check()
         with getattr(rig, trouble)():
-            messages = set()
-            for ask in (store.get_document(ID), store.check()):
-                started = time.perf_counter()
-                with pytest.raises(StoreUnavailable) as refused:
-                    await ask
-                assert time.perf_counter() - started < 3
-                assert_public(refused.value, rig)
-                messages.add(refused.value.message)
+            for _ in range(3):  # on a busy machine it may be another of two timeouts that is the first
+                messages = await refusals(store, rig)
+                if len(messages) == 1:
+                    break
             assert len(messages) == 1
         await store.check()
         assert await store.get_document(ID) == b"{}"
@@ -187,6 +204,7 @@ class StoreSuite:
             results = await asyncio.gather(*(store.get_document(ID) for _ in range(20_000)), return_exceptions=True)
         assert {type(result) for result in results} == {StoreUnavailable}
         assert time.perf_counter() - started < 15
+        await store.check()  # somebody may still be looking whether it is back
         assert await store.get_document(ID) == b"{}"
         await store.close()
 
@@ -221,6 +239,43 @@ class StoreSuite:
         for ask in (store.get_document(ID), store.check()):
             with pytest.raises(StoreUnavailable):
                 await ask
+
+
+class NetworkStoreSuite(StoreSuite):
+    """Reading from a database on a network, where calls may outlive their callers, and databases be away for long."""
+
+    async def test_outage_fails_fast(self, rig: Rig) -> None:
+        """Reads fail within seconds, and once that is known at once, one after another as well as many together.
+
+        Those who went away hold up nobody who comes later.
+        """
+        rig.create()
+        rig.put(ID, "{}")
+        store = rig.open_store()
+        assert await store.get_document(ID) == b"{}"
+        with rig.silent():
+            gone = [asyncio.create_task(store.get_document(rig.task_id(n))) for n in range(3000)]
+            await asyncio.sleep(0.1)  # so that they stand before whoever is to read or to wait
+            for read in gone:
+                read.cancel()
+            await asyncio.gather(*gone, return_exceptions=True)
+            async with within(3):
+                reads = (store.get_document(rig.task_id(n)) for n in range(50))
+                found_out = await asyncio.gather(*reads, return_exceptions=True)
+            assert {type(result) for result in found_out} == {StoreUnavailable}
+            assert not [result for result in found_out if "overloaded" in str(result)]
+            async with within(5):  # a second each, without a memory of the outage
+                for number in range(100):
+                    with pytest.raises(StoreUnavailable) as refused:
+                        await store.get_document(rig.task_id(number))
+                    assert_public(refused.value, rig)
+            async with within(3):
+                reads = (store.get_document(rig.task_id(n)) for n in range(1000))
+                refused_at_once = await asyncio.gather(*reads, return_exceptions=True)
+            assert {type(result) for result in refused_at_once} == {StoreUnavailable}
+        await store.check()
+        assert await store.get_document(ID) == b"{}"
+        await store.close()
 
 
 class WriterSuite:
@@ -292,15 +347,16 @@ class WriterSuite:
 
         with ThreadPoolExecutor(1) as pool:
             writing = pool.submit(write)
-            slowest = 0.0
+            times = []
             until = time.perf_counter() + 1
             while (started := time.perf_counter()) < until:
                 assert await store.get_document(ID) == b"{}"
-                slowest = max(slowest, time.perf_counter() - started)
+                times.append(time.perf_counter() - started)
                 await asyncio.sleep(0.001)
             stop = True
             assert writing.result() > 0
-        assert slowest < 1
+        assert statistics.median(times) < 0.25
+        assert max(times) < 5
         await store.close()
 
     def test_second_writer_waits(self, rig: Rig) -> None:

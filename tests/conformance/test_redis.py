@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from conformance.redis_rig import PREFIX, RedisRig
-from conformance.suite import StoreSuite, WriterSuite
+from conformance.suite import NetworkStoreSuite, StoreSuite, WriterSuite
 from support.redis_servers import RedisServer
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask
@@ -63,7 +63,7 @@ def rig(tmp_path: Path) -> Iterator[StandaloneRig]:
     rig.server.kill()
 
 
-class TestRedisStore(StoreSuite):
+class TestRedisStore(NetworkStoreSuite):
     """Every "must" of TaskStore."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from conformance.redis_rig import RedisRig
-from conformance.suite import StoreSuite, WriterSuite
+from conformance.suite import NetworkStoreSuite, WriterSuite
 from support.redis_servers import Cluster
 
 
@@ -44,7 +44,7 @@ def rig(tmp_path: Path, cluster: Cluster) -> ClusterRig:
     return ClusterRig(tmp_path, cluster)
 
 
-class TestClusterStore(StoreSuite):
+class TestClusterStore(NetworkStoreSuite):
     """Every "must" of TaskStore."""
 
 

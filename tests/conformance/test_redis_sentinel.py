@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from conformance.redis_rig import RedisRig
-from conformance.suite import StoreSuite, WriterSuite
+from conformance.suite import NetworkStoreSuite, WriterSuite
 from support.redis_servers import PRIMARY_NAME, Watched
 
 
@@ -37,7 +37,7 @@ def rig(tmp_path: Path, watched: Watched) -> SentinelRig:
     return SentinelRig(tmp_path, watched)
 
 
-class TestSentinelStore(StoreSuite):
+class TestSentinelStore(NetworkStoreSuite):
     """Every "must" of TaskStore."""
 
 

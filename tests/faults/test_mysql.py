@@ -64,8 +64,8 @@ def test_restart_under_load(server: MysqlServer, system: System, fault: Callable
 
 
 def end_a_session(server: MysqlServer) -> bool:
-    """End one of taskgate's, whatever it is doing; False if it was gone before."""
-    sessions = server.execute("SELECT id FROM information_schema.processlist WHERE db = %s", DATABASE)
+    """End the oldest of taskgate's, whatever it is doing; False if it was gone before."""
+    sessions = server.execute("SELECT id FROM information_schema.processlist WHERE db = %s ORDER BY id", DATABASE)
     return server.kill(sessions[0]["id"])
 
 

@@ -52,10 +52,13 @@ def restarted(server: PostgresqlServer) -> None:
 
 
 def end_sessions(server: PostgresqlServer) -> int:
-    """End those that are not just being made, which would be another fault; how many that were."""
+    """End those that are not new; how many that were.
+
+    To end one in its very first read would be another fault: that read had a new one already, and fails.
+    """
     ended = server.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'taskgate' AND backend_start < clock_timestamp() - interval '0.1 s'"
+        " WHERE application_name = 'taskgate' AND backend_start < clock_timestamp() - interval '1 s'"
     )
     return len(ended)
 
@@ -71,11 +74,10 @@ def test_restart_under_load(
 def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -> None:
     """Sessions that an administrator, or a balancer, ends one after another: each is replaced unnoticed."""
     with callers(system, 16) as outcomes:
-        for _ in range(10):
-            time.sleep(0.2)
+        for _ in range(5):
             served = outcomes["ok"]
             eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
-            eventually(lambda: end_sessions(server), "sessions that can be ended")  # a busy machine may have none yet
+            eventually(lambda: end_sessions(server), "sessions that can be ended")
     assert set(outcomes) == {"ok"}, outcomes
 
 
@@ -98,7 +100,7 @@ def test_paused_server_makes_nobody_wait_but_one(server: PostgresqlServer, syste
             started = time.perf_counter()
             assert kind_of(door.get_task_json(next(iter(DOCUMENTS))), b"") == "unavailable"
             assert time.perf_counter() - started < 3
-            eventually(lambda: outcomes["unavailable"] > 100, "refused calls", 3)  # from 16 that could wait 2 s each
+            eventually(lambda: outcomes["unavailable"] > 500, "refused calls")  # 80 or so if each waited 2 s
         assert set(outcomes) == {"unavailable"}, outcomes
     door.close()
     eventually(lambda: health(system) == SERVING, "SERVING again")

@@ -91,17 +91,21 @@ def _speak_http(listener: socket.socket) -> None:
             connection.recv(1 << 16)
 
 
+CLUSTER_OPTIONS = ("cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 1000")
+SLOT_BOUNDS = (0, 5461, 10923, 16384)
+"""The first slot of each primary, and the number of slots."""
+
+
 class Cluster:
     """Three primaries with a third of the slots each, and a replica of each if asked for."""
 
     def __init__(self, folder: Path, *, replicas: bool = False) -> None:
-        options = ("cluster-enabled yes", "cluster-config-file nodes.conf", "cluster-node-timeout 1000")
         count = 6 if replicas else 3
         self.nodes = []
         for number in range(count):
             bus = f"cluster-port {free_port()}"
             self.nodes.append(
-                RedisServer(folder / f"node-{number}", *options, bus, "cluster-replica-validity-factor 0")
+                RedisServer(folder / f"node-{number}", *CLUSTER_OPTIONS, bus, "cluster-replica-validity-factor 0")
             )
         self.primaries, self.replicas = self.nodes[:3], self.nodes[3:]
         self._join(self._buses())
@@ -115,12 +119,11 @@ class Cluster:
         ]
 
     def _join(self, buses: list[int]) -> None:
-        bounds = [0, 5461, 10923, 16384]
         for number, node in enumerate(self.nodes):
             with node.client() as client:
                 client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if node in self.primaries:
-                    client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+                    client.execute_command("CLUSTER ADDSLOTSRANGE", SLOT_BOUNDS[number], SLOT_BOUNDS[number + 1] - 1)
                 client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port, buses[0])
         self.wait_ok(known=len(self.nodes))
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
@@ -144,6 +147,32 @@ class Cluster:
 
         eventually(ok, "cluster_state:ok", 30)
 
+    def meet(self, newcomer: RedisServer) -> None:
+        """Let one more node join, which has no slots."""
+        with newcomer.client() as client:
+            client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port, self._buses()[0])
+        self.nodes.append(newcomer)
+        self.wait_ok(known=len(self.nodes))
+
+    def forget(self, newcomer: RedisServer) -> None:
+        """The opposite; it must have no slots any more."""
+        node_id = _id_of(newcomer)
+        self.nodes.remove(newcomer)
+        for node in self.nodes:
+            with node.client() as client:
+                client.execute_command("CLUSTER FORGET", node_id)
+
+    def give_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """An empty slot; every node knows of it at once."""
+        old_id, new_id = _id_of(source), _id_of(target)
+        with source.client() as old, target.client() as new:
+            new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
+            old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
+        for node in (target, *self.nodes):  # whoever takes it is told first
+            with node.client() as client:
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
+        self.wait_ok()
+
     def running(self) -> list[RedisServer]:
         return [node for node in self.nodes if node.runs]
 
@@ -156,6 +185,12 @@ class Cluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.kill()
+
+
+def _id_of(node: RedisServer) -> str:
+    with node.client() as client:
+        node_id: str = client.execute_command("CLUSTER MYID")
+    return node_id
 
 
 def _in_sync(replica: RedisServer) -> bool:

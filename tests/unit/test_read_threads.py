@@ -27,6 +27,13 @@ async def reading(
     await threads.close()
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that comes about in another thread."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - of what is looked at, nobody tells
+            await asyncio.sleep(0.001)
+
+
 async def test_every_question_gets_its_own_answer() -> None:
     async with reading(lambda number: number * 2) as threads:
         answers = await asyncio.gather(*(threads.ask(number) for number in range(1000)))
@@ -67,50 +74,56 @@ async def test_hanging_read_fails_in_time_and_the_rest_is_answered_afterwards() 
 
 async def test_each_question_has_its_own_deadline() -> None:
     release = threading.Event()
-    async with reading(lambda _: release.wait(), seconds=0.3) as threads:
+    async with reading(lambda _: release.wait(), seconds=1.5) as threads:
         first = asyncio.create_task(threads.ask(1))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.75)
         second = asyncio.create_task(threads.ask(2))
-        await asyncio.sleep(0.2)
-        assert first.done()
+        with pytest.raises(StoreUnavailable):
+            await first
         assert not second.done()
         release.set()
         assert await second is True
-        with pytest.raises(StoreUnavailable):
-            await first
 
 
 async def test_questions_given_up_do_not_make_room_for_more_work_than_allowed() -> None:
     """While the threads hang, callers that come and go must not queue work without end."""
     release = threading.Event()
+    begun: list[int] = []
     answered: list[int] = []
 
     def answer(number: int) -> None:
+        begun.append(number)
         release.wait()
         answered.append(number)
 
-    async with reading(answer, max_waiting=10) as threads:
+    async with reading(answer, seconds=100, max_waiting=10) as threads:
         for _ in range(5):
             given_up = [asyncio.create_task(threads.ask(number)) for number in range(20)]
-            await asyncio.sleep(0.01)
+            await until(lambda: len(begun) == 2)
             for read in given_up:
                 read.cancel()
             await asyncio.gather(*given_up, return_exceptions=True)
         with pytest.raises(StoreUnavailable, match="overloaded: 10 reads are waiting"):
             await threads.ask(1)
         release.set()
-        await asyncio.sleep(0.05)
+        await until(lambda: not threads._questions.qsize())
         await threads.ask(7)
     assert len(answered) == 3  # the two that the threads had begun, and the last
 
 
 async def test_closing_fails_what_waits_and_lets_finish_what_runs() -> None:
     release = threading.Event()
-    async with reading(lambda _: release.wait()) as threads:
+    begun: list[int] = []
+
+    def answer(number: int) -> bool:
+        begun.append(number)
+        return release.wait()
+
+    async with reading(answer, seconds=100) as threads:
         reads = [asyncio.create_task(threads.ask(number)) for number in range(6)]
-        await asyncio.sleep(0.05)
+        await until(lambda: len(begun) == 2)
         closing = asyncio.create_task(threads.close())
-        await asyncio.sleep(0.05)
+        await until(lambda: threads.closed)
         release.set()
         await closing
         results = await asyncio.gather(*reads, return_exceptions=True)
@@ -120,13 +133,13 @@ async def test_closing_fails_what_waits_and_lets_finish_what_runs() -> None:
 
 async def test_queue_that_moves_is_no_outage() -> None:
     """Reads of large documents may wait longer than the timeout in all, as long as one after the other is answered."""
-    async with reading(lambda number: time.sleep(0.05) or number, seconds=0.2) as threads:
+    async with reading(lambda number: time.sleep(0.15) or number, seconds=1) as threads:
         began = time.monotonic()
-        asking = asyncio.gather(*(threads.ask(number) for number in range(16)))
-        await asyncio.sleep(0.2)
+        asking = [asyncio.create_task(threads.ask(number)) for number in range(16)]
+        await asking[0]
         assert threads.moving
-        assert await asking == list(range(16))
-        assert time.monotonic() - began > 0.3
+        assert await asyncio.gather(*asking) == list(range(16))
+        assert time.monotonic() - began > 1.1
         assert not threads.moving
 
 
@@ -134,14 +147,14 @@ async def test_errors_are_no_sign_of_life() -> None:
     """A queue whose reads all fail slowly is given up after the timeout, not worked off."""
 
     def fail(_: int) -> None:
-        time.sleep(0.15)
+        time.sleep(0.2)
         raise StoreUnavailable("locked")
 
-    async with reading(fail, seconds=0.2) as threads:
-        began = time.monotonic()
+    async with reading(fail, seconds=1) as threads:
         results = await asyncio.gather(*(threads.ask(number) for number in range(20)), return_exceptions=True)
-        assert time.monotonic() - began < 1
-    assert {str(result) for result in results} == {"locked", "The store tasks.db did not answer within 0.2 s"}
+    messages = [str(result) for result in results]
+    assert set(messages) == {"locked", "The store tasks.db did not answer within 1 s"}
+    assert messages.count("locked") <= 10  # two at a time, for a second
 
 
 async def test_answer_that_came_while_the_loop_was_busy_is_given() -> None:

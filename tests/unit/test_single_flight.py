@@ -20,6 +20,11 @@ class Database:
         self.reads = 0
         self.gate = asyncio.Event()
         self.closed = False
+        self.abandoned = 0
+
+    def abandon(self, read: asyncio.Task[object]) -> None:
+        self.abandoned += 1
+        read.cancel()
 
     async def get_document(self, task_id: str) -> bytes | None:
         self.reads += 1
@@ -126,6 +131,7 @@ async def test_one_reader_cancelled_leaves_the_others(monkeypatch: pytest.Monkey
         database.gate.set()
         results = await asyncio.gather(*readers, return_exceptions=True)
         assert results[1:-1] == [b"1"] * 8
+        assert database.abandoned == 0
         assert {type(result) for result in (results[0], results[-1])} == {asyncio.CancelledError}
 
 
@@ -142,6 +148,23 @@ async def test_read_that_nobody_wants_any_more_is_not_begun() -> None:
         await turns()
         assert database.reads == 1
         assert await store.get_document("a") == b"1"
+
+
+async def test_store_is_told_of_a_read_that_nobody_wants_any_more() -> None:
+    """Once, when the last one has gone; who comes then gets a read of their own."""
+    async with opened() as (database, store):
+        readers = [asyncio.create_task(store.get_document("a")) for _ in range(10)]
+        await turns()
+        late = asyncio.create_task(store.get_document("a"))
+        await turns()
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
+        assert (database.reads, database.abandoned) == (1, 1)
+        await turns()
+        database.gate.set()
+        assert await late == b"1"
+        assert (database.reads, database.abandoned) == (2, 1)
 
 
 async def test_error_reaches_every_reader_and_passes() -> None:

@@ -41,8 +41,7 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     SettingsError if the URL is not one that taskgate knows, or needs a driver that is not installed.
     """
     backend, location = _resolve(url)
-    store = backend.open_store(location, layout)
-    return store if backend.embedded else SingleFlight(store)
+    return backend.open_store(location, layout)
 
 
 def store_name(url: str) -> str:
@@ -98,7 +97,7 @@ def _file_path(rest: str) -> str:
 def _postgresql_store(url: PostgresqlUrl, layout: Layout) -> TaskStore:
     from taskgate.stores.postgresql import PostgresqlStore  # noqa: PLC0415 - no driver is loaded that is not used
 
-    return PostgresqlStore(url, layout)
+    return SingleFlight(PostgresqlStore(url, layout))
 
 
 def _postgresql_writer(url: PostgresqlUrl) -> TaskWriter:
@@ -120,7 +119,7 @@ def _cassandra_store(url: CassandraUrl, layout: Layout) -> TaskStore:
         raise SettingsError(
             "store: the driver for cassandra:// is not installed; get it with: pip install 'taskgate[cassandra]'"
         ) from error
-    return CassandraStore(url)
+    return SingleFlight(CassandraStore(url))
 
 
 def _cassandra_writer(url: CassandraUrl) -> TaskWriter:
@@ -131,7 +130,7 @@ def _cassandra_writer(url: CassandraUrl) -> TaskWriter:
 def _mysql_store(url: MysqlUrl, layout: Layout) -> TaskStore:
     from taskgate.stores.mysql import MysqlStore  # noqa: PLC0415 - as above
 
-    return MysqlStore(url, layout)
+    return SingleFlight(MysqlStore(url, layout))
 
 
 def _mysql_writer(url: MysqlUrl) -> TaskWriter:
@@ -144,8 +143,12 @@ def _mysql(example: str | None) -> _Backend:
     return _Backend(example, parse_mysql_url, _mysql_store, _mysql_writer)
 
 
+def _redis_store(location: redis.Location, layout: Layout) -> TaskStore:
+    return SingleFlight(redis.RedisStore(location, layout))
+
+
 def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:
-    return _Backend(example, partial(redis.locate, kind, tls=tls), redis.RedisStore, redis.RedisWriter)
+    return _Backend(example, partial(redis.locate, kind, tls=tls), _redis_store, redis.RedisWriter)
 
 
 _BACKENDS = {

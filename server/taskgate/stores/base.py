@@ -22,7 +22,8 @@ class TaskStore(Protocol):
         - Must return the old document or the new one, whole, while a writer replaces it.
         - Must leave the event loop free while the database is locked or away; while it is cold or its documents are
           large, must not hold the loop up for more than a small part of the time.
-        - Must answer later reads as usual after a read was cancelled.
+        - Must answer later reads as usual after a read was cancelled; none must stand in a queue behind it.
+        - Over a network, must fail at once when the database is known to be away, but for one read at a time.
 
         Raises:
             StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged, overloaded or

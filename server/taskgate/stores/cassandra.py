@@ -71,6 +71,10 @@ class CassandraStore:
             raise DocumentUnreadable(task_id)
         return document.encode()
 
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """See ``AbandonableStore``."""
+        self._leases.abandon(read)
+
     async def check(self) -> None:
         """See ``TaskStore``."""
         if not self._leases.moving:

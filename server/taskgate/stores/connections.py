@@ -1,7 +1,7 @@
 """A bounded set of connections to a database on the network, for the reads of one event loop.
 
 Bounded in everything: connections, reads that wait for one, and the time that a read may take. When the database is
-known to be away, one read at a time finds out whether it is back, and all others are refused at once.
+known to be away, one read at a time finds out whether it is back, and all others are refused at once (``Circuit``).
 """
 
 import asyncio
@@ -9,9 +9,10 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from taskgate.errors import StoreUnavailable
+from taskgate.stores.circuit import Circuit
 
 LONGEST_READ = 10.0
 """Seconds, not counting those in the queue, after which a read is given up though others are answered: it hangs."""
@@ -70,8 +71,7 @@ class Connections(Generic[C]):
         self._overdue: set[asyncio.Task[object]] = set()
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0.0
-        self._trouble: StoreUnavailable | None = None
-        self._probing = False
+        self._circuit = Circuit(StoreUnavailable)
         self._closed = False
 
     @property
@@ -86,15 +86,18 @@ class Connections(Generic[C]):
         """
         if self._closed:
             raise StoreUnavailable(f"The store {self._store} is closed")
-        if self._trouble is None or not refusable:
-            return await self._run_watched(read)
-        if self._probing:
-            raise StoreUnavailable(self._trouble.message)
-        self._probing = True
-        try:
-            return await self._run_watched(read)
-        finally:
-            self._probing = False
+        if refusable and self._circuit.reason is not None:
+            return await self._circuit.probe(lambda: self._run_watched(read))
+        return await self._run_watched(read)
+
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """Nobody wants the answer of the task ``read`` any more: it leaves the queue, if it is there.
+
+        One that has a connection goes on: ended in the middle of an answer, it would cost the connection too. So does
+        one that makes a connection, for the next read.
+        """
+        if read in self._waiting:
+            read.cancel()
 
     def close(self) -> None:
         """Terminate all connections; reads under way fail, and so does every later one."""
@@ -121,7 +124,7 @@ class Connections(Generic[C]):
             raise
         else:
             self._answered = time.monotonic()
-            self._trouble = None
+            self._circuit.close()
             return answer
         finally:
             del self._reads[task]
@@ -280,7 +283,7 @@ class Connections(Generic[C]):
         """Refuse those that wait, and others from now on but for one at a time."""
         if self._closed:
             return
-        self._trouble = error
+        self._circuit.open(error.message)
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():

@@ -46,6 +46,10 @@ class MysqlStore:
         """See ``TaskStore``."""
         return await self._get(task_id, refusable=True)
 
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """See ``AbandonableStore``."""
+        self._connections.abandon(read)
+
     async def check(self) -> None:
         """See ``TaskStore``."""
         if not self._connections.moving:

@@ -7,6 +7,7 @@ import asyncmy
 from asyncmy import errors
 
 from taskgate.errors import StoreUnavailable
+from taskgate.stores.dialling import DiallingLoop
 from taskgate.stores.mysql_url import MysqlUrl
 from taskgate.stores.network_faults import LOST, network_reason
 
@@ -134,6 +135,8 @@ async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa:
 
 
 async def _connect(connection: Any) -> None:
+    loop = DiallingLoop()
+    connection._loop = loop  # noqa: SLF001 - it takes none as an argument
     try:
         await connection.connect()
     except (errors.MySQLError, OSError):
@@ -143,6 +146,8 @@ async def _connect(connection: Any) -> None:
     except Exception as error:
         # The driver looks for numbers and names in whatever it has got.
         raise errors.OperationalError(_UNINTELLIGIBLE, "no greeting of a MySQL server") from error
+    finally:
+        connection._loop = loop.real  # noqa: SLF001 - as above
 
 
 def terminate(connection: Any) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import asyncpg
 
 from taskgate.errors import StoreUnavailable
+from taskgate.stores.dialling import DiallingLoop
 from taskgate.stores.network_faults import LOST, network_reason
 from taskgate.stores.postgresql_url import PostgresqlUrl
 
@@ -53,9 +54,11 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
     for number, (place, target) in enumerate(attempts):
         # A host that is silent must leave time for the others.
         seconds = (deadline - time.monotonic()) / (len(attempts) - number)
+        loop = DiallingLoop()
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 **place,
+                loop=loop,
                 dsn=f"postgresql:///?{urlencode(url.tls)}" if url.tls else None,
                 database=url.database,
                 user=url.user,
@@ -68,6 +71,9 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             errors.append(error)
+        else:
+            connection._loop = loop.real  # noqa: SLF001 - what it does from now on has nothing to do with addresses
+            return connection
     # What a server says tells more than that another one says nothing.
     raise next((error for error in errors if not isinstance(error, OSError)), errors[-1])
 

@@ -1,12 +1,20 @@
 """Many identical reads at once cost a database no more than one: a ``TaskStore`` around a ``TaskStore``."""
 
 import asyncio
-from typing import Final
+from typing import Any, Final, Protocol
 
 from taskgate.stores.base import TaskStore
 
 LONGEST_WAIT: Final = 0.5
 """Seconds that a read waits for the one before it: short, because both together must fail within three."""
+
+
+class AbandonableStore(TaskStore, Protocol):
+    """A store that can be told that a read is in vain."""
+
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """Cancel the task ``read``, which is in ``get_document``, unless that costs others more than it saves."""
+        ...
 
 
 class SingleFlight:
@@ -16,7 +24,7 @@ class SingleFlight:
     takes the next one, which leaves when the first is back: a crowd costs two reads at a time, not one for each caller.
     """
 
-    def __init__(self, store: TaskStore) -> None:
+    def __init__(self, store: AbandonableStore) -> None:
         """``store`` does the reading."""
         self._store = store
         self._boarding: dict[str, _Flight] = {}
@@ -24,17 +32,24 @@ class SingleFlight:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def get_document(self, task_id: str) -> bytes | None:
-        """See ``TaskStore``. The read is nobody's own: it goes on when a caller is cancelled."""
+        """See ``TaskStore``. The read is nobody's own: it goes on when a caller is cancelled, but the last one."""
         loop = asyncio.get_running_loop()
         passenger: asyncio.Future[bytes | None] = loop.create_future()
         flight = self._boarding.get(task_id)
         if flight is None:
-            flight = self._boarding[task_id] = []
-            task = loop.create_task(self._fly(task_id, flight))
+            flight = self._boarding[task_id] = _Flight()
+            task = flight.task = loop.create_task(self._fly(task_id, flight))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        flight.append(passenger)
-        return await passenger
+        flight.passengers.append(passenger)
+        flight.wanted += 1
+        try:
+            return await passenger
+        except asyncio.CancelledError:
+            flight.wanted -= 1
+            if not flight.wanted and flight.left and flight.task is not None:
+                self._store.abandon(flight.task)
+            raise
 
     async def check(self) -> None:
         """See ``TaskStore``."""
@@ -49,16 +64,16 @@ class SingleFlight:
     async def _fly(self, task_id: str, flight: "_Flight") -> None:
         try:
             document = await self._read(task_id, flight)
-        except asyncio.CancelledError:  # the loop is being closed
-            for passenger in flight:
+        except asyncio.CancelledError:  # nobody wants it any more, or the loop is being closed
+            for passenger in flight.passengers:
                 passenger.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - it is raised where the question was asked
-            for passenger in flight:
+            for passenger in flight.passengers:
                 if not passenger.done():
                     passenger.set_exception(error)
         else:
-            for passenger in flight:
+            for passenger in flight.passengers:
                 if not passenger.done():
                     passenger.set_result(document)
 
@@ -69,10 +84,11 @@ class SingleFlight:
                 await asyncio.wait([before], timeout=LONGEST_WAIT)
         finally:
             del self._boarding[task_id]  # the read begins: from here on nobody else may come along
-        if all(passenger.done() for passenger in flight):  # they were cancelled
+        if not flight.wanted:
             return None
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - this is a coroutine of one
+        flight.left = True
+        task = flight.task
+        assert task is not None  # noqa: S101 - this is a coroutine of it
         self._flying[task_id] = task
         try:
             return await self._store.get_document(task_id)
@@ -81,4 +97,13 @@ class SingleFlight:
                 del self._flying[task_id]
 
 
-_Flight = list[asyncio.Future[bytes | None]]
+class _Flight:
+    """A read, and who waits for it."""
+
+    __slots__ = ("left", "passengers", "task", "wanted")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.passengers: list[asyncio.Future[bytes | None]] = []
+        self.wanted = 0  # by how many passengers that were not cancelled
+        self.left = False

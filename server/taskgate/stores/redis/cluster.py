@@ -12,10 +12,11 @@ from typing import Any
 
 from hiredis import ReplyError
 
+from taskgate.stores.circuit import Circuit
 from taskgate.stores.redis.connection import Dialer, pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, see_that_it_reads, silence_reason
 from taskgate.stores.redis.first import first_answer
-from taskgate.stores.redis.link import Link
+from taskgate.stores.redis.link import Link, Patience
 from taskgate.stores.redis.slots import SLOTS, slot_of
 from taskgate.stores.url_parts import Endpoint
 
@@ -30,6 +31,9 @@ _ASKED_AT_ONCE = 5
 _PAUSE = 0.05
 """Seconds between two maps, however many reads want a new one."""
 
+_GRACE = 0.05
+"""Seconds that a check gives the other nodes when one has answered: those that are back are then known to be."""
+
 _TRIES = 6
 """Nodes that one question may be sent to; more redirections than two mean that slots are moving right now."""
 
@@ -42,15 +46,12 @@ _UNSERVED = reply_reason(ReplyError("CLUSTERDOWN"))
 class Cluster:
     """See ``Servers``. Starts from any of ``seeds``; the nodes that these name are then known as well."""
 
-    def __init__(
-        self, seeds: Sequence[Endpoint], dialer: Dialer, *, silence: float, total: float, max_waiting: int
-    ) -> None:
-        """``total`` seconds for one answer, wherever it leads; ``silence`` and ``max_waiting`` as ``Link`` has them."""
+    def __init__(self, seeds: Sequence[Endpoint], dialer: Dialer, patience: Patience) -> None:
+        """Nothing is opened here."""
         self._seeds = seeds
         self._dialer = dialer
-        self._silence = silence
-        self._total = total
-        self._max_waiting = max_waiting
+        self._patience = patience
+        self._circuit = Circuit(Unreachable)  # for when no node answers
         self._links: dict[Endpoint, Link] = {}
         self._owners: list[Endpoint | None] = [None] * SLOTS
         self._known: set[Endpoint] = set()  # replicas too
@@ -60,7 +61,12 @@ class Cluster:
 
     async def ask(self, key: bytes, command: bytes) -> Any:
         """See ``Servers``."""
-        until = asyncio.get_running_loop().time() + self._total
+        if self._circuit.reason is not None:
+            return await self._circuit.probe(partial(self._ask, key, command))
+        return await self._ask(key, command)
+
+    async def _ask(self, key: bytes, command: bytes) -> Any:
+        until = asyncio.get_running_loop().time() + self._patience.total
         slot = slot_of(key)
         owner = self._owners[slot]
         if owner is None:
@@ -101,15 +107,16 @@ class Cluster:
         for link in self._links.values():
             await link.close()
 
-    async def _ask_node(self, node: Endpoint, command: bytes, *, asking: bool = False) -> Any:
+    async def _ask_node(self, node: Endpoint, command: bytes, *, asking: bool = False, refusable: bool = True) -> Any:
         link = self._links.get(node)
         if link is None:
-            link = Link(partial(self._dialer.connect, node), self._silence, self._max_waiting)
-            self._links[node] = link
+            link = self._links[node] = Link(partial(self._dialer.connect, node), self._patience)
         try:
-            return await link.ask(command, asking=asking)
+            reply = await link.ask(command, asking=asking, refusable=refusable)
         except Unreachable as error:
             raise Unreachable(f"{error.reason} (node {node})") from error
+        self._circuit.close()
+        return reply
 
     async def _ask_around(
         self, slot: int, command: bytes, until: float, failed: tuple[Endpoint, Unreachable] | None = None
@@ -123,7 +130,7 @@ class Cluster:
                     raise failed[1]
                 return await self._follow(slot, owner, command)
         except TimeoutError as error:
-            raise Unreachable(silence_reason(self._total)) from error
+            raise Unreachable(silence_reason(self._patience.total)) from error
 
     async def _follow(self, slot: int, node: Endpoint | None, command: bytes) -> Any:
         asking = False
@@ -152,10 +159,11 @@ class Cluster:
         if not self._probes:
             raise Unreachable(_UNSERVED)
         if not any(link.busy for link in self._links.values()):
-            await first_answer(self._check_one(owner, read(key)) for owner, key in self._probes.items())
+            questions = (self._check_one(owner, read(key)) for owner, key in self._probes.items())
+            await first_answer(questions, _GRACE)
 
     async def _check_one(self, node: Endpoint, command: bytes) -> None:
-        see_that_it_reads(await self._ask_node(node, command))
+        see_that_it_reads(await self._ask_node(node, command, refusable=False))
 
     def _find_probes(self, prefix: bytes) -> None:
         """A key that begins with ``prefix`` for each node, as far as they are found soon."""
@@ -179,7 +187,10 @@ class Cluster:
             if (pause := self._learn_again - loop.time()) > 0:
                 await asyncio.sleep(pause)
             self._take(await first_answer(self._map_of(node) for node in self._whom_to_ask()))
+            await self._forget_departed()
         except Unreachable as error:
+            if self._patience.ends:
+                self._circuit.open(error.reason)
             return error
         except asyncio.CancelledError:  # by ``close`` alone; those who wait are not cancelled
             return Unreachable("it is closed")
@@ -217,6 +228,12 @@ class Cluster:
         for first, last, nodes in ranges:
             self._owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
             self._known.update(nodes)
+
+    async def _forget_departed(self) -> None:
+        """Close what leads to nodes that no map names any more, as when every node was replaced one after another."""
+        departed = [node for node in self._links if node not in self._known and node not in self._seeds]
+        for link in [self._links.pop(node) for node in departed if self._links[node].idle]:
+            await link.close()
 
 
 def _named(error: ReplyError, asked: Endpoint) -> Endpoint:

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
+from taskgate.stores.dialling import DiallingLoop
 from taskgate.stores.redis.faults import (
     CLOSED_BY_SERVER,
     NOT_REDIS,
@@ -213,7 +214,7 @@ class Dialer:
 
     async def _open(self, endpoint: Endpoint) -> Connection:
         context = None if self._tls is None else _context(self._tls)
-        transport, connection = await asyncio.get_running_loop().create_connection(
+        transport, connection = await DiallingLoop().create_connection(
             lambda: Connection(self._silence), endpoint.host, endpoint.port, ssl=context
         )
         plain: socket.socket = transport.get_extra_info("socket")

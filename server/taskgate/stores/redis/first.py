@@ -9,8 +9,8 @@ from taskgate.stores.redis.faults import Unreachable
 T = TypeVar("T")
 
 
-async def first_answer(questions: Iterable[Coroutine[Any, Any, T]]) -> T:
-    """The result of whichever does not raise Unreachable first; the others are cancelled.
+async def first_answer(questions: Iterable[Coroutine[Any, Any, T]], grace: float = 0) -> T:
+    """The result of whichever does not raise Unreachable first; the others are cancelled after ``grace`` seconds.
 
     Raises Unreachable, the last one, if all of them do. There must be at least one.
     """
@@ -19,9 +19,13 @@ async def first_answer(questions: Iterable[Coroutine[Any, Any, T]]) -> T:
     try:
         for done in asyncio.as_completed(tasks):
             try:
-                return await done
+                answer = await done
             except Unreachable as error:
                 problem = error
+            else:
+                if grace:
+                    await asyncio.wait(tasks, timeout=grace)
+                return answer
     finally:
         for task in tasks:
             task.cancel()

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from taskgate.stores.circuit import Circuit
 from taskgate.stores.redis.connection import Connection, pack
 from taskgate.stores.redis.faults import ConnectionLost, Unreachable
 
@@ -25,18 +27,38 @@ _CLOSED = "it is closed"
 _ASKING = pack("ASKING")
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait, in seconds, and how many may."""
+
+    connect: float
+    """For a connection to be ready."""
+
+    silence: float
+    """For a sign of life from a server that owes an answer; one that sent something since is not away."""
+
+    total: float
+    """For an answer that may lead from one node of a cluster to another."""
+
+    waiting: int
+    """Questions that one server may have before it."""
+
+    ends: bool
+    """Whether questions are refused at once while a server is known to be away."""
+
+
 class Link:
     """Puts questions to the server that ``connect`` leads to, which may be another one each time.
 
     An outage fails fast: while there is no connection, everybody waits for the one attempt that is under way, and
-    shares its failure.
+    shares its failure; once that is known, others are refused (``Circuit``).
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], silence: float, max_waiting: int) -> None:
-        """``connect`` raises Unreachable. A server that sent something within ``silence`` seconds is not away."""
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], patience: Patience) -> None:
+        """``connect`` raises Unreachable."""
         self._connect = connect
-        self._silence = silence
-        self._max_waiting = max_waiting
+        self._patience = patience
+        self._circuit = Circuit(Unreachable)
         self._connections: list[Connection] = []
         self._attempt: asyncio.Task[Connection | Unreachable] | None = None
         self._next_attempt = 0.0
@@ -46,30 +68,38 @@ class Link:
     @property
     def busy(self) -> bool:
         """Whether many answers are owed and are coming."""
-        return self._waiting >= _BUSY and any(each.heard_within(self._silence) for each in self._connections)
+        return self._waiting >= _BUSY and any(map(self._heard, self._connections))
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything."""
+        return not self._waiting and self._attempt is None
 
     @property
     def connected(self) -> bool:
         """Whether a question could be sent now."""
         return any(each.problem is None for each in self._connections)
 
-    async def ask(self, command: bytes, *, asking: bool = False) -> Any:
+    async def ask(self, command: bytes, *, asking: bool = False, refusable: bool = True) -> Any:
         """The answer, as ``Connection.send`` has it; ``asking`` sends ASKING first (Redis Cluster).
 
         A question that meets the end of a connection is put once more, on another one: the server may have been
-        restarted since the last one. Raises Unreachable.
+        restarted since the last one. ``refusable`` is False for one that is put even to a server that is known to be
+        away. Raises Unreachable.
         """
-        if self._waiting >= self._max_waiting:
-            raise Unreachable(f"it is overloaded: {self._max_waiting} reads are waiting")
+        if refusable and self._circuit.reason is not None:
+            return await self._circuit.probe(lambda: self.ask(command, asking=asking, refusable=False))
+        if self._waiting >= self._patience.waiting:
+            raise Unreachable(f"it is overloaded: {self._patience.waiting} reads are waiting")
         self._waiting += 1
         try:
-            connection = self._pick() or await self._connected()
-            try:
-                return await _send(connection, command, asking=asking)
-            except ConnectionLost as lost:
-                if lost.silent:
-                    raise
-            return await _send(self._pick() or await self._connected(), command, asking=asking)
+            reply = await self._ask(command, asking=asking)
+        except Unreachable as error:
+            self._note_trouble(error)
+            raise
+        else:
+            self._circuit.close()
+            return reply
         finally:
             self._waiting -= 1
 
@@ -82,6 +112,25 @@ class Link:
         for connection in self._connections:
             await connection.close()
         self._connections.clear()
+
+    async def _ask(self, command: bytes, *, asking: bool) -> Any:
+        connection = self._pick() or await self._connected()
+        try:
+            return await _send(connection, command, asking=asking)
+        except ConnectionLost as lost:
+            if lost.silent:
+                raise
+        return await _send(self._pick() or await self._connected(), command, asking=asking)
+
+    def _note_trouble(self, error: Unreachable) -> None:
+        """Refuse others, unless this was one connection's end, or another one is as it should be."""
+        broken = isinstance(error, ConnectionLost) and not error.silent
+        alive = (each for each in self._connections if each.problem is None)
+        if self._patience.ends and not broken and not any(map(self._heard, alive)):
+            self._circuit.open(error.reason)
+
+    def _heard(self, connection: Connection) -> bool:
+        return connection.heard_within(self._patience.silence)
 
     def _pick(self) -> Connection | None:
         """A connection that no large answer holds up; if there are none and can be no more, one with few before us."""
@@ -128,8 +177,8 @@ class Link:
             self._attempt = None
 
 
-async def _send(connection: Connection, command: bytes, *, asking: bool) -> Any:
+def _send(connection: Connection, command: bytes, *, asking: bool) -> asyncio.Future[Any]:
     if asking:
         # Both leave in one packet; what comes of the first is seen in the second.
         connection.send(_ASKING).add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await connection.send(command)
+    return connection.send(command)

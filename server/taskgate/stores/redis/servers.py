@@ -1,32 +1,14 @@
 """Whom to ask about a key: the one server, the primary that Sentinel names, or a node of a cluster."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from taskgate.stores.redis.cluster import Cluster
 from taskgate.stores.redis.connection import Connection, Dialer
 from taskgate.stores.redis.faults import see_that_it_reads
-from taskgate.stores.redis.link import Link
+from taskgate.stores.redis.link import Link, Patience
 from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.sentinel import Sentinels
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait, in seconds, and how many may."""
-
-    connect: float
-    """For a connection to be ready."""
-
-    silence: float
-    """For a sign of life from a server that owes an answer."""
-
-    total: float
-    """For an answer that may lead from one node of a cluster to another."""
-
-    waiting: int
-    """Questions that one server may have before it."""
 
 
 class Servers(Protocol):
@@ -62,21 +44,19 @@ def servers_of(location: Location, patience: Patience) -> Servers:
         database=location.database,
     )
     if location.kind is Kind.CLUSTER:
-        return Cluster(
-            location.endpoints, dialer, silence=patience.silence, total=patience.total, max_waiting=patience.waiting
-        )
+        return Cluster(location.endpoints, dialer, patience)
     if location.kind is Kind.SENTINEL:
         sentinels = Sentinels(location, connect_timeout=patience.connect)
 
         async def connect_to_primary() -> Connection:
             return await dialer.connect(await sentinels.primary(), must_be_primary=True)
 
-        return OneServer(Link(connect_to_primary, patience.silence, patience.waiting))
+        return OneServer(Link(connect_to_primary, patience))
 
     async def connect() -> Connection:
         return await dialer.connect(location.endpoints[0])
 
-    return OneServer(Link(connect, patience.silence, patience.waiting))
+    return OneServer(Link(connect, patience))
 
 
 class OneServer:
@@ -97,7 +77,7 @@ class OneServer:
     async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
         """See ``Servers``."""
         if not self._link.busy:
-            see_that_it_reads(await self._link.ask(read(prefix)))
+            see_that_it_reads(await self._link.ask(read(prefix), refusable=False))
 
     async def close(self) -> None:
         """See ``Servers``."""

@@ -1,15 +1,18 @@
 """Reading tasks from Redis: one command about one key, in either layout."""
 
+import asyncio
+from typing import Any
+
 from hiredis import ReplyError
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.layout import Layout
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
-from taskgate.stores.redis.link import MAX_WAITING
+from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Location
-from taskgate.stores.redis.servers import Patience, servers_of
+from taskgate.stores.redis.servers import servers_of
 
-_PATIENCE = Patience(connect=1.0, silence=1.0, total=2.5, waiting=MAX_WAITING)
+_PATIENCE = Patience(connect=1.0, silence=1.0, total=2.5, waiting=MAX_WAITING, ends=True)
 
 _COMMANDS = {
     Layout.CONDUCTOR: (b"*2\r\n$3\r\nGET\r\n", b""),
@@ -45,6 +48,10 @@ class RedisStore:
         if isinstance(reply, ReplyError) and code_of(reply) != "WRONGTYPE":
             raise unavailable(self._name, reply_reason(reply)) from reply
         raise DocumentUnreadable(task_id)
+
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """See ``AbandonableStore``. A read leaves nothing behind here but its place in a connection's queue."""
+        read.cancel()
 
     async def check(self) -> None:
         """See ``TaskStore``."""

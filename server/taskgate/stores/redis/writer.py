@@ -20,16 +20,16 @@ from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.loop_thread import LoopThread
 from taskgate.stores.redis.connection import pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
-from taskgate.stores.redis.link import MAX_WAITING
+from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Kind, Location
-from taskgate.stores.redis.servers import Patience, servers_of
+from taskgate.stores.redis.servers import servers_of
 from taskgate.stores.redis.slots import slot_of
 from taskgate.stores.writer import Writer
 
 LAYOUT_VERSION = b"1"
 """What the mark says of the layout above."""
 
-_PATIENCE = Patience(connect=2.0, silence=30.0, total=35.0, waiting=2 * MAX_WAITING)
+_PATIENCE = Patience(connect=2.0, silence=30.0, total=35.0, waiting=2 * MAX_WAITING, ends=False)
 
 WRITE_PATIENCE = 20.0
 """Seconds for which a write is tried again while no server takes it: a failover, a restart."""

@@ -1,0 +1,38 @@
+"""A name with two addresses, of which the first does not answer."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from taskgate.stores import dialling
+from taskgate.stores.dialling import Address
+
+NAME = "two.example"
+"""What the tests call it: no resolver knows it."""
+
+
+@contextmanager
+def dead_address(port: int) -> Iterator[str]:
+    """An address that drops what is sent to this port, as a host does that is gone: its queue is full."""
+    address = "127.0.0.2"
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((address, port))
+        yield address
+
+
+def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let the name have these addresses, in this order."""
+
+    async def addresses_of(host: str, port: int) -> list[Address]:
+        assert host == NAME
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(dialling, "addresses_of", addresses_of)

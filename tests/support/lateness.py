@@ -1,0 +1,34 @@
+"""Bounds on seconds that hold on a busy machine too."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+_TICK = 0.01
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """The block takes less than ``seconds``, not counting those for which the machine ran something else.
+
+    What is not counted is how late timers of the same event loop are.
+    """
+    late = 0.0
+
+    async def tick() -> None:
+        nonlocal late
+        while True:
+            due = time.perf_counter() + 2 * _TICK
+            await asyncio.sleep(_TICK)
+            late += max(0.0, time.perf_counter() - due)
+
+    ticking = asyncio.create_task(tick())
+    started = time.perf_counter()
+    try:
+        yield
+        took = time.perf_counter() - started
+        await asyncio.sleep(0)  # the last tick may be late itself
+    finally:
+        ticking.cancel()
+    assert took - late < seconds, f"{took:.2f} s, of which {late:.2f} s were the machine's"
