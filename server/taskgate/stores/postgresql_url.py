@@ -55,7 +55,7 @@ class PostgresqlUrl:
 
 def parse_postgresql_url(rest: str) -> PostgresqlUrl:
     """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
-    parts = split_url(rest)
+    parts = split_url("postgresql", rest)
     parameters = parse_parameters("postgresql", parts.query, _KNOWN, files=_FILES, choices=_CHOICES)
     database = unquote(parts.path) or parameters.get("dbname", "")
     return PostgresqlUrl(
