@@ -4,7 +4,10 @@
 """
 
 import asyncio
+import os
 import random
+import signal
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -16,11 +19,14 @@ import pytest
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, assert_public, stored
-from support.cut_wire import cut_at_commit
+from support.cut_wire import cut_at_commit, silent_at_commit
 from support.database_server import DatabaseServer, free_port
+from support.documents import task
 from support.running import eventually
+from taskgate.commands.import_tasks import run_import
 from taskgate.errors import StoreUnavailable
-from taskgate.stores import open_store, open_writer
+from taskgate.settings import Settings
+from taskgate.stores import open_store, open_writer, sql_writer
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 
 
@@ -222,6 +228,33 @@ class SqlServerWriterSuite(WriterSuite):
                     writer.write([stored(f"{n}") for n in range(10)])
             assert writer.total.added == len(rig.stored())
             assert len(rig.stored()) == (10 if arrives else 0)
+
+    def test_interrupt_of_a_commit_that_hangs(
+        self, rig: SqlServerRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Ctrl-C ends it within seconds, and the summary says that nobody knows of the last batch."""
+        monkeypatch.setattr(sql_writer, "INTERRUPT_GRACE", 0.3)
+        rig.create()
+        tasks = tmp_path / "tasks.json"
+        tasks.write_bytes(task(ID))
+
+        def interrupt(silent: threading.Event) -> None:
+            if silent.wait(30):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with silent_at_commit(rig.server.port, rig.commit) as (port, silent):
+            began = time.monotonic()
+            interrupter = threading.Thread(target=interrupt, args=(silent,))
+            interrupter.start()
+            code = run_import(Settings(store=rig.url_by(port)), [str(tasks)], quiet=True)
+            seconds = time.monotonic() - began
+            interrupter.join()
+        assert code == 130
+        assert seconds < 20  # it was a minute
+        said = capsys.readouterr().err
+        assert "0 added" in said
+        assert "interrupted; The store" in said
+        assert "it is not known whether that batch is stored; what is counted above is stored, and the import" in said
 
     def test_two_writers_of_the_same_tasks(self, rig: SqlServerRig) -> None:
         """Batches that meet in the same rows, in different orders: every count is exact, and none is lost."""

@@ -46,6 +46,33 @@ def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator
 
 
 @contextmanager
+def silent_at_commit(server_port: int, commit: bytes) -> Iterator[tuple[int, threading.Event]]:
+    """The port of a proxy that says nothing any more when a batch of tasks is to be committed; and when that is so."""
+    silent = threading.Event()
+    over = threading.Event()
+
+    def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
+        written = False
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                written = written or b"INSERT INTO" in data
+                if from_client and written and commit in data:
+                    silent.set()
+                    over.wait()
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with _proxy(server_port, forward) as port:
+        try:
+            yield port, silent
+        finally:
+            over.set()
+
+
+@contextmanager
 def overheard(server_port: int) -> Iterator[tuple[int, bytearray]]:
     """The port of a proxy, and all that clients say over it."""
     said = bytearray()

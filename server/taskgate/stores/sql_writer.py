@@ -24,6 +24,9 @@ COMMENT: Final = f"{_MARK}{_LAYOUT_VERSION}"
 
 _ASK_INTERVAL: Final = 0.5
 
+INTERRUPT_GRACE: Final = 3.0
+"""Seconds that Ctrl-C waits for a commit to be answered."""
+
 
 class SqlWriter(Writer):
     """Writes batches, each in one transaction; several may write at once, and readers notice nothing of it."""
@@ -44,13 +47,21 @@ class SqlWriter(Writer):
             raise
 
     def _commit_after(self, put: Coroutine[Any, Any, WriteCounts]) -> WriteCounts:
-        """Write by ``put``, which returns what that did, and commit."""
+        """Write by ``put``, which returns what that did, and commit.
+
+        Ctrl-C is raised as a KeyboardInterrupt; where what became of the batch is not known, its context says so.
+        """
         with self._faults():
             counts = self._loop.run(put)
-            with interrupts_held():
-                self._loop.run(self._commit())
+            with interrupts_held() as held:
+                if not self._loop.run_unless(held, INTERRUPT_GRACE, self._committed()):
+                    raise self._unknown("it did not answer when a batch was to be committed")
                 self.total += counts
         return counts
+
+    async def _committed(self) -> bool:
+        await self._commit()
+        return True
 
     def _release(self) -> None:
         self._loop.run(self._leave())
@@ -80,9 +91,11 @@ class SqlWriter(Writer):
             if answer is not None:
                 return answer
             await asyncio.sleep(_ASK_INTERVAL)
-        raise StoreUnavailable(
-            f"The store {self._name} is unavailable: the connection was lost while a batch was committed,"
-            " and it is not known whether that batch is stored"
+        raise self._unknown("the connection was lost while a batch was committed")
+
+    def _unknown(self, why: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"The store {self._name} is unavailable: {why}, and it is not known whether that batch is stored"
         )
 
     @abstractmethod
