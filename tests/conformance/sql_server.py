@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, StoreSuite, WriterSuite, assert_public, stored
-from support.cut_wire import cut_at_commit, silent_at_commit
+from support.cut_wire import cut_at_commit, silent_at
 from support.database_server import DatabaseServer, free_port
 from support.documents import task
 from support.running import eventually
@@ -40,6 +40,9 @@ class SqlServerRig(Rig):
 
     commit: bytes
     """A commit, as it goes over the wire."""
+
+    batch_statements: Sequence[bytes]
+    """Pieces of other statements of a batch."""
 
     lock_timeout: str
     """What is patched for a writer that shall not wait long."""
@@ -242,7 +245,7 @@ class SqlServerWriterSuite(WriterSuite):
             if silent.wait(30):
                 os.kill(os.getpid(), signal.SIGINT)
 
-        with silent_at_commit(rig.server.port, rig.commit) as (port, silent):
+        with silent_at(rig.server.port, rig.commit, after=b"INSERT INTO") as (port, silent):
             began = time.monotonic()
             interrupter = threading.Thread(target=interrupt, args=(silent,))
             interrupter.start()
@@ -255,6 +258,26 @@ class SqlServerWriterSuite(WriterSuite):
         assert "0 added" in said
         assert "interrupted; The store" in said
         assert "it is not known whether that batch is stored; what is counted above is stored, and the import" in said
+
+    def test_server_that_says_nothing_any_more(self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever it was asked last, the import ends."""
+        monkeypatch.setattr(sql_writer, "PREPARE_TIMEOUT", 1)
+        with silent_at(rig.server.port, b"LIMIT 0", after=b"") as (port, silent):
+            with pytest.raises(StoreUnavailable, match="it does not answer"):
+                open_writer(rig.url_by(port))
+            assert silent.is_set()
+        monkeypatch.undo()
+        rig.create()
+        for statement in rig.batch_statements:
+            with (
+                silent_at(rig.server.port, statement, after=b"LIMIT 0") as (port, silent),
+                open_writer(rig.url_by(port)) as writer,
+            ):
+                monkeypatch.setattr(sql_writer, "BATCH_TIMEOUT", 1)
+                with pytest.raises(StoreUnavailable, match="it does not answer"):
+                    writer.write([stored(ID, 1), stored(ID, 0)])  # of which the second is older
+                assert silent.is_set(), statement
+                monkeypatch.undo()
 
     def test_two_writers_of_the_same_tasks(self, rig: SqlServerRig) -> None:
         """Batches that meet in the same rows, in different orders: every count is exact, and none is lost."""

@@ -45,6 +45,7 @@ class MysqlRig(SqlServerRig):
     server: MysqlServer
     user = USER
     commit = MYSQL_COMMIT
+    batch_statements = (b"FOR UPDATE",)
     lock_timeout = "taskgate.stores.mysql_writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: MysqlServer) -> None:

@@ -32,6 +32,7 @@ class PostgresqlRig(SqlServerRig):
     server: PostgresqlServer
     user = USER
     commit = POSTGRESQL_COMMIT
+    batch_statements = (b"BEGIN", b"AS given")
     lock_timeout = "taskgate.stores.postgresql_writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: PostgresqlServer) -> None:

@@ -46,20 +46,23 @@ def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator
 
 
 @contextmanager
-def silent_at_commit(server_port: int, commit: bytes) -> Iterator[tuple[int, threading.Event]]:
-    """The port of a proxy that says nothing any more when a batch of tasks is to be committed; and when that is so."""
+def silent_at(server_port: int, statement: bytes, *, after: bytes) -> Iterator[tuple[int, threading.Event]]:
+    """The port of a proxy that is silent for ever once a client says ``statement``, having said ``after``.
+
+    And an event: that it is so.
+    """
     silent = threading.Event()
     over = threading.Event()
 
     def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
-        written = False
+        armed = False
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                written = written or b"INSERT INTO" in data
-                if from_client and written and commit in data:
+                if from_client and armed and statement in data:
                     silent.set()
                     over.wait()
                     break
+                armed = armed or after in data
                 target.sendall(data)
         for end in (source, target):
             with suppress(OSError):
