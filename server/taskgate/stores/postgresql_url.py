@@ -50,7 +50,7 @@ class PostgresqlUrl:
     @property
     def name(self) -> str:
         """The URL without user, password and parameters: what messages and logs call the store."""
-        return f"postgresql://{','.join(map(str, self.hosts))}/{self.database or self.user or ''}"
+        return f"postgresql://{','.join(map(str, self.hosts))}/{self.database or ''}"
 
 
 def parse_postgresql_url(rest: str) -> PostgresqlUrl:
