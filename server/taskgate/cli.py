@@ -4,16 +4,18 @@ Exit codes: 0 done (a drained Ctrl-C included), 1 it ran and something failed, 2
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import structlog
 
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.logs import configure_logs
-from taskgate.settings import Settings, load_settings
+from taskgate.settings import Settings, load_settings, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +43,8 @@ def with_settings(*names: str) -> Callable[[F], F]:
             flags = {name: arguments.pop(name) for name in names}
             settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
             configure_logs(settings.log_level, settings.log_format)
+            if unknown := unknown_variables(os.environ):
+                structlog.get_logger("taskgate").warning("variables that are no settings", ignored=", ".join(unknown))
             return command(settings=settings, **arguments)
 
         wrapped: Any = run

@@ -5,6 +5,7 @@ default. A value that cannot be used raises ``SettingsError``, a sentence that n
 """
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +44,8 @@ class Settings(BaseSettings):
         default="sqlite:///tasks.db",
         description="Where the tasks are, as a URL: sqlite:///relative.db, sqlite:////absolute/path.db,"
         " postgresql://user@host:5432/database, mysql://user@host:3306/database, redis://host:6379/0,"
-        " redis+sentinel://host:26379/name/0 or redis+cluster://host:6379. Where it holds a password, use the variable:"
-        " flags can be seen by others.",
+        " redis+sentinel://host:26379/name/0, redis+cluster://host:6379 or cassandra://host:9042/keyspace. Where it"
+        " holds a password, use the variable: flags can be seen by others.",
     )
     layout: Layout = Field(
         default=Layout.TASKGATE,
@@ -130,6 +131,18 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
         raise SettingsError("; ".join(_sentence(dict(detail), flags) for detail in error.errors())) from error
     except (SourceError, ValueError) as error:  # the TOML or an environment value could not be parsed at all
         raise SettingsError(f"config: {config or 'environment'}: {error}") from error
+
+
+# Kubernetes tells a container of services: variables of this kind are there if one is called taskgate.
+_KUBERNETES = re.compile(r"TASKGATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)?)")
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Names that begin as settings do, and are none: misspelt perhaps, or another program's."""
+    known = {"TASKGATE_CONFIG", *(f"TASKGATE_{name.upper()}" for name in Settings.model_fields)}
+    # Settings are found in small letters as well.
+    ours = (name for name in environment if name.upper().startswith("TASKGATE_") and name.upper() not in known)
+    return sorted(name for name in ours if not _KUBERNETES.fullmatch(name))
 
 
 def _sentence(detail: dict[str, Any], flags: Mapping[str, Any]) -> str:

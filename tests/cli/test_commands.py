@@ -32,6 +32,25 @@ def test_help_says_what_the_layouts_are(command: str) -> None:
     ) in text
 
 
+def test_help_names_every_kind_of_store() -> None:
+    """As many as the refusal of an unknown one does."""
+    refusal = taskgate("serve", "--store", "mongodb://x").stderr
+    schemes = set(re.findall(r"([a-z+]+)://", refusal)) - {"mongodb"}
+    assert len(schemes) == 7
+    text = "".join(taskgate("serve", "--help").stdout.split())
+    assert {scheme for scheme in schemes if f"{scheme}://" in text} == schemes
+
+
+def test_variables_that_are_no_settings_are_named_in_one_line() -> None:
+    """With no word of what they hold; they may be another program's, and refuse nothing."""
+    done = taskgate("gateway", env={"TASKGATE_STOER": "secret", "TASKGATE_WORKERZ": "secret", "TASKGATE_WORKERS": "1"})
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert json.loads(line)["ignored"] == "TASKGATE_STOER, TASKGATE_WORKERZ"
+    assert json.loads(line)["level"] == "warning"
+    assert "secret" not in line
+
+
 def test_up_makes_no_file_where_conductors_is_expected(tmp_path: Path) -> None:
     """A wrong path is answered with 503; it does not become an empty database beside the right one."""
     database = tmp_path / "c123.db"

@@ -4,9 +4,12 @@
 """
 
 import asyncio
+import os
 import random
+import signal
+import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,12 +18,15 @@ import pytest
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, NetworkStoreSuite, WriterSuite, assert_public, stored
-from support.cut_wire import cut_at_commit
+from support.cut_wire import cut_at_commit, silent_at
 from support.database_server import DatabaseServer, free_port
 from support.dead_address import NAME, dead_address, resolve
+from support.documents import task
 from support.running import eventually
+from taskgate.commands.import_tasks import run_import
 from taskgate.errors import StoreUnavailable
-from taskgate.stores import open_store, open_writer
+from taskgate.settings import Settings
+from taskgate.stores import open_store, open_writer, sql_writer
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 
 
@@ -34,6 +40,9 @@ class SqlServerRig(Rig):
 
     commit: bytes
     """A commit, as it goes over the wire."""
+
+    batch_statements: Sequence[bytes]
+    """Pieces of other statements of a batch."""
 
     lock_timeout: str
     """What is patched for a writer that shall not wait long."""
@@ -214,6 +223,53 @@ class SqlServerWriterSuite(WriterSuite):
                     writer.write([stored(f"{n}") for n in range(10)])
             assert writer.total.added == len(rig.stored())
             assert len(rig.stored()) == (10 if arrives else 0)
+
+    def test_interrupt_of_a_commit_that_hangs(
+        self, rig: SqlServerRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Ctrl-C ends it within seconds, and the summary says that nobody knows of the last batch."""
+        monkeypatch.setattr(sql_writer, "INTERRUPT_GRACE", 0.3)
+        rig.create()
+        tasks = tmp_path / "tasks.json"
+        tasks.write_bytes(task(ID))
+
+        def interrupt(silent: threading.Event) -> None:
+            if silent.wait(30):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with silent_at(rig.server.port, rig.commit, after=b"INSERT INTO") as (port, silent):
+            began = time.monotonic()
+            interrupter = threading.Thread(target=interrupt, args=(silent,))
+            interrupter.start()
+            code = run_import(Settings(store=rig.url_by(port)), [str(tasks)], quiet=True)
+            seconds = time.monotonic() - began
+            interrupter.join()
+        assert code == 130
+        assert seconds < 20  # it was a minute
+        said = capsys.readouterr().err
+        assert "0 added" in said
+        assert "interrupted; The store" in said
+        assert "it is not known whether that batch is stored; what is counted above is stored, and the import" in said
+
+    def test_server_that_says_nothing_any_more(self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever it was asked last, the import ends."""
+        monkeypatch.setattr(sql_writer, "PREPARE_TIMEOUT", 1)
+        with silent_at(rig.server.port, b"LIMIT 0", after=b"") as (port, silent):
+            with pytest.raises(StoreUnavailable, match="it does not answer"):
+                open_writer(rig.url_by(port))
+            assert silent.is_set()
+        monkeypatch.undo()
+        rig.create()
+        for statement in rig.batch_statements:
+            with (
+                silent_at(rig.server.port, statement, after=b"LIMIT 0") as (port, silent),
+                open_writer(rig.url_by(port)) as writer,
+            ):
+                monkeypatch.setattr(sql_writer, "BATCH_TIMEOUT", 1)
+                with pytest.raises(StoreUnavailable, match="it does not answer"):
+                    writer.write([stored(ID, 1), stored(ID, 0)])  # of which the second is older
+                assert silent.is_set(), statement
+                monkeypatch.undo()
 
     def test_two_writers_of_the_same_tasks(self, rig: SqlServerRig) -> None:
         """Batches that meet in the same rows, in different orders: every count is exact, and none is lost."""

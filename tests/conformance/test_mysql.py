@@ -45,6 +45,7 @@ class MysqlRig(SqlServerRig):
     server: MysqlServer
     user = USER
     commit = MYSQL_COMMIT
+    batch_statements = (b"FOR UPDATE",)
     lock_timeout = "taskgate.stores.mysql_writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: MysqlServer) -> None:
@@ -216,6 +217,24 @@ class TestMysqlStore(SqlServerStoreSuite):
         rig.put("😀", "2")
         assert await store.get_document("😀") == b"2"
         await store.close()
+
+    @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "latin1_swedish_ci", "ucs2_general_ci", None])
+    async def test_server_that_prepares_no_more_statements(self, rig: MysqlRig, collation: str | None) -> None:
+        """Other programs have taken all that ``max_prepared_stmt_count`` allows: the statement goes as text."""
+        if collation is None:
+            rig.create()
+        else:
+            rig.foreign(collation=collation)
+        documents = {"abc": '{"s":"é"}', "\u00e9t\u00e9": "{}", "?": "?", "a\\'b": "%s"}
+        for task_id, document in documents.items():
+            rig.put(task_id, document)
+        with rig.server.setting("max_prepared_stmt_count", 0):
+            store = rig.open_store()
+            for task_id, document in documents.items():
+                assert await store.get_document(task_id) == document.encode()
+            for task_id in ("", "ABC", "abc ", "\u4e00", "😀", "abc\0", "a'b", "x" * 255):
+                assert await store.get_document(task_id) is None, ascii(task_id)
+            await store.close()
 
     async def test_connection_that_the_server_found_idle(self, rig: MysqlRig) -> None:
         """A server ends connections that nothing was asked over; the read that comes next is answered all the same."""

@@ -17,7 +17,7 @@ from support.cut_wire import POSTGRESQL_COMMIT
 from support.pgbouncer import running_pgbouncer
 from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port, running_postgresql
 from support.running import eventually
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.postgresql import PostgresqlStore
@@ -32,6 +32,7 @@ class PostgresqlRig(SqlServerRig):
     server: PostgresqlServer
     user = USER
     commit = POSTGRESQL_COMMIT
+    batch_statements = (b"BEGIN", b"AS given")
     lock_timeout = "taskgate.stores.postgresql_writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: PostgresqlServer) -> None:
@@ -195,6 +196,21 @@ class TestPostgresqlStore(SqlServerStoreSuite):
         assert await store.get_document(ID) == '{"s":"é"}'.encode()
         await store.close()
         rig.server.execute("DROP DATABASE latin WITH (FORCE)")
+
+    async def test_byte_that_does_not_convert_is_an_unreadable_document(self, rig: PostgresqlRig) -> None:
+        """There is such a task; an ID that the encoding cannot hold stays unknown. Others are read as before."""
+        rig.server.execute("CREATE DATABASE windows ENCODING 'WIN1252' TEMPLATE template0")
+        rig.database = "windows"
+        rig.create()
+        rig.put(ID, '{"s":"€"}')
+        rig.execute("INSERT INTO task (task_id, json_data) VALUES ('bad', chr(129))")  # WIN1252 has no such character
+        store = rig.open_store()
+        with pytest.raises(DocumentUnreadable, match="of task bad cannot be read"):
+            await store.get_document("bad")
+        assert await store.get_document("\u4e00") is None
+        assert await store.get_document(ID) == '{"s":"€"}'.encode()
+        await store.close()
+        rig.server.execute("DROP DATABASE windows WITH (FORCE)")
 
 
 class TestPostgresqlWriter(SqlServerWriterSuite):

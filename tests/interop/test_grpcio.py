@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import random
 import socket
 import sqlite3
 import threading
@@ -143,13 +144,13 @@ class TestUnary:
         Grpcio ignores a second message, and waits for ever for the first: only the deadline ends that.
         """
         method: Any = channel.stream_stream(JSON)
-        (answer,) = list(method(iter([ASK]), timeout=5))
+        (answer,) = list(method(iter([ASK]), timeout=20))
         assert HttpBody.FromString(answer).data == DOCUMENTED_COMPACT
-        none = method(iter([]), timeout=1)
+        none = method(iter([]), timeout=20 if route == "envoy" else 1)
         with pytest.raises(grpc.RpcError):
             list(none)
         assert none.code().name == ("UNIMPLEMENTED" if route == "envoy" else "DEADLINE_EXCEEDED")
-        two = method(iter([ASK, ASK]), timeout=5)
+        two = method(iter([ASK, ASK]), timeout=20)
         with suppress(grpc.RpcError):
             list(two)
         assert two.code().name in ({"OK", "UNIMPLEMENTED"} if route == "envoy" else {"OK"})
@@ -230,7 +231,7 @@ class TestMetadata:
 
     def test_more_metadata_than_is_taken_is_an_error_of_its_call(self, ask: Ask) -> None:
         """Envoy resets such a stream, grpcio answers RESOURCE_EXHAUSTED; neither hangs."""
-        result = ask(JSON, ASK, metadata=(("x-long", "y" * 200_000),), timeout=10)
+        result = ask(JSON, ASK, metadata=(("x-long", "y" * 200_000),), timeout=20)
         assert result.code in {
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.INTERNAL,
@@ -254,12 +255,13 @@ class TestDeadline:
         assert_document(ask(JSON, ASK, timeout=None))
 
     def test_ends_a_watch(self, channel: grpc.Channel, route: str) -> None:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=0.5)
+        grpc.channel_ready_future(channel).result(20)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=1)
         began = time.monotonic()
         with pytest.raises(grpc.RpcError):
             list(watch)
         assert_too_late(watch, route)
-        assert 0.3 < time.monotonic() - began < 2
+        assert 0.8 < time.monotonic() - began < 10
 
 
 class TestCompression:
@@ -316,27 +318,36 @@ class TestLargeMessages:
         assert ask(JSON, GetTaskJsonRequest(task_id="x" * size).SerializeToString()).code is code
 
 
+def address_for_later() -> str:
+    """One that nothing listens on, and that the system gives to no program that asks it for a free port.
+
+    Linux and macOS give out ports from 32768 on.
+    """
+    for _ in range(100):
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+    pytest.fail("no free port found")
+
+
 @pytest.mark.parametrize("route", ["envoy", "grpcio"], indirect=True, scope="session")
 class TestWaitForReady:
     """A server that is started after the call was made; the third route's server is not the one that is waited for."""
 
     def test_call_is_made_when_there_is_someone_to_take_it(self, transport: str, tmp_path: Path) -> None:
-        with socket.socket() as reserved:
-            reserved.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        address = address_for_later()
         options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.initial_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(address, options=options) as channel:
             method: Any = channel.unary_unary(JSON)
-            impatient = method.future(ASK, timeout=10)
+            impatient = method.future(ASK, timeout=20)
             assert impatient.code() is grpc.StatusCode.UNAVAILABLE
             patient = method.future(ASK, timeout=30, wait_for_ready=True)
             with running_system(tmp_path / "tasks.db", "--demo", "--grpc", address, transport=transport, workers=1):
                 assert HttpBody.FromString(patient.result()).data == DOCUMENTED_COMPACT
 
     async def test_with_asyncio(self, transport: str, tmp_path: Path) -> None:
-        with socket.socket() as reserved:
-            reserved.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        address = address_for_later()
         options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.initial_reconnect_backoff_ms", 200)]
         async with grpc.aio.insecure_channel(address, options=options) as channel:
             method: Any = channel.unary_unary(JSON)
@@ -357,27 +368,28 @@ class TestHealth:
     @pytest.mark.parametrize("service", ["", "taskgate.v1.TaskService", "conductor.grpc.tasks.TaskService"])
     def test_check(self, channel: grpc.Channel, service: str) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
-        assert stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status == SERVING
+        assert stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=20).status == SERVING
 
     def test_check_of_an_unknown_service_is_not_found(self, channel: grpc.Channel) -> None:
         with pytest.raises(grpc.RpcError) as refused:
-            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x"), timeout=5)
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x"), timeout=20)
         error: Any = refused.value
         assert error.code() is grpc.StatusCode.NOT_FOUND
 
     def test_watch_of_an_unknown_service_goes_on(self, channel: grpc.Channel, route: str) -> None:
         """SERVICE_UNKNOWN, and the stream stays open, as the protocol demands."""
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="x"), timeout=1)
+        grpc.channel_ready_future(channel).result(20)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="x"), timeout=3)
         assert next(watch).status == SERVICE_UNKNOWN
         with pytest.raises(grpc.RpcError):
             next(watch)
         assert_too_late(watch, route)
 
     def test_watch_sees_the_store_go_and_come_back(self, channel: grpc.Channel, system: System) -> None:
-        """Three watches on a channel, each told once of each change, within 5 seconds."""
+        """Three watches on a channel, each told once of each change."""
         seen: list[Queue[int]] = [Queue() for _ in range(3)]
         stub = health_pb2_grpc.HealthStub(channel)
-        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in seen]
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=90) for _ in seen]
         readers = [
             threading.Thread(target=follow, args=(watch, told), daemon=True)
             for watch, told in zip(watches, seen, strict=True)
@@ -385,10 +397,10 @@ class TestHealth:
         for reader in readers:
             reader.start()
         try:
-            assert [told.get(timeout=5) for told in seen] == [SERVING] * 3
+            assert [told.get(timeout=25) for told in seen] == [SERVING] * 3
             with store_away(system):
-                assert [told.get(timeout=5) for told in seen] == [NOT_SERVING] * 3
-            assert [told.get(timeout=5) for told in seen] == [SERVING] * 3
+                assert [told.get(timeout=25) for told in seen] == [NOT_SERVING] * 3
+            assert [told.get(timeout=25) for told in seen] == [SERVING] * 3
             assert all(told.empty() for told in seen)
         finally:
             for watch in watches:
@@ -435,7 +447,7 @@ class TestReflection:
         """Bidirectional: each question is sent when the answer to the one before has come."""
         asked: Queue[Any] = Queue()
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers = stub.ServerReflectionInfo(iter(asked.get, None), timeout=10)
+        answers = stub.ServerReflectionInfo(iter(asked.get, None), timeout=20)
 
         def answer(**question: Any) -> Any:
             asked.put(reflection_pb2.ServerReflectionRequest(**question))
@@ -460,7 +472,7 @@ class TestReflection:
 
         def file(**question: Any) -> FileDescriptorProto:
             request = reflection_pb2.ServerReflectionRequest(**question)
-            (answer,) = list(stub.ServerReflectionInfo(iter([request]), timeout=10))
+            (answer,) = list(stub.ServerReflectionInfo(iter([request]), timeout=20))
             return FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
 
         known: dict[str, FileDescriptorProto] = {}
@@ -475,7 +487,7 @@ class TestReflection:
 
     async def test_with_asyncio(self, target: str) -> None:
         async with grpc.aio.insecure_channel(target) as channel:
-            stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=10)
+            stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=20)
             for _ in range(3):
                 await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
                 assert (await stream.read()).list_services_response.service
@@ -489,6 +501,6 @@ def test_typed_task_has_the_documents_values(channel: grpc.Channel) -> None:
     method: Any = channel.unary_unary(
         TYPED, request_serializer=GetTaskRequest.SerializeToString, response_deserializer=GetTaskResponse.FromString
     )
-    task = method(GetTaskRequest(task_id=DOCUMENTED_ID), timeout=10).task
+    task = method(GetTaskRequest(task_id=DOCUMENTED_ID), timeout=20).task
     document = json.loads(DOCUMENTED)
     assert (task.task_id, task.reference_task_name) == (document["taskId"], document["referenceTaskName"])

@@ -46,6 +46,36 @@ def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator
 
 
 @contextmanager
+def silent_at(server_port: int, statement: bytes, *, after: bytes) -> Iterator[tuple[int, threading.Event]]:
+    """The port of a proxy that is silent for ever once a client says ``statement``, having said ``after``.
+
+    And an event: that it is so.
+    """
+    silent = threading.Event()
+    over = threading.Event()
+
+    def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
+        armed = False
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if from_client and armed and statement in data:
+                    silent.set()
+                    over.wait()
+                    break
+                armed = armed or after in data
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with _proxy(server_port, forward) as port:
+        try:
+            yield port, silent
+        finally:
+            over.set()
+
+
+@contextmanager
 def overheard(server_port: int) -> Iterator[tuple[int, bytearray]]:
     """The port of a proxy, and all that clients say over it."""
     said = bytearray()

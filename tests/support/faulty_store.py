@@ -2,20 +2,20 @@
 
 import asyncio
 import json
-import time
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.inside import Application
 
 SECRET = "dsn postgres://user:password@host"  # noqa: S105 - made up
-UNEXPECTED, AWAY, UNREADABLE, SLOW, GIVEN_UP = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(5))
+UNEXPECTED, AWAY, UNREADABLE, SLOW, COUNTS = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(5))
 
 
 class FaultyStore:
-    """Fails in a way that the task ID chooses; ``GIVEN_UP`` tells after how many seconds slow reads were given up."""
+    """Fails in a way that the task ID chooses; ``COUNTS`` tells how many slow reads were begun, and given up."""
 
     def __init__(self) -> None:
-        self.given_up: list[float] = []
+        self._begun = 0
+        self._given_up = 0
 
     async def get_document(self, task_id: str) -> bytes | None:
         match task_id:
@@ -25,13 +25,13 @@ class FaultyStore:
                 raise StoreUnavailable("The store is away")
             case _ if task_id == UNREADABLE:
                 raise DocumentUnreadable(task_id)
-            case _ if task_id == GIVEN_UP:
-                return json.dumps({"seconds": self.given_up}).encode()
-        began = time.monotonic()
+            case _ if task_id == COUNTS:
+                return json.dumps({"begun": self._begun, "given_up": self._given_up}).encode()
+        self._begun += 1
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(3600)
         finally:
-            self.given_up.append(time.monotonic() - began)
+            self._given_up += 1
         return None
 
     async def check(self) -> None:

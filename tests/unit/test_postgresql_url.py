@@ -38,6 +38,7 @@ def test_parts(
         ("postgres://me:secret@h:1,[::1]:2/d", "postgresql://h:1,[::1]:2/d"),
         ("postgresql://me:sec@ret@h/d", "postgresql://h:5432/d"),
         ("POSTGRESQL:///d?user=me&password=secret", "postgresql:///d"),
+        ("postgresql://me@h", "postgresql://h:5432/"),
     ],
 )
 def test_name_has_nothing_secret(url: str, name: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from taskgate.addresses import Address
 from taskgate.errors import SettingsError
-from taskgate.settings import Settings, load_settings
+from taskgate.settings import Settings, load_settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +87,26 @@ def test_several_faults_are_all_named() -> None:
         load_settings(None, {"workers": "0", "http": "x"})
     assert "workers" in str(refused.value)
     assert "http" in str(refused.value)
+
+
+def test_variables_that_are_no_settings_are_found() -> None:
+    """And those that are, in any case, and what Kubernetes makes of services named so, are not among them."""
+    known = [
+        "TASKGATE_STORE",
+        "taskgate_store",
+        "TASKGATE_CONFIG",
+        "TASKGATE_LOG_LEVEL",
+        "PATH",
+        "TASKGATES",
+        "TASKGATE",
+    ]
+    kubernetes = [
+        *("TASKGATE_SERVICE_HOST", "TASKGATE_SERVICE_PORT", "TASKGATE_SERVICE_PORT_HTTP", "TASKGATE_PORT"),
+        *("TASKGATE_PORT_8080_TCP", "TASKGATE_PORT_8080_TCP_ADDR", "TASKGATE_GRPC_SERVICE_HOST", "TASKGATE_GRPC_PORT"),
+    ]
+    unknown = ["TASKGATE_STOER", "taskgate_workerz", "TASKGATE_", "TASKGATE_GRPC_PROT"]
+    environment = dict.fromkeys([*known, *kubernetes, *unknown], "x")
+    assert unknown_variables(environment) == sorted(unknown)
 
 
 def test_settings_survive_the_way_to_a_worker() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from taskgate.errors import StoreUnavailable
 from taskgate.importing import ImportSummary, Progress, Reject, Source
 from taskgate.importing import run_import as import_sources
 from taskgate.settings import Settings
@@ -93,7 +94,16 @@ def _summary(summary: ImportSummary, store: str, seconds: float) -> str:
             if source.rejects:
                 text += f"\n  {source.name}: {source.rejects:,} rejected"
     if isinstance(summary.stopped_by, KeyboardInterrupt):
-        text += "\ntaskgate: interrupted; what is counted above is stored, and the import can be run again"
+        text += f"\ntaskgate: interrupted; {_trouble(summary.stopped_by)}what is counted above is stored"
+        text += ", and the import can be run again"
     elif summary.stopped_by is not None:
         text += f"\ntaskgate: {summary.stopped_by.message}; what is counted above is stored"
     return text
+
+
+def _trouble(interrupt: BaseException) -> str:
+    """What the store had to say when Ctrl-C came, as the beginning of a sentence."""
+    error: BaseException | None = interrupt
+    while error is not None and not isinstance(error, StoreUnavailable):
+        error = error.__context__
+    return "" if error is None else f"{error.message}; "

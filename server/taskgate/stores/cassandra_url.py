@@ -10,6 +10,7 @@ from taskgate.errors import SettingsError
 from taskgate.stores.url_parts import (
     Endpoint,
     each_parameter,
+    parameter_shown,
     parse_port,
     refuse_fragment,
     see_that_file_exists,
@@ -67,8 +68,8 @@ class CassandraUrl:
 
 def parse_cassandra_url(rest: str) -> CassandraUrl:
     """What follows ``cassandra://``; raises SettingsError, never with a word of the user's part."""
+    parts = split_url("cassandra", rest)
     refuse_fragment("cassandra", rest)
-    parts = split_url(rest)
     parameters = _parameters(parts.query)
     return CassandraUrl(
         hosts=tuple(_host(host) for host in parts.hosts.split(",")),
@@ -102,7 +103,9 @@ def _parameters(query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for key, value in each_parameter("cassandra", query):
         if key not in _KNOWN:
-            raise SettingsError(f"store: a cassandra URL takes no parameter {key!r}, only {', '.join(_KNOWN)}")
+            raise SettingsError(
+                f"store: a cassandra URL takes no {parameter_shown(key, query)}, only {', '.join(_KNOWN)}"
+            )
         if key in _CHOICES and value not in _CHOICES[key]:
             raise SettingsError(f"store: {key} of the cassandra URL is one of {', '.join(_CHOICES[key])}")
         if key in _FILES:

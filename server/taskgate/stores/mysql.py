@@ -1,11 +1,12 @@
 """Tasks in MySQL or MariaDB: Conductor's own table, or one with the same columns that ``taskgate import`` makes.
 
-One table is read, by one prepared statement, in sessions that are read-only and limit a statement's time; a grant of
-SELECT on that table is all that the user needs.
+One table is read, by one statement, prepared where the server has room for it, in sessions that are read-only and limit
+a statement's time; a grant of SELECT on that table is all that the user needs.
 """
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from asyncmy import errors
@@ -24,6 +25,11 @@ CONNECT_TIMEOUT: Final = 1.5
 
 STATEMENT_TIMEOUT: Final = 1.5
 """Seconds after which the server itself gives a statement up, as when the table is locked."""
+
+_NO_ROOM_TO_PREPARE: Final = 1461
+"""The number for as many prepared statements as ``max_prepared_stmt_count`` allows, of all programs together."""
+
+_Rows = Sequence[tuple[object, object]]
 
 _COLLATION: Final = (
     "SELECT character_set_name, collation_name FROM information_schema.columns"
@@ -83,20 +89,20 @@ class MysqlStore:
             )
             await connection.query(f"SET SESSION {limit}")
             await connection.query("SET SESSION TRANSACTION READ ONLY")
-            statement = await connection.prepare(await _statement(connection))
+            execute = await _prepare(connection, await _statement(connection))
         except BaseException:
             terminate(connection)
             raise
-        return _Session(connection, self._url.name, statement)
+        return _Session(connection, self._url.name, execute)
 
 
 class _Session:
-    """One connection, with the statement prepared."""
+    """One connection, and the statement to be executed over it."""
 
-    def __init__(self, connection: Any, store: str, statement: Any) -> None:
+    def __init__(self, connection: Any, store: str, execute: Callable[[bytes], Awaitable[_Rows]]) -> None:
         self._connection = connection
         self._store = store
-        self._statement = statement
+        self._execute = execute
 
     def is_closed(self) -> bool:
         """Whether the connection is known to be lost."""
@@ -106,15 +112,38 @@ class _Session:
         """End the connection without waiting for anything."""
         terminate(self._connection)
 
-    async def fetch_rows(self, task_id: bytes) -> Any:
+    async def fetch_rows(self, task_id: bytes) -> _Rows:
         """Rows whose ID is this one to the server. Raises StoreUnavailable if it has no time, else as the driver."""
         try:
-            result = await self._statement.execute((task_id,))
+            return await self._execute(task_id)
         except errors.MySQLError as error:
             if number_of(error) in TOO_SLOW and (public := explain(self._store, error)):
                 raise public from error
             raise
-        return result.rows
+
+
+async def _prepare(connection: Any, statement: str) -> Callable[[bytes], Awaitable[_Rows]]:
+    """What executes ``statement`` with its one parameter: prepared, or as text where the server prepares no more."""
+    try:
+        prepared = await connection.prepare(statement)
+    except errors.MySQLError as error:
+        if number_of(error) != _NO_ROOM_TO_PREPARE:
+            raise
+        before, after = statement.split("?")
+
+        async def execute_text(task_id: bytes) -> _Rows:
+            async with connection.cursor() as cursor:
+                await cursor.execute(f"{before}X'{task_id.hex()}'{after}")  # hexadecimal: nothing in it to escape
+                rows: _Rows = await cursor.fetchall()
+            return rows
+
+        return execute_text
+
+    async def execute_prepared(task_id: bytes) -> _Rows:
+        rows: _Rows = (await prepared.execute((task_id,))).rows
+        return rows
+
+    return execute_prepared
 
 
 async def _statement(connection: Any) -> str:

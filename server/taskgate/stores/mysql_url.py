@@ -51,7 +51,7 @@ class MysqlUrl:
 
 def parse_mysql_url(rest: str) -> MysqlUrl:
     """What follows ``mysql://``; raises SettingsError, never with a word of the user's part or of a value."""
-    parts = split_url(rest)
+    parts = split_url("mysql", rest)
     parameters = parse_parameters("mysql", parts.query, _KNOWN, files=_FILES)
     if not parts.path or "/" in parts.path:
         raise SettingsError(
@@ -77,8 +77,8 @@ def _host_and_port(given: str) -> tuple[str, int]:
     try:
         split = urlsplit(f"//{given}")
         host, port = unquote(split.hostname or "localhost"), split.port
-    except ValueError as error:
-        raise SettingsError("store: the host of a mysql URL is written HOST:PORT, the port from 1 to 65535") from error
+    except ValueError:  # which quotes it
+        raise SettingsError("store: the host of a mysql URL is written HOST:PORT, the port from 1 to 65535") from None
     if port == 0:
         raise SettingsError(f"store: a port is a number from 1 to {MOST_PORT}")
     return host, port or DEFAULT_PORT

@@ -26,9 +26,6 @@ CONNECT_TIMEOUT: Final = 10.0
 LOCK_TIMEOUT: Final = 30
 """Seconds a write waits for another writer."""
 
-STATEMENT_TIMEOUT: Final = 300
-"""Seconds after which a batch of ours is given up: the server has stopped answering."""
-
 _TABLE_EXISTS: Final = 1050
 _PACKET_TOO_LARGE: Final = 1153
 
@@ -115,10 +112,8 @@ class MysqlWriter(SqlWriter):
 
     async def _put(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """Write without committing; returns what that did."""
-        if self._connection is None:
-            await self._prepare()
         self._batch += 1
-        async with asyncio.timeout(STATEMENT_TIMEOUT), self._connection.cursor() as cursor:
+        async with self._connection.cursor() as cursor:
             await cursor.execute("START TRANSACTION")
             await cursor.execute(_LOCK)
             await cursor.execute(_NUMBER, (self._writer, self._batch))

@@ -26,7 +26,8 @@ STATEMENT_TIMEOUT: Final = 1.5
 """Seconds after which the server itself gives a statement up, as when the table is locked."""
 
 _UNKNOWN_CHARACTER: Final = {"22021", "22P05"}
-"""SQLSTATEs for a text that the database's encoding cannot hold: no task has such an ID."""
+"""SQLSTATEs for a text that does not convert: an ID that the database's encoding cannot hold, or a document that UTF-8
+cannot."""
 
 _TOO_SLOW: Final = {"57014", "55P03"}
 """SQLSTATEs of a statement that took too long, or waited too long for a lock."""
@@ -43,7 +44,7 @@ class PostgresqlStore:
         """Nothing is connected to here. Both layouts have the same two columns."""
         del layout
         self._url = url
-        self._statement = _Statement(f"SELECT json_data FROM {table_of(url)} WHERE task_id = $1")  # noqa: S608 - quoted
+        self._statement = _Statement("json_data", f"FROM {table_of(url)} WHERE task_id = $1")
         self._connections = Connections(
             url.name, self._connect, lambda error: explain(url.name, error), size=url.pool_size, timeout=READ_TIMEOUT
         )
@@ -105,9 +106,10 @@ class _Statement:
     Its name is made of its text: whoever prepared it on a connection that a pooler shares, it is the same statement.
     """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.name = f"taskgate_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    def __init__(self, column: str, source: str) -> None:
+        self.text = f"SELECT {column} {source}"
+        self.existence = f"SELECT 1 {source}"
+        self.name = f"taskgate_{hashlib.sha256(self.text.encode()).hexdigest()[:16]}"
         self.prepared = True
 
 
@@ -136,14 +138,29 @@ class _Session:
         return session
 
     async def fetch_row(self, task_id: str) -> Any:
-        """The row, or None. Raises StoreUnavailable if the server has no time for it, else what the driver raises."""
+        """The row, or None; one of None if the server cannot convert what it holds.
+
+        Raises StoreUnavailable if the server has no time for it, else what the driver raises.
+        """
         try:
-            return await self._fetch_row(task_id)
+            try:
+                return await self._fetch_row(task_id)
+            except asyncpg.PostgresError as error:
+                if error.sqlstate not in _UNKNOWN_CHARACTER:
+                    raise
+                return (None,) if await self._exists(task_id) else None
         except asyncpg.PostgresError as error:
-            if error.sqlstate in _UNKNOWN_CHARACTER:
-                return None
             if error.sqlstate in _TOO_SLOW and (public := explain(self._store, error)):
                 raise public from error
+            raise
+
+    async def _exists(self, task_id: str) -> bool:
+        """Whether there is a row with this ID, whose document is not asked for."""
+        try:
+            return await self._connection.fetchrow(self._statement.existence, task_id) is not None
+        except asyncpg.PostgresError as error:
+            if error.sqlstate in _UNKNOWN_CHARACTER:
+                return False
             raise
 
     async def _fetch_row(self, task_id: str) -> Any:

@@ -50,12 +50,12 @@ class PostgresqlUrl:
     @property
     def name(self) -> str:
         """The URL without user, password and parameters: what messages and logs call the store."""
-        return f"postgresql://{','.join(map(str, self.hosts))}/{self.database or self.user or ''}"
+        return f"postgresql://{','.join(map(str, self.hosts))}/{self.database or ''}"
 
 
 def parse_postgresql_url(rest: str) -> PostgresqlUrl:
     """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
-    parts = split_url(rest)
+    parts = split_url("postgresql", rest)
     parameters = parse_parameters("postgresql", parts.query, _KNOWN, files=_FILES, choices=_CHOICES)
     database = unquote(parts.path) or parameters.get("dbname", "")
     return PostgresqlUrl(

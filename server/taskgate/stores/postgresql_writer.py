@@ -9,16 +9,13 @@ from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.postgresql_connect import connect, explain, table_of
 from taskgate.stores.postgresql_url import PostgresqlUrl
-from taskgate.stores.sql_writer import COMMENT, SqlWriter, foreign
+from taskgate.stores.sql_writer import BATCH_TIMEOUT, COMMENT, SqlWriter, foreign
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for making a connection."""
 
 LOCK_TIMEOUT: Final = 30
 """Seconds a write waits for another writer."""
-
-STATEMENT_TIMEOUT: Final = 300
-"""Seconds after which a statement of ours is given up: the server has stopped answering."""
 
 # IDs are compared byte for byte, which "C" does in one step. The document comes last, as in the SQLite store.
 _LAYOUT = """
@@ -74,28 +71,28 @@ class PostgresqlWriter(SqlWriter):
 
     async def _prepare(self) -> None:
         self._connection = connection = await connect(self._url, {}, CONNECT_TIMEOUT)
-        async with connection.transaction():
-            await connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{STATEMENT_TIMEOUT}s")
-            await connection.execute(f"SELECT pg_advisory_xact_lock({_LAYOUT_LOCK})")
-            found, comment = await connection.fetchrow(
-                "SELECT to_regclass($1)::oid, obj_description(to_regclass($1), 'pg_class')", self._table
-            )
-            if found is None:
-                schema = self._table.removesuffix(".task")
-                if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
-                    await connection.execute(f"CREATE SCHEMA {schema}")
-                await connection.execute(_LAYOUT.format(table=self._table, comment=COMMENT))
-                self.created = True
-            elif problem := foreign(comment or ""):
-                raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
-            await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
+        # Not the driver's own transaction: that one waits to roll back, on a connection that may say nothing any more.
+        await connection.execute("BEGIN")
+        await connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_LAYOUT_LOCK})")
+        found, comment = await connection.fetchrow(
+            "SELECT to_regclass($1)::oid, obj_description(to_regclass($1), 'pg_class')", self._table
+        )
+        if found is None:
+            schema = self._table.removesuffix(".task")
+            if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
+                await connection.execute(f"CREATE SCHEMA {schema}")
+            await connection.execute(_LAYOUT.format(table=self._table, comment=COMMENT))
+            self.created = True
+        elif problem := foreign(comment or ""):
+            raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
+        await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
+        await connection.execute("COMMIT")
 
     async def _put(self, rounds: Sequence["_Columns"]) -> WriteCounts:
         """Write without committing; returns what that did."""
-        if self._connection is None:
-            await self._prepare()
         await self._connection.execute("BEGIN")
-        begun = await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{STATEMENT_TIMEOUT}s")
+        begun = await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
         self._transaction = begun[2]
         counts = WriteCounts()
         for columns in rounds:
@@ -105,7 +102,7 @@ class PostgresqlWriter(SqlWriter):
     async def _put_distinct(self, columns: "_Columns") -> WriteCounts:
         ids, times, documents = columns.task_ids, columns.update_times, columns.documents
         upsert = _UPSERT.format(table=self._table)
-        counts = WriteCounts(*await self._connection.fetchrow(upsert, ids, times, documents, timeout=STATEMENT_TIMEOUT))
+        counts = WriteCounts(*await self._connection.fetchrow(upsert, ids, times, documents))
         kept = len(ids) - counts.added - counts.replaced
         if kept:
             counts.older = await self._connection.fetchval(_OLDER.format(table=self._table), ids, times)

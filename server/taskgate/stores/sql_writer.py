@@ -24,6 +24,15 @@ COMMENT: Final = f"{_MARK}{_LAYOUT_VERSION}"
 
 _ASK_INTERVAL: Final = 0.5
 
+PREPARE_TIMEOUT: Final = 90.0
+"""Seconds for connecting and making the layout, which may wait for other writers that do the same."""
+
+BATCH_TIMEOUT: Final = 300.0
+"""Seconds after which a batch is given up: the server has stopped answering."""
+
+INTERRUPT_GRACE: Final = 3.0
+"""Seconds that Ctrl-C waits for a commit to be answered."""
+
 
 class SqlWriter(Writer):
     """Writes batches, each in one transaction; several may write at once, and readers notice nothing of it."""
@@ -38,19 +47,41 @@ class SqlWriter(Writer):
     def _open(self) -> None:
         try:
             with self._faults():
-                self._loop.run(self._prepare())
+                self._loop.run(self._prepare_in_time())
         except BaseException:
             self.close()
             raise
 
     def _commit_after(self, put: Coroutine[Any, Any, WriteCounts]) -> WriteCounts:
-        """Write by ``put``, which returns what that did, and commit."""
+        """Write by ``put``, on a connection that there is, and which returns what that did; and commit.
+
+        Ctrl-C is raised as a KeyboardInterrupt; where what became of the batch is not known, its context says so.
+        """
         with self._faults():
-            counts = self._loop.run(put)
-            with interrupts_held():
-                self._loop.run(self._commit())
+            counts = self._loop.run(self._put_in_time(put))
+            with interrupts_held() as held:
+                if not self._loop.run_unless(held, INTERRUPT_GRACE, self._committed()):
+                    raise self._unknown("it did not answer when a batch was to be committed")
                 self.total += counts
         return counts
+
+    async def _prepare_in_time(self) -> None:
+        async with asyncio.timeout(PREPARE_TIMEOUT):
+            await self._prepare()
+
+    async def _put_in_time(self, put: Coroutine[Any, Any, WriteCounts]) -> WriteCounts:
+        if self._connection is None:
+            try:
+                await self._prepare_in_time()
+            except BaseException:
+                put.close()
+                raise
+        async with asyncio.timeout(BATCH_TIMEOUT):
+            return await put
+
+    async def _committed(self) -> bool:
+        await self._commit()
+        return True
 
     def _release(self) -> None:
         self._loop.run(self._leave())
@@ -80,9 +111,11 @@ class SqlWriter(Writer):
             if answer is not None:
                 return answer
             await asyncio.sleep(_ASK_INTERVAL)
-        raise StoreUnavailable(
-            f"The store {self._name} is unavailable: the connection was lost while a batch was committed,"
-            " and it is not known whether that batch is stored"
+        raise self._unknown("the connection was lost while a batch was committed")
+
+    def _unknown(self, why: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"The store {self._name} is unavailable: {why}, and it is not known whether that batch is stored"
         )
 
     @abstractmethod

@@ -5,6 +5,7 @@ the URL, such as ``postgresql``.
 """
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,11 @@ from urllib.parse import parse_qsl, unquote
 from taskgate.errors import SettingsError
 
 MOST_PORT: Final = 65535
+
+_MOST_DIGITS: Final = 20
+"""More than any number here has; Python refuses to read thousands of them."""
+
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z_]{1,40}")
 
 DEFAULT_POOL_SIZE: Final = 8
 _MOST_CONNECTIONS: Final = 200
@@ -43,11 +49,22 @@ class UrlParts:
     query: str = field(repr=False)
 
 
-def split_url(rest: str) -> UrlParts:
-    """The parts of what follows ``scheme://``. A password may have an @ in it."""
+def split_url(kind: str, rest: str) -> UrlParts:
+    """The parts of what follows ``scheme://``. A password may have an @ in it as it is, but no /, ? or #.
+
+    The part after one of those would be taken for a path or a parameter, which messages and logs show; the @ that then
+    follows tells of it.
+    """
+    if re.search("[/?#].*@", rest, re.DOTALL):
+        raise SettingsError(
+            f"store: a {kind} URL has no @ after the first /, ? or #; in a user, a password or anything else,"
+            " / is written %2F, ? is written %3F, # is written %23 and @ is written %40"
+        )
     place, _, query = rest.partition("?")
     authority, _, path = place.partition("/")
     credentials, at, hosts = authority.rpartition("@")
+    if "@" in unquote(hosts):
+        raise SettingsError(f"store: the @ before the hosts of a {kind} URL is written as it is, not as %40")
     user, colon, password = credentials.partition(":")
     return UrlParts(
         user=unquote(user) if at else None,
@@ -60,7 +77,9 @@ def split_url(rest: str) -> UrlParts:
 
 def parse_number(digits: str, most: int) -> int | None:
     """A number from 1 to ``most``; None for anything else."""
-    return int(digits) if digits.isascii() and digits.isdigit() and 0 < int(digits) <= most else None
+    if len(digits) > _MOST_DIGITS or not (digits.isascii() and digits.isdigit()):
+        return None
+    return int(digits) if 0 < int(digits) <= most else None
 
 
 def refuse_fragment(kind: str, rest: str) -> None:
@@ -83,12 +102,14 @@ def parse_parameters(
     """Parameters of which the last counts, as in libpq; those of ``files`` must name one. No value is ever said."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
-    except ValueError as error:
-        raise SettingsError(f"store: the parameters of a {kind} URL are written ?name=value&name=value") from error
+    except ValueError:  # which quotes one
+        raise SettingsError(f"store: the parameters of a {kind} URL are written ?name=value&name=value") from None
     parameters = dict(pairs)
     for name, value in parameters.items():
         if name not in known:
-            raise SettingsError(f"store: a {kind} URL has no parameter {name!r}; there are {', '.join(sorted(known))}")
+            raise SettingsError(
+                f"store: a {kind} URL has no {parameter_shown(name, query)}; there are {', '.join(sorted(known))}"
+            )
         if choices and name in choices and value not in choices[name]:
             raise SettingsError(f"store: {name} is one of {', '.join(choices[name])}")
         if name in files and not Path(value).is_file():
@@ -96,8 +117,18 @@ def parse_parameters(
     return parameters
 
 
+def parameter_shown(name: str, query: str) -> str:
+    """How a message speaks of a parameter of ``query`` that there is not, which may be a piece of a password.
+
+    As where a value that is one has an & in it.
+    """
+    if _PLAIN_NAME.fullmatch(name) and not re.search("@|%40|pass", query, re.IGNORECASE):
+        return f"parameter {name!r}"
+    return "such parameter (it is not shown: it may be part of a password)"
+
+
 def each_parameter(kind: str, query: str) -> Iterator[tuple[str, str]]:
-    """Name and value of parameters that may be there once each."""
+    """Name and value of parameters that may be there once each; refuse an unknown one before asking for the next."""
     names = set()
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name in names:

@@ -95,8 +95,9 @@ class GrpcServer:
 def _options(*, share_port: bool) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.so_reuseport", int(share_port)),
-        # gRPC's default. With the 64 KiB that the other transport takes, and still with 1 MiB, grpcio 1.85 left a call
-        # whose message begins with an unknown flag without any answer, about every third time.
+        # gRPC's default. Not the 64 KiB that the other transport takes: with those, grpcio 1.85 leaves even more of the
+        # calls whose message begins with an unknown flag without any answer. With any limit some have none before
+        # their deadline.
         ("grpc.max_receive_message_length", 4 * 1024 * 1024),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         # An 8 KB path arrives from Envoy twice, as task ID and as metadata; by default gRPC drops such calls at random.

@@ -11,6 +11,7 @@ from taskgate.layout import Layout
 from taskgate.stores.url_parts import (
     Endpoint,
     each_parameter,
+    parameter_shown,
     parse_port,
     refuse_fragment,
     see_that_file_exists,
@@ -76,13 +77,15 @@ _KEY_PARAMETERS = ("namespace", "stack", "domain")
 _TLS_PARAMETERS = ("ca_file", "cert_file", "key_file")
 _SENTINEL_PARAMETERS = ("sentinel_user", "sentinel_password")
 
+_MOST_DIGITS = 9
+
 _DEFAULT_PORT = {Kind.STANDALONE: 6379, Kind.SENTINEL: 26379, Kind.CLUSTER: 6379}
 
 
 def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
     """What follows ``scheme://``; raises SettingsError, which quotes nothing that may be a password."""
+    parts = split_url("redis", rest)
     refuse_fragment("redis", rest)
-    parts = split_url(rest)
     endpoints = tuple(_endpoint(host, _DEFAULT_PORT[kind]) for host in parts.hosts.split(","))
     if kind is Kind.STANDALONE and len(endpoints) > 1:
         raise SettingsError(
@@ -130,7 +133,7 @@ def _path(kind: Kind, path: str) -> tuple[str, int]:
                 "store: a redis+sentinel URL needs the name that Sentinel has for the primary,"
                 " as in redis+sentinel://localhost:26379/mymaster/0"
             )
-    if path and not (path.isascii() and path.isdigit()):
+    if path and not (path.isascii() and path.isdigit() and len(path) <= _MOST_DIGITS):
         raise SettingsError("store: the database of a redis URL is a number, as in redis://localhost:6379/0")
     return primary_name, int(path or 0)
 
@@ -145,7 +148,7 @@ def _parameters(kind: Kind, query: str, *, tls: bool) -> Mapping[str, str]:
     for key, value in each_parameter("redis", query):
         if key not in known:
             raise SettingsError(
-                f"store: this redis URL takes no parameter {key!r}, only {', '.join(known)}"
+                f"store: this redis URL takes no {parameter_shown(key, query)}, only {', '.join(known)}"
                 + ("" if tls or key not in _TLS_PARAMETERS else "; TLS has URLs that begin with rediss")
             )
         parameters[key] = value
