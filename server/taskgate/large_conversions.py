@@ -13,8 +13,8 @@ from taskgate.errors import StoreUnavailable
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 """Stored values that may wait for their turn, together."""
 
-IDLE_SECONDS: Final = 30.0
-"""A process without work is ended after this time: it takes 30 MB, and a tenth of a second to start."""
+IDLE_SECONDS: Final = 300.0
+"""A process without work is ended after this time: it takes 25 MB, and a tenth of a second to start."""
 
 
 @dataclass(slots=True, eq=False)

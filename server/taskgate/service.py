@@ -23,10 +23,8 @@ _INLINE_CONVERSION_BYTES = {
     Conversion.DOCUMENT_TO_TASK: 16 * 1024,  # 25 µs for each kilobyte, and there may be hundreds of calls at once
     Conversion.ROW_TO_TASK: 16 * 1024,
 }
-"""Larger values are converted in a thread."""
-
-_LARGE_CONVERSION_BYTES = 256 * 1024
-"""Larger values are converted in a process of its own: see ``conversion_process``."""
+"""Larger values are converted in a process of its own: see ``conversion_process``. In a thread they would take the
+interpreter lock from the event loop."""
 
 _HUGE_CONVERSION_BYTES = 2 * 1024 * 1024
 """Larger values are converted in one more: they may take seconds, and others need not wait for them."""
@@ -52,7 +50,7 @@ class TaskService:
         self._task_id_format = task_id_format
         self._large = CheckedDocuments(sha256)
         self._middle = CheckedDocuments(hash)
-        self._threads = ThreadPoolExecutor(_THREADS, "large-document")
+        self._threads = ThreadPoolExecutor(_THREADS, "check")
         self._large_conversions = LargeConversions(python)
         self._huge_conversions = LargeConversions(python)
 
@@ -109,9 +107,6 @@ class TaskService:
     async def _converted(self, conversion: Conversion, task_id: str, stored: bytes) -> bytes:
         if len(stored) <= _INLINE_CONVERSION_BYTES[conversion]:
             return convert(conversion, task_id, stored)
-        if len(stored) <= _LARGE_CONVERSION_BYTES:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, convert, conversion, task_id, stored)
         large = len(stored) <= _HUGE_CONVERSION_BYTES
         conversions = self._large_conversions if large else self._huge_conversions
         return await conversions.convert(conversion, task_id, stored)
