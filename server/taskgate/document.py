@@ -43,7 +43,7 @@ _SURROGATE_OR_PAIR = re.compile(rb"\\\\|\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^"\s]++', re.DOTALL)
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_ROUNDS = 24  # deeper than any document that people make; a multiple of it is far below MAX_NESTING
+_STRETCH = 512  # brackets; so few cannot make a document that people make too deep
 _ALL_BUT_BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'[{]}"'))
 _DEPTH_CHANGE = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
 
@@ -129,12 +129,14 @@ def _nesting(document: bytes) -> int:
     outside = plain.translate(None, _ALL_BUT_BRACKETS_AND_QUOTES).replace(b'""', b"")
     if b'"' in outside:
         outside = b"".join(outside.split(b'"')[::2])
-    left = outside
-    for round_ in range(_ROUNDS):  # each takes one or two levels away, from the inside
-        if not left:
-            return 2 * round_
-        left = left.replace(b"[]", b"").replace(b"{}", b"")
-    return max(accumulate(memoryview(outside.translate(_DEPTH_CHANGE)).cast("b")), default=0)
+    depth = deepest = 0
+    for start in range(0, len(outside), _STRETCH):  # in stretches, between which other threads get the interpreter
+        stretch = outside[start : start + _STRETCH]
+        opened = stretch.count(b"{") + stretch.count(b"[")
+        if depth + opened > MAX_NESTING:
+            deepest = max(deepest, *accumulate(memoryview(stretch.translate(_DEPTH_CHANGE)).cast("b"), initial=depth))
+        depth += 2 * opened - len(stretch)
+    return deepest
 
 
 def _without_surrogates(document: bytes) -> bytes:

@@ -7,6 +7,7 @@ in ``tests/data/task_model_rows.json`` (``tools/conductor_rows`` makes it) and c
 import json
 import math
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,36 @@ def test_every_double_comes_back_the_same_in_javas_form(number: float) -> None:
     assert math.copysign(1, float(text)) == math.copysign(1, number)
     scientific = number != 0 and not 1e-3 <= abs(number) < 1e7
     assert re.fullmatch(r"-?[1-9]\.\d+E-?[1-9]\d*" if scientific else r"-?\d+\.\d+", text)
+
+
+def by_decimal(number: float) -> str:
+    """``java_double`` as its rule reads, with numbers taken apart by ``Decimal``."""
+    shortest = repr(number)
+    if 1e-3 <= abs(number) < 1e7 or number == 0:
+        return shortest
+    if math.isinf(number):
+        return '"Infinity"' if number > 0 else '"-Infinity"'
+    decimal = Decimal(shortest).normalize()
+    if len(decimal.as_tuple().digits) == 1:
+        decimal = Decimal(f"{number:.1e}").normalize()
+    digits = "".join(map(str, decimal.as_tuple().digits))
+    return f"{'-' if number < 0 else ''}{digits[0]}.{digits[1:] or '0'}E{decimal.adjusted()}"
+
+
+odd_doubles = (
+    st.floats(allow_nan=False)
+    | st.builds("{}e{}".format, st.integers(-99, 99), st.integers(-330, 310)).map(float)
+    | st.builds("{}e{}".format, st.integers(-(10**17), 10**17), st.integers(-22, 6)).map(float)
+    | st.integers(-5000, 5000).map(lambda steps: steps * 5e-324)
+)
+
+
+@given(odd_doubles)
+@example(2e-323)  # its shortest text has one digit, the nearest two another exponent
+@example(1e16)
+@example(9999999999999998.0)
+def test_double_is_written_as_digit_by_digit(number: float) -> None:
+    assert java_double(repr(number).replace("inf", "1e400")) == by_decimal(number)
 
 
 def test_integers_of_any_size_stay_exact() -> None:

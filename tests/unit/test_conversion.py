@@ -1,61 +1,211 @@
-"""Large typed tasks, converted in a process of their own."""
+"""Large rows and typed tasks, converted in a process of their own."""
 
 import asyncio
+import os
+import signal
 import sys
-import time
+from collections.abc import AsyncIterator
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from support.documents import task
-from taskgate.conversion import LargeConversions
-from taskgate.document import DocumentError
-from taskgate.errors import TaskNotRepresentable
-from taskgate.task_message import task_from_document
+from taskgate import large_conversions
+from taskgate.conversion import Conversion, convert
+from taskgate.conversion_process import ConversionProcess
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, StoreUnavailable, TaskgateError, TaskNotRepresentable
+from taskgate.large_conversions import LargeConversions
 from taskgate.v1.task_pb2 import Task
 
-ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
+ID, OTHER_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1", "65fc73fe-0586-11f1-8b8d-6219b54da7f2"
+ROW = task(ID, outputData={f"key {number}": [number, None, "é😀", 1e9] for number in range(100)})
+TO_DOCUMENT = Conversion.ROW_TO_DOCUMENT
 
 
-async def test_message_is_what_the_conversion_in_this_process_makes() -> None:
-    document = task(ID, outputData={f"key {number}": [number, None, "é"] for number in range(100)})
-    converted = await LargeConversions(sys.executable).convert(document)
-    assert Task.FromString(converted) == task_from_document(document)
+@pytest_asyncio.fixture
+async def conversions() -> AsyncIterator[LargeConversions]:
+    opened = LargeConversions(sys.executable)
+    yield opened
+    await opened.close()
 
 
-async def test_refusal_has_the_same_words_and_place() -> None:
-    document = task(ID, retryCount="three")
-    with pytest.raises(TaskNotRepresentable) as here:
-        task_from_document(document)
-    with pytest.raises(TaskNotRepresentable) as there:
-        await LargeConversions(sys.executable).convert(document)
+def process_of(conversions: LargeConversions) -> psutil.Process:
+    assert conversions._process is not None
+    return psutil.Process(conversions._process._process.pid)
+
+
+async def until_running(conversions: LargeConversions) -> None:
+    for _ in range(3):  # turns of the loop: the caller's, and one for what takes up its call
+        await asyncio.sleep(0)
+    assert conversions._running
+
+
+async def stuck(conversions: LargeConversions) -> tuple[psutil.Process, asyncio.Task[bytes]]:
+    """A process that stands still, and the caller whose conversion it does not do."""
+    await conversions.convert(TO_DOCUMENT, ID, ROW)
+    process = process_of(conversions)
+    process.suspend()
+    caller = asyncio.create_task(conversions.convert(TO_DOCUMENT, ID, ROW))
+    await until_running(conversions)
+    return process, caller
+
+
+async def leave(caller: asyncio.Task[bytes]) -> None:
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+@pytest.mark.parametrize("conversion", Conversion)
+async def test_result_is_what_this_process_makes(conversions: LargeConversions, conversion: Conversion) -> None:
+    here, there = convert(conversion, ID, ROW), await conversions.convert(conversion, ID, ROW)
+    if conversion is TO_DOCUMENT:
+        assert there == here
+    else:  # protobuf leaves the order of map entries open
+        assert Task.FromString(there) == Task.FromString(here)
+
+
+@pytest.mark.parametrize(
+    ("kind", "conversion", "stored"),
+    [
+        (DocumentUnreadable, Conversion.DOCUMENT_TO_TASK, b"[]"),
+        (DocumentUnreadable, Conversion.ROW_TO_DOCUMENT, b"{"),
+        (DocumentUnreadable, Conversion.ROW_TO_TASK, b""),
+        (TaskNotRepresentable, Conversion.DOCUMENT_TO_TASK, task(ID, retryCount="three")),
+        (TaskNotRepresentable, Conversion.ROW_TO_TASK, task(ID, outputData={"a": 10**400})),
+        (DocumentTooLarge, Conversion.ROW_TO_TASK, task(ID, outputData={"a": "😀" * 2_800_000})),  # 12 bytes each
+    ],
+)
+async def test_refusal_has_the_same_words_and_place(
+    conversions: LargeConversions, kind: type[TaskgateError], conversion: Conversion, stored: bytes
+) -> None:
+    with pytest.raises(kind) as here:
+        convert(conversion, ID, stored)
+    with pytest.raises(kind) as there:
+        await conversions.convert(conversion, ID, stored)
     assert (there.value.message, there.value.metadata) == (here.value.message, here.value.metadata)
-
-
-async def test_bytes_that_are_no_document_are_refused() -> None:
-    with pytest.raises(DocumentError, match="not a JSON object"):
-        await LargeConversions(sys.executable).convert(b"[]")
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
 
 
 async def test_interpreter_that_is_not_there_is_an_error_and_blocks_nobody() -> None:
     conversions = LargeConversions("/nowhere/python")
     for _ in range(2):
         with pytest.raises(OSError, match="nowhere"):
-            await conversions.convert(b"{}")
+            await conversions.convert(TO_DOCUMENT, ID, ROW)
+    await conversions.close()
 
 
-async def test_conversion_that_nobody_waits_for_is_ended() -> None:
-    """Its process is gone soon after the caller has cancelled, and the next one has its turn."""
-    conversions = LargeConversions(sys.executable)
-    document = task(ID, outputData={f"k{number}": {"a": [number]} for number in range(300_000)})
-    others = set(psutil.Process().children())  # systems that other tests have started
-    running = asyncio.create_task(conversions.convert(document))
-    await asyncio.sleep(0.5)  # on purpose: it has begun
-    assert set(psutil.Process().children()) - others
-    running.cancel()
-    began = time.monotonic()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert time.monotonic() - began < 1
-    assert not set(psutil.Process().children()) - others
-    assert await conversions.convert(task(ID))
+async def test_stuck_conversion_ends_with_its_callers_deadline(conversions: LargeConversions) -> None:
+    """And with it the process; the next one has its turn, in another."""
+    await conversions.convert(TO_DOCUMENT, ID, ROW)
+    process = process_of(conversions)
+    process.suspend()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await conversions.convert(TO_DOCUMENT, ID, ROW)
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
+    assert not process.is_running()
+
+
+async def test_conversion_that_runs_is_ended_when_nobody_waits(conversions: LargeConversions) -> None:
+    large = task(ID, outputData={f"k{number}": {"a": [number]} for number in range(100_000)})
+    await conversions.convert(TO_DOCUMENT, ID, ROW)
+    process = process_of(conversions)
+    caller = asyncio.create_task(conversions.convert(Conversion.ROW_TO_TASK, ID, large))
+    await until_running(conversions)
+    await leave(caller)
+    assert await conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID))
+    assert not process.is_running()
+
+
+async def test_equal_values_that_wait_are_converted_once(conversions: LargeConversions) -> None:
+    """Equal to the byte, whose bytes are no longer held twice; one that runs already is nobody else's."""
+    process, first = await stuck(conversions)
+    changed = task(ID, seq=7)
+    callers = [asyncio.create_task(conversions.convert(TO_DOCUMENT, ID, bytes(bytearray(ROW)))) for _ in range(10)]
+    others = [asyncio.create_task(conversions.convert(TO_DOCUMENT, ID, changed)) for _ in range(2)]
+    others.append(asyncio.create_task(conversions.convert(TO_DOCUMENT, OTHER_ID, changed)))
+    typed = asyncio.create_task(conversions.convert(Conversion.ROW_TO_TASK, ID, ROW))
+    await asyncio.sleep(0)
+    assert [len(job.callers) for job in conversions._waiting] == [10, 2, 1, 1]
+    assert conversions._waiting_bytes == 2 * len(ROW) + 2 * len(changed)
+    process.resume()
+    assert {*await asyncio.gather(first, *callers)} == {convert(TO_DOCUMENT, ID, ROW)}
+    assert {*await asyncio.gather(*others)} == {convert(TO_DOCUMENT, ID, changed)}
+    assert Task.FromString(await typed)
+    assert conversions._waiting_bytes == 0
+
+
+async def test_who_leaves_takes_nothing_from_those_who_stay(conversions: LargeConversions) -> None:
+    """Who waits with others, who waits alone, and at last the one whose conversion is stuck."""
+    _, first = await stuck(conversions)
+    alone = asyncio.create_task(conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID)))
+    leaver, stayer = (asyncio.create_task(conversions.convert(TO_DOCUMENT, ID, ROW)) for _ in range(2))
+    await asyncio.sleep(0)
+    await leave(leaver)
+    await leave(alone)
+    assert conversions._waiting_bytes == len(ROW)
+    assert not stayer.done()
+    await leave(first)
+    assert await stayer == convert(TO_DOCUMENT, ID, ROW)
+
+
+async def test_queue_is_bounded(conversions: LargeConversions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bytes; more is refused at once as overload, and taken again when the queue is shorter."""
+    monkeypatch.setattr(large_conversions, "MAX_WAITING_BYTES", len(ROW) + 10)
+    process, first = await stuck(conversions)
+    waiting = [asyncio.create_task(conversions.convert(TO_DOCUMENT, ID, ROW)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable, match="Overloaded"):
+        await conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID))
+    process.resume()
+    await asyncio.gather(first, *waiting)
+    assert await conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID))
+
+
+async def test_process_that_is_killed_fails_what_it_had(conversions: LargeConversions) -> None:
+    """And nothing else: not what waits, nor what comes later if it had nothing."""
+    process, first = await stuck(conversions)
+    waiting = asyncio.create_task(conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID)))
+    await asyncio.sleep(0)
+    process.kill()
+    with pytest.raises(RuntimeError, match="ended"):
+        await first
+    assert await waiting
+    idle = process_of(conversions)
+    idle.kill()
+    await asyncio.to_thread(idle.wait, 10)
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
+
+
+async def test_process_without_work_is_ended() -> None:
+    conversions = LargeConversions(sys.executable, idle_seconds=0)
+    await conversions.convert(TO_DOCUMENT, ID, ROW)
+    process = process_of(conversions)
+    await asyncio.to_thread(process.wait, 10)
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
+    await conversions.close()
+
+
+async def test_closing_ends_the_process_and_cancels_who_waits(conversions: LargeConversions) -> None:
+    process, first = await stuck(conversions)
+    waiting = asyncio.create_task(conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID)))
+    await asyncio.sleep(0)
+    await conversions.close()
+    for caller in (first, waiting):
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+    assert not process.is_running()
+
+
+def test_process_goes_on_when_all_are_told_to_end_and_ends_with_its_server() -> None:
+    """Ctrl-C and a service manager's SIGTERM reach every process, while calls are still to be finished."""
+    process = ConversionProcess(sys.executable)
+    assert process.convert(TO_DOCUMENT, ID, ROW)
+    process._process.send_signal(signal.SIGTERM)
+    assert os.getpgid(process._process.pid) != os.getpgid(0)
+    assert process.convert(TO_DOCUMENT, ID, ROW)
+    process._socket.close()  # as the kernel does for a server that was killed
+    assert process._process.wait(10) == 0
+    process.wait()

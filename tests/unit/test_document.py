@@ -146,6 +146,19 @@ def test_brackets_side_by_side_or_in_strings_are_not_nesting() -> None:
     check_document(b'{"a":["","[",' + b'"[[]","]{",' * 3000 + b'""]}')
 
 
+@pytest.mark.parametrize("before", [0, 1, 255, 256, 400, 3000])
+def test_deepest_level_may_be_anywhere(before: int) -> None:
+    """Brackets are counted in stretches; a level too many is found wherever one ends."""
+    most = MAX_NESTING - 2
+    for levels in (most, most + 1):
+        document = b'{"a":[' + b"{}," * before + b"[" * levels + b"]" * levels + b",{}" * before + b"]}"
+        if levels == most:
+            check_document(document)
+        else:
+            with pytest.raises(DocumentError, match="1000 levels"):
+                check_document(document)
+
+
 @given(text=st.text('[]{}"\\ a', min_size=2100, max_size=2400).map(str.encode))
 def test_nesting_of_any_text_is_counted_without_a_crash(text: bytes) -> None:
     with pytest.raises(DocumentError):

@@ -7,7 +7,6 @@ stored ``1e400`` becomes, are the strings ``"Infinity"`` and ``"-Infinity"``.
 
 import math
 import re
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -26,35 +25,48 @@ _ASTRAL_FROM = 0x10000
 _PLAIN_FROM, _PLAIN_BELOW = 1e-3, 1e7
 """Where ``Double.toString`` writes a number without an exponent."""
 
+_FEW_BITS_BELOW = 1e-320
+"""Smaller doubles lie so far apart that their second digit says something even where the first one would do."""
+
 
 def double(text: str) -> float | msgspec.Raw:
     """The double that ``text`` is read as, such that ``encode`` writes it as Java does."""
     value = float(text)
-    if _PLAIN_FROM <= abs(value) < _PLAIN_BELOW or value == 0:
+    if _PLAIN_FROM <= value < _PLAIN_BELOW or value == 0 or -_PLAIN_BELOW < value <= -_PLAIN_FROM:
         return value  # here the shortest text is the same everywhere
-    return msgspec.Raw(java_double(text).encode())
+    return msgspec.Raw(_scientific(value).encode())
 
 
 def java_double(text: str) -> str:
     """The JSON that Jackson writes for the double that ``text`` is read as."""
     value = float(text)
-    shortest = repr(value)
-    if _PLAIN_FROM <= abs(value) < _PLAIN_BELOW or value == 0:
-        return shortest
+    return repr(value) if _PLAIN_FROM <= abs(value) < _PLAIN_BELOW or value == 0 else _scientific(value)
+
+
+def _scientific(value: float) -> str:
+    """``value`` where Java writes an exponent. On ``repr`` alone: a payload may have millions of them."""
     if math.isinf(value):
         return '"Infinity"' if value > 0 else '"-Infinity"'
-    sign, digits, exponent = _parts(shortest)
-    if len(digits) == 1:
-        # Java writes two digits at least, and takes the nearest two (4.9E-324) where one would do.
-        sign, digits, exponent = _parts(f"{value:.1e}")
-    return f"{sign}{digits[0]}.{digits[1:] or '0'}E{exponent}"
+    return f"-{_positive_scientific(-value)}" if value < 0 else _positive_scientific(value)
 
 
-def _parts(number: str) -> tuple[str, str, int]:
-    """Sign, digits without zeros at the ends, and the power of ten of the first digit."""
-    decimal = Decimal(number)
-    digits = "".join(map(str, decimal.normalize().as_tuple().digits))
-    return "-" if decimal.is_signed() else "", digits, decimal.adjusted()
+def _positive_scientific(value: float) -> str:
+    text = repr(value)
+    if text[-2:] == ".0":  # from 1e7 on, whole, and too short for Python to write an exponent
+        digits = text[:-2].rstrip("0")
+        return f"{digits[0]}.{digits[1:] or '0'}E{len(text) - 3}"
+    mantissa, _, exponent = text.partition("e")
+    if exponent:
+        if len(mantissa) == 1:  # Java writes two digits at least: where one would do, those nearest to the number
+            if value > _FEW_BITS_BELOW:
+                mantissa += ".0"
+            else:
+                mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa}E{exponent[1:] if exponent[0] == '+' else int(exponent)}"
+    whole, _, fraction = text.partition(".")
+    if whole == "0":  # below 1e-3, and not yet with an exponent in Python
+        return f"{fraction[3]}.{fraction[4:] or '0'}E-4"
+    return f"{whole[0]}.{whole[1:]}{fraction}E{len(whole) - 1}"
 
 
 def encode(value: Any) -> bytes:

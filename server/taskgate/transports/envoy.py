@@ -84,7 +84,7 @@ class EnvoyTransport:
         self._store = store
         self._health = health.Health(HEALTH_SERVICES)
         self._watch: asyncio.Task[None] | None = None
-        service = TaskService(store, settings.task_id_format, layout=settings.layout, python=python)
+        self._service = service = TaskService(store, settings.task_id_format, layout=settings.layout, python=python)
         limit = settings.request_timeout
         self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
         self._unary: Mapping[bytes, Handler] = {
@@ -107,10 +107,11 @@ class EnvoyTransport:
         self._health.end()
 
     async def stop(self) -> None:
-        """Close the store."""
+        """Close the service and the store."""
         if self._watch is not None:
             self._watch.cancel()
         self._health.end()
+        await self._service.close()
         await self._store.close()
         flush_logs()
 

@@ -38,6 +38,7 @@ class GrpcServer:
         """``share_port`` lets other processes listen on the same port (SO_REUSEPORT)."""
         self._settings = settings
         self._store = store
+        self._service = TaskService(store, settings.task_id_format, layout=settings.layout)
         self._share_port = share_port
         self._server = grpc.aio.server(options=_options(share_port=share_port))
         self._health = health.aio.HealthServicer()
@@ -52,8 +53,7 @@ class GrpcServer:
         address = self._settings.grpc
         if not self._share_port:
             check_port_free(address, key="grpc")
-        service = TaskService(self._store, self._settings.task_id_format, layout=self._settings.layout)
-        handlers = build_handlers(build_endpoints(service), request_timeout=self._settings.request_timeout)
+        handlers = build_handlers(build_endpoints(self._service), request_timeout=self._settings.request_timeout)
         self._server.add_generic_rpc_handlers(_generic_handlers(handlers))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -74,7 +74,7 @@ class GrpcServer:
         1. Fail health checks, so that balancers stop sending.
         2. Wait ``drain_delay`` seconds for them to notice.
         3. Refuse new calls; let running ones finish for up to ``shutdown_grace`` seconds.
-        4. Close the store.
+        4. Close the service and the store.
         """
         self._log.info("shutting down", drain_delay=self._settings.drain_delay)
         if self._watch is not None:
@@ -82,6 +82,7 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_delay)
         await self._server.stop(self._settings.shutdown_grace)
+        await self._service.close()
         await self._store.close()
         flush_logs()
         self._log.info("stopped")

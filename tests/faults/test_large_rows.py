@@ -1,0 +1,59 @@
+"""Rows of megabytes of small records in Conductor's layout: what they cost, others must not pay for."""
+
+import json
+import sqlite3
+import threading
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from support.documents import DOCUMENTED, DOCUMENTED_ID, compact, put_row, task
+from support.doors import GrpcDoor, RestDoor
+from support.load import callers, in_threads
+from support.running import eventually, running_system
+from taskgate.conductor_task import project_task_model
+from taskgate.task_message import task_from_document
+
+READERS = 16
+
+
+def records(count: int) -> list[object]:
+    """80 bytes each as JSON, and seven objects each in memory."""
+    return [{"id": n, "name": f"user {n}", "tags": ["a", "b"], "pos": [n, n + 1]} for n in range(count)]
+
+
+def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
+    """Nobody is taken for hung, every answer is right or says that it came too late, small reads go on beside."""
+    rows = {f"65fc73fe-0586-11f1-8b8d-00000000000{n}": records(count) for n, count in ((1, 37_000), (2, 145_000))}
+    stored = {task_id: task(task_id, outputData={"users": users}) for task_id, users in rows.items()}
+    documents = {task_id: project_task_model(row, 0) for task_id, row in stored.items()}
+    small = compact(json.loads(DOCUMENTED))
+    database = tmp_path / "c123.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(
+            "PRAGMA journal_mode = WAL; CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)"
+        )
+    for task_id, row in {**stored, DOCUMENTED_ID: small}.items():
+        put_row(database, task_id, row.decode())
+    with running_system(database, "--layout", "conductor", workers=1) as system, ExitStack() as doors:
+        before = {envoy.pid for envoy in system.envoys()}
+        waits: list[float] = []
+
+        def read_small(number: int, stop: threading.Event) -> None:
+            door = RestDoor("rest", system.http)
+            while not stop.is_set():
+                began = time.monotonic()
+                assert door.get_task_json(DOCUMENTED_ID).document == project_task_model(small, 0)
+                waits.append(time.monotonic() - began)
+            door.close()
+
+        with in_threads(2, read_small), callers(system, READERS, documents) as outcomes:
+            eventually(lambda: outcomes["ok"] >= 2 * READERS and len(waits) > 100, "enough of both", seconds=60)
+        assert all(kind == "ok" or kind.startswith(("503 ", "504 ")) for kind in outcomes), outcomes
+        assert max(waits) < 2  # a tenth of it on an idle machine
+        door = GrpcDoor("grpc", system.grpc)
+        doors.callback(door.close)
+        task_id = next(iter(documents))
+        assert door.get_task(task_id)[1] == task_from_document(documents[task_id])
+        assert {envoy.pid for envoy in system.envoys()} == before
+        assert system.events("worker gone; replacing it") == []
