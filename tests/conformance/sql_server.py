@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
