@@ -48,6 +48,7 @@ class ConversionProcess:
 
     def __init__(self, python: str) -> None:
         """``python`` is the interpreter to run. Raises OSError if it cannot be run."""
+        self._ended = False
         self._socket, its_own = socket.socketpair()
         with its_own:
             try:
@@ -86,11 +87,12 @@ class ConversionProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
+        """Whether it still runs, and goes on."""
+        return not self._ended and self._process.poll() is None
 
     def end(self) -> None:
         """Kill it, whatever it does; who waits in ``convert`` is told."""
+        self._ended = True
         self._process.kill()
         with suppress(OSError):  # its side was closed first
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -179,6 +179,14 @@ async def test_process_that_is_killed_fails_what_it_had(conversions: LargeConver
     assert await conversions.convert(TO_DOCUMENT, ID, ROW)
 
 
+async def test_process_that_is_being_ended_is_given_nothing(conversions: LargeConversions) -> None:
+    """Its last caller left in the moment between its answer and the event loop's turn."""
+    await conversions.convert(TO_DOCUMENT, ID, ROW)
+    assert conversions._process is not None
+    conversions._process.end()
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
+
+
 async def test_process_without_work_is_ended() -> None:
     conversions = LargeConversions(sys.executable, idle_seconds=0)
     await conversions.convert(TO_DOCUMENT, ID, ROW)
