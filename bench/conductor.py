@@ -47,12 +47,12 @@ def start_conductor_process(settings: ConductorSettings, http: str, folder: Path
         raise PeerMissing(f"no jar was named; set {JAR_VARIABLE}, or use --conductor-jar")
     if not settings.jar.is_file():
         raise PeerMissing(f"there is no file {settings.jar.name} where {JAR_VARIABLE} or --conductor-jar says")
-    _check_java(settings.java)
+    java = _find_java(settings.java)
     home = folder / "conductor"
     home.mkdir()
     host, _, port = http.rpartition(":")
     command = [
-        *(settings.java, "-jar", str(settings.jar.resolve())),
+        *(str(java), "-jar", str(settings.jar.resolve())),
         *(f"--server.address={host}", f"--server.port={port}", "--conductor.grpc-server.enabled=false"),
         "--server.tomcat.max-keep-alive-requests=-1",  # the default closes a connection after 100
         f"--spring.datasource.url=jdbc:sqlite:{_database(folder)}?busy_timeout=15000&journal_mode=WAL",
@@ -92,7 +92,8 @@ def java_version(output: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _check_java(java: str) -> None:
+def _find_java(java: str) -> Path:
+    """Where it is from any folder; what starts it has one of its own. Raises PeerMissing if it is not there, or old."""
     program = shutil.which(java)
     if program is None:
         raise PeerMissing(f"there is no program {java}; Conductor needs Java {LEAST_JAVA} ({JAVA_VARIABLE}, --java)")
@@ -101,6 +102,7 @@ def _check_java(java: str) -> None:
         raise PeerMissing(
             f"{java} is Java {java_version(printed)}; Conductor needs {LEAST_JAVA} ({JAVA_VARIABLE}, --java)"
         )
+    return Path(program).absolute()
 
 
 def _check_health(http: str) -> None:
