@@ -4,7 +4,6 @@ One table is read, by one statement, prepared where the server has room for it, 
 a statement's time; a grant of SELECT on that table is all that the user needs.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -13,18 +12,9 @@ from asyncmy import errors
 
 from taskgate.errors import DocumentUnreadable
 from taskgate.layout import Layout
-from taskgate.stores.connections import Connections
 from taskgate.stores.mysql_connect import TOO_SLOW, connect, explain, is_mariadb, number_of, terminate
 from taskgate.stores.mysql_url import MysqlUrl
-
-READ_TIMEOUT: Final = 2.0
-"""Seconds that a read may take, waiting for a connection and making one included."""
-
-CONNECT_TIMEOUT: Final = 1.5
-"""Seconds for making a connection."""
-
-STATEMENT_TIMEOUT: Final = 1.5
-"""Seconds after which the server itself gives a statement up, as when the table is locked."""
+from taskgate.stores.sql_reader import CONNECT_TIMEOUT, STATEMENT_TIMEOUT, SqlReader
 
 _NO_ROOM_TO_PREPARE: Final = 1461
 """The number for as many prepared statements as ``max_prepared_stmt_count`` allows, of all programs together."""
@@ -37,34 +27,14 @@ _COLLATION: Final = (
 )
 
 
-class MysqlStore:
+class MysqlStore(SqlReader["_Session"]):
     """Reads the table ``task`` of one database; the server may be stopped, paused or replaced at any time."""
 
     def __init__(self, url: MysqlUrl, layout: Layout = Layout.TASKGATE) -> None:
         """Nothing is connected to here. Both layouts have the same two columns."""
         del layout
+        super().__init__(url.name, explain, url.pool_size)
         self._url = url
-        self._connections = Connections(
-            url.name, self._connect, lambda error: explain(url.name, error), size=url.pool_size, timeout=READ_TIMEOUT
-        )
-
-    async def get_document(self, task_id: str) -> bytes | None:
-        """See ``TaskStore``."""
-        return await self._get(task_id, refusable=True)
-
-    def abandon(self, read: asyncio.Task[Any]) -> None:
-        """See ``AbandonableStore``."""
-        self._connections.abandon(read)
-
-    async def check(self) -> None:
-        """See ``TaskStore``."""
-        if not self._connections.moving:
-            await self._get("-", refusable=False)  # as good as any ID: the answer does not matter
-
-    async def close(self) -> None:
-        """See ``TaskStore``."""
-        self._connections.close()
-        await asyncio.sleep(0)  # what was aborted is closed in the next turn of the loop
 
     async def _get(self, task_id: str, *, refusable: bool) -> bytes | None:
         try:

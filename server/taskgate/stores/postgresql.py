@@ -4,7 +4,6 @@ The driver is asyncpg: a read costs it half the CPU that psycopg 3 takes. One ta
 sessions that are read-only and limit a statement's time; a grant of SELECT on that table is all that the user needs.
 """
 
-import asyncio
 import hashlib
 from typing import Any, Final, Self
 
@@ -12,18 +11,9 @@ import asyncpg
 
 from taskgate.errors import DocumentUnreadable
 from taskgate.layout import Layout
-from taskgate.stores.connections import Connections
 from taskgate.stores.postgresql_connect import connect, explain, table_of
 from taskgate.stores.postgresql_url import PostgresqlUrl
-
-READ_TIMEOUT: Final = 2.0
-"""Seconds that a read may take, waiting for a connection and making one included."""
-
-CONNECT_TIMEOUT: Final = 1.5
-"""Seconds for making a connection, all hosts of the URL together."""
-
-STATEMENT_TIMEOUT: Final = 1.5
-"""Seconds after which the server itself gives a statement up, as when the table is locked."""
+from taskgate.stores.sql_reader import CONNECT_TIMEOUT, STATEMENT_TIMEOUT, SqlReader
 
 _UNKNOWN_CHARACTER: Final = {"22021", "22P05"}
 """SQLSTATEs for a text that does not convert: an ID that the database's encoding cannot hold, or a document that UTF-8
@@ -37,35 +27,15 @@ _NOT_PREPARED: Final = {"26000", "42P05"}
 as pgbouncer, gives each transaction another of its own connections."""
 
 
-class PostgresqlStore:
+class PostgresqlStore(SqlReader["_Session"]):
     """Reads the table ``task`` of one schema; the server may be stopped, paused or replaced at any time."""
 
     def __init__(self, url: PostgresqlUrl, layout: Layout = Layout.TASKGATE) -> None:
         """Nothing is connected to here. Both layouts have the same two columns."""
         del layout
+        super().__init__(url.name, explain, url.pool_size)
         self._url = url
         self._statement = _Statement("json_data", f"FROM {table_of(url)} WHERE task_id = $1")
-        self._connections = Connections(
-            url.name, self._connect, lambda error: explain(url.name, error), size=url.pool_size, timeout=READ_TIMEOUT
-        )
-
-    async def get_document(self, task_id: str) -> bytes | None:
-        """See ``TaskStore``."""
-        return await self._get(task_id, refusable=True)
-
-    def abandon(self, read: asyncio.Task[Any]) -> None:
-        """See ``AbandonableStore``."""
-        self._connections.abandon(read)
-
-    async def check(self) -> None:
-        """See ``TaskStore``."""
-        if not self._connections.moving:
-            await self._get("-", refusable=False)  # as good as any ID: the answer does not matter
-
-    async def close(self) -> None:
-        """See ``TaskStore``."""
-        self._connections.close()
-        await asyncio.sleep(0)  # what was aborted is closed in the next turn of the loop
 
     async def _get(self, task_id: str, *, refusable: bool) -> bytes | None:
         if not _storable(task_id):
