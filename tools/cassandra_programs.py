@@ -39,7 +39,8 @@ def configure(folder: Path, port: int, storage_port: int, address: str, own: Map
     settings = {
         "num_tokens": 1,
         "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
-        "endpoint_snitch": "SimpleSnitch",
+        # As in production: a node that has a copy asks itself, and not whoever comes first in the ring.
+        "endpoint_snitch": "GossipingPropertyFileSnitch",
         "seed_provider": [
             {
                 "class_name": "org.apache.cassandra.locator.SimpleSeedProvider",
@@ -55,6 +56,7 @@ def configure(folder: Path, port: int, storage_port: int, address: str, own: Map
         "data_file_directories": [str(folder / "data")],
     } | {f"{name}_directory": str(folder / name) for name in ("commitlog", "hints", "saved_caches", "cdc_raw")}
     (folder / "cassandra.yaml").write_text(json.dumps(settings | dict(own), indent=1))
+    (folder / "cassandra-rackdc.properties").write_text("dc=datacenter1\nrack=rack1\n")
     (folder / "logback.xml").write_text(_LOGGING)
 
 
@@ -78,5 +80,5 @@ def command(folder: Path, java_options: Sequence[str]) -> list[str]:
         *(f"-D{name}={value}" for name, value in properties.items()),
         *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED),
         *(f"--add-exports={package}=ALL-UNNAMED" for package in _EXPORTED),
-        *("-cp", f"{cassandra_jars.find_jars()}/*", "org.apache.cassandra.service.CassandraDaemon"),
+        *("-cp", f"{cassandra_jars.find_jars()}/*:{folder}", "org.apache.cassandra.service.CassandraDaemon"),
     ]

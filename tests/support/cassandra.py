@@ -68,6 +68,9 @@ class CassandraNode(DatabaseServer):
         return {
             "cluster_name": "tests",
             "auto_bootstrap": False,  # there is nothing yet that a second node would have to copy
+            # By latency a node may ask the other one for its copy, which has been killed or hangs, and wait for it
+            # until gossip says so, ten seconds later.
+            "dynamic_snitch": False,
             "authenticator": "PasswordAuthenticator" if self.passwords else "AllowAllAuthenticator",
             "authorizer": "CassandraAuthorizer" if self.passwords else "AllowAllAuthorizer",
             "permissions_validity": "0ms",

@@ -51,6 +51,8 @@ class CassandraStore:
             f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
+        self._nodes = url.hosts
+        """By which of them to get into the cluster."""
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -103,13 +105,15 @@ class CassandraStore:
 
     async def _open(self) -> None:
         try:
-            self._session = await CassandraSession.open(self._url, self._statements)
+            self._session = await CassandraSession.open(self._url, self._nodes, self._statements)
         finally:
             self._opening = None
 
     def _dismiss(self) -> None:
         """End the session, if there is one, without waiting for that."""
         if self._session is not None:
+            # Those that it has heard of may be back before those of the URL are.
+            self._nodes = tuple(dict.fromkeys([*self._url.hosts, *self._session.known_nodes()]))
             task = asyncio.create_task(self._session.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

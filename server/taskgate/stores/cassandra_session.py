@@ -9,7 +9,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Self
 
 from cassandra import (
@@ -29,6 +29,7 @@ from cassandra.query import tuple_factory
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.cassandra_url import CassandraUrl, Tls
+from taskgate.stores.url_parts import Endpoint
 
 REQUEST_TIMEOUT: Final = 1.5
 """Seconds for one statement, all nodes that are tried together."""
@@ -44,6 +45,9 @@ _RECONNECT_INTERVAL: Final = 1.0
 
 _HEARTBEAT_INTERVAL, _HEARTBEAT_TIMEOUT = 2, 1
 """Seconds of silence after which a node is asked whether it is there, and seconds that it has to answer."""
+
+_MOST_REMEMBERED: Final = 8
+"""Nodes that are remembered for another session: one that hangs costs ``CONNECT_TIMEOUT``."""
 
 _PROTOCOL: Final = 4
 """Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
@@ -66,13 +70,16 @@ class CassandraSession:
         self._answered = time.monotonic()
 
     @classmethod
-    async def open(cls, url: CassandraUrl, statements: Sequence[str]) -> Self:
-        """Connect and prepare, which goes on if nobody waits for it any more; raises what the driver raises."""
-        return await asyncio.to_thread(cls._open, url, statements)
+    async def open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
+        """Connect by way of one of ``nodes`` and prepare, which goes on if nobody waits for it any more.
+
+        Raises what the driver raises.
+        """
+        return await asyncio.to_thread(cls._open, url, nodes, statements)
 
     @classmethod
-    def _open(cls, url: CassandraUrl, statements: Sequence[str]) -> Self:
-        cluster = _cluster(url)
+    def _open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
+        cluster = _cluster(url, nodes)
         try:
             session = cluster.connect()
             prepared = [session.prepare(statement) for statement in statements]
@@ -82,6 +89,13 @@ class CassandraSession:
         except BaseException:
             cluster.shutdown()
             raise
+
+    def known_nodes(self) -> list[Endpoint]:
+        """Some nodes of the data centre that is asked, those first that were up when they were heard of last."""
+        asked = self._cluster.profile_manager.default.load_balancing_policy.local_dc
+        hosts = [host for host in self._cluster.metadata.all_hosts() if host.datacenter == asked]
+        hosts.sort(key=lambda host: not host.is_up)
+        return [Endpoint(host.endpoint.address, host.endpoint.port) for host in hosts[:_MOST_REMEMBERED]]
 
     async def fetch_row(self, number: int, values: Sequence[object]) -> tuple[Any, ...] | None:
         """The first row that statement ``number`` finds.
@@ -130,7 +144,7 @@ class CassandraSession:
         await asyncio.to_thread(self._cluster.shutdown)
 
 
-def _cluster(url: CassandraUrl) -> Cluster:
+def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
     profile = ExecutionProfile(
         # A node more on the way than a policy that knows who has which row: that one reads the whole schema first.
         load_balancing_policy=DCAwareRoundRobinPolicy(url.local_dc or ""),
@@ -140,7 +154,7 @@ def _cluster(url: CassandraUrl) -> Cluster:
         speculative_execution_policy=ConstantSpeculativeExecutionPolicy(_SECOND_NODE_AFTER, 1),
     )
     return Cluster(
-        contact_points=url.hosts,
+        contact_points=list(nodes),
         protocol_version=_PROTOCOL,
         auth_provider=None if url.user is None else PlainTextAuthProvider(url.user, url.password),
         ssl_context=None if url.tls is None else _ssl_context(url.tls),
