@@ -6,8 +6,10 @@ user needs.
 """
 
 import asyncio
+import random
 import re
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,12 +17,16 @@ from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.cassandra_session import CassandraSession, explain
 from taskgate.stores.cassandra_url import CassandraUrl
 from taskgate.stores.connections import Connections
+from taskgate.stores.url_parts import Endpoint
 
 READ_TIMEOUT: Final = 2.0
 """Seconds that a read may take, both statements and connecting included."""
 
 _MOST_READS: Final = 128
 """Reads that the cluster is asked for at once; more wait."""
+
+_OTHERS_TRIED: Final = 3
+"""Nodes that are tried besides the URL's after an outage, at a time: one that hangs costs a second."""
 
 _LOOKUP, _SELECT = 0, 1
 
@@ -51,8 +57,7 @@ class CassandraStore:
             f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
-        self._nodes = url.hosts
-        """By which of them to get into the cluster."""
+        self._heard_of: list[Endpoint] = []
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -105,15 +110,19 @@ class CassandraStore:
 
     async def _open(self) -> None:
         try:
-            self._session = await CassandraSession.open(self._url, self._nodes, self._statements)
+            self._session = await CassandraSession.open(self._url, self._ways_in(), self._statements)
         finally:
             self._opening = None
+
+    def _ways_in(self) -> Collection[Endpoint]:
+        """The nodes of the URL, and a few that the cluster had, picked anew each time: they may be back sooner."""
+        few = random.sample(self._heard_of, min(_OTHERS_TRIED, len(self._heard_of)))
+        return dict.fromkeys((*self._url.hosts, *few))
 
     def _dismiss(self) -> None:
         """End the session, if there is one, without waiting for that."""
         if self._session is not None:
-            # Those that it has heard of may be back before those of the URL are.
-            self._nodes = tuple(dict.fromkeys([*self._url.hosts, *self._session.known_nodes()]))
+            self._heard_of = self._session.known_nodes()
             task = asyncio.create_task(self._session.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

@@ -46,9 +46,6 @@ _RECONNECT_INTERVAL: Final = 1.0
 _HEARTBEAT_INTERVAL, _HEARTBEAT_TIMEOUT = 2, 1
 """Seconds of silence after which a node is asked whether it is there, and seconds that it has to answer."""
 
-_MOST_REMEMBERED: Final = 8
-"""Nodes that are remembered for another session: one that hangs costs ``CONNECT_TIMEOUT``."""
-
 _PROTOCOL: Final = 4
 """Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
 checksums, which the driver computes in Python."""
@@ -91,11 +88,10 @@ class CassandraSession:
             raise
 
     def known_nodes(self) -> list[Endpoint]:
-        """Some nodes of the data centre that is asked, those first that were up when they were heard of last."""
+        """The nodes of the data centre that is asked, as they were heard of last."""
         asked = self._cluster.profile_manager.default.load_balancing_policy.local_dc
-        hosts = [host for host in self._cluster.metadata.all_hosts() if host.datacenter == asked]
-        hosts.sort(key=lambda host: not host.is_up)
-        return [Endpoint(host.endpoint.address, host.endpoint.port) for host in hosts[:_MOST_REMEMBERED]]
+        hosts = self._cluster.metadata.all_hosts()
+        return [Endpoint(host.endpoint.address, host.endpoint.port) for host in hosts if host.datacenter == asked]
 
     async def fetch_row(self, number: int, values: Sequence[object]) -> tuple[Any, ...] | None:
         """The first row that statement ``number`` finds.
