@@ -112,7 +112,8 @@ def test_nothing_secret_is_shown(system: System) -> None:
 def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
     """Two nodes, a copy each: no call fails while one is killed, comes back and hangs, and the other is killed.
 
-    When both are away, either brings the calls back, though the URL names only one.
+    When both are away, either brings the calls back, though the URL names only one; but not a node of another cluster
+    that has got the address of one of them.
     """
     nodes: list[CassandraNode] = []
     try:
@@ -147,7 +148,13 @@ def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
                 first.start()
                 eventually(lambda: healthz(system) == 200, "healthy again", 20)
                 assert_goes_on(outcomes)
+                first.stop(signal.SIGKILL)
+                (tmp_path / "stranger").mkdir()
+                nodes.append(CassandraNode(tmp_path / "stranger", passwords=False, in_place_of=first))
+                ConductorsKeyspace(nodes[-1], "conductor")
+                time.sleep(5)
             assert_retryable_or_right(outcomes)
+            assert healthz(system) == 503
     finally:
         for node in nodes:
             node.stop(signal.SIGKILL)

@@ -31,14 +31,23 @@ class CassandraNode(DatabaseServer):
 
     patience = 90.0  # to start takes 5 to 12 seconds on two cores
 
-    def __init__(self, folder: Path, *, passwords: bool = True, first: "CassandraNode | None" = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        passwords: bool = True,
+        first: "CassandraNode | None" = None,
+        in_place_of: "CassandraNode | None" = None,
+    ) -> None:
         """Without ``passwords`` it lets everybody in, and everybody do everything. ``first`` makes it a cluster of two.
 
-        All nodes of a cluster have the same ports, so the second one has an address of its own.
+        All nodes of a cluster have the same ports, so the second one has an address of its own. One ``in_place_of`` a
+        node that is down is no part of its cluster, and can be reached where that was.
         """
-        super().__init__(folder, free_port() if first is None else first.port)
+        model = first or in_place_of
+        super().__init__(folder, free_port() if model is None else model.port)
         self.address = "127.0.0.1" if first is None else "127.0.0.2"
-        self._storage_port: int = free_port() if first is None else first._storage_port
+        self._storage_port: int = free_port() if model is None else model._storage_port
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
         """A session of the driver as superuser: the tests' own way in, past ours."""

@@ -57,7 +57,8 @@ class CassandraStore:
             f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
-        self._heard_of: list[Endpoint] = []
+        self._heard_of: dict[uuid.UUID, Endpoint] = {}
+        """The nodes of the last session; their IDs tell the cluster from any other."""
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -110,13 +111,19 @@ class CassandraStore:
 
     async def _open(self) -> None:
         try:
-            self._session = await CassandraSession.open(self._url, self._ways_in(), self._statements)
+            session = await CassandraSession.open(self._url, self._ways_in(), self._statements)
+            if self._heard_of and self._heard_of.keys().isdisjoint(session.known_nodes()):
+                # Not the same cluster: it has been set up anew, or its addresses were given to another one.
+                self._heard_of = {}
+                await session.close()
+                session = await CassandraSession.open(self._url, self._url.hosts, self._statements)
+            self._session = session
         finally:
             self._opening = None
 
     def _ways_in(self) -> Collection[Endpoint]:
         """The nodes of the URL, and a few that the cluster had, picked anew each time: they may be back sooner."""
-        few = random.sample(self._heard_of, min(_OTHERS_TRIED, len(self._heard_of)))
+        few = random.sample(list(self._heard_of.values()), min(_OTHERS_TRIED, len(self._heard_of)))
         return dict.fromkeys((*self._url.hosts, *few))
 
     def _dismiss(self) -> None:

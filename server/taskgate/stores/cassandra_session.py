@@ -9,6 +9,7 @@ import contextlib
 import logging
 import ssl
 import time
+import uuid
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Self
 
@@ -87,11 +88,15 @@ class CassandraSession:
             cluster.shutdown()
             raise
 
-    def known_nodes(self) -> list[Endpoint]:
-        """The nodes of the data centre that is asked, as they were heard of last."""
+    def known_nodes(self) -> dict[uuid.UUID, Endpoint]:
+        """The nodes of the data centre that is asked, as they were heard of last, by the IDs that they keep."""
         asked = self._cluster.profile_manager.default.load_balancing_policy.local_dc
         hosts = self._cluster.metadata.all_hosts()
-        return [Endpoint(host.endpoint.address, host.endpoint.port) for host in hosts if host.datacenter == asked]
+        return {
+            host.host_id: Endpoint(host.endpoint.address, host.endpoint.port)
+            for host in hosts
+            if host.datacenter == asked and host.host_id is not None
+        }
 
     async def fetch_row(self, number: int, values: Sequence[object]) -> tuple[Any, ...] | None:
         """The first row that statement ``number`` finds.
