@@ -112,8 +112,8 @@ def test_nothing_secret_is_shown(system: System) -> None:
 def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
     """Two nodes, a copy each: no call fails while one is killed, comes back and hangs, and the other is killed.
 
-    When both are away, either brings the calls back, though the URL names only one; but not a node of another cluster
-    that has got the address of one of them.
+    When both are away, either brings the calls back, though the URL names only one, and a node of another cluster that
+    has got the address of one of them does not.
     """
     nodes: list[CassandraNode] = []
     try:

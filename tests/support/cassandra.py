@@ -12,6 +12,7 @@ import trustme
 from cassandra import ConsistencyLevel
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.policies import WhiteListRoundRobinPolicy
 from cryptography.hazmat.primitives import serialization
 
 from support.database_server import DatabaseServer, free_port
@@ -110,8 +111,10 @@ class CassandraNode(DatabaseServer):
         return cassandra_programs.command(self.folder, _MEMORY)
 
     def answers(self) -> bool:
-        """Whether the side door is open: opens it."""
-        profile = ExecutionProfile(request_timeout=30, consistency_level=ConsistencyLevel.ALL)
+        """Whether the side door is open: opens it. It leads to this node and to no other of the cluster."""
+        profile = ExecutionProfile(
+            WhiteListRoundRobinPolicy([self.address]), request_timeout=30, consistency_level=ConsistencyLevel.ALL
+        )
         cluster = Cluster(
             [self.address], self.port, auth_provider=_SUPERUSER, protocol_version=4, compression=False,
             execution_profiles={EXEC_PROFILE_DEFAULT: profile}, monitor_reporting_enabled=False,

@@ -9,12 +9,11 @@ import asyncio
 import random
 import re
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
-from taskgate.stores.cassandra_session import CassandraSession, explain
+from taskgate.stores.cassandra_session import DRIVERS_ERRORS, OUT_OF_REACH, CassandraSession, explain
 from taskgate.stores.cassandra_url import CassandraUrl
 from taskgate.stores.connections import Connections
 from taskgate.stores.url_parts import Endpoint
@@ -26,7 +25,7 @@ _MOST_READS: Final = 128
 """Reads that the cluster is asked for at once; more wait."""
 
 _OTHERS_TRIED: Final = 3
-"""Nodes that are tried besides the URL's after an outage, at a time: one that hangs costs a second."""
+"""Nodes that are tried when the URL's are out of reach: each that does not greet costs a second."""
 
 _LOOKUP, _SELECT = 0, 1
 
@@ -57,8 +56,8 @@ class CassandraStore:
             f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
-        self._heard_of: dict[uuid.UUID, Endpoint] = {}
-        """The nodes of the last session; their IDs tell the cluster from any other."""
+        self._heard_of = dict[uuid.UUID, Endpoint]()
+        """The nodes of the session before this one; their IDs tell the cluster from any other."""
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -111,29 +110,46 @@ class CassandraStore:
 
     async def _open(self) -> None:
         try:
-            session = await CassandraSession.open(self._url, self._ways_in(), self._statements)
-            if self._heard_of and self._heard_of.keys().isdisjoint(session.known_nodes()):
-                # Not the same cluster: it has been set up anew, or its addresses were given to another one.
-                self._heard_of = {}
-                await session.close()
-                session = await CassandraSession.open(self._url, self._url.hosts, self._statements)
-            self._session = session
+            self._session = await self._connect()
         finally:
             self._opening = None
 
-    def _ways_in(self) -> Collection[Endpoint]:
-        """The nodes of the URL, and a few that the cluster had, picked anew each time: they may be back sooner."""
-        few = random.sample(list(self._heard_of.values()), min(_OTHERS_TRIED, len(self._heard_of)))
-        return dict.fromkeys((*self._url.hosts, *few))
+    async def _connect(self) -> CassandraSession:
+        """By way of the URL's nodes or, if none can be reached, of others; raises what is said of the URL's."""
+        try:
+            return await CassandraSession.open(self._url, self._url.hosts, self._statements)
+        except OUT_OF_REACH:
+            session = await self._connect_elsewhere()
+            if session is None:
+                raise
+            return session
+
+    async def _connect_elsewhere(self) -> CassandraSession | None:
+        """By way of a few nodes, others each time, that the cluster had; None if none leads into it."""
+        others = [node for node in self._heard_of.values() if node not in self._url.hosts]
+        if not others or self._closed:
+            return None
+        tried = random.sample(others, min(_OTHERS_TRIED, len(others)))
+        try:
+            session = await CassandraSession.open(self._url, tried, self._statements)
+        except DRIVERS_ERRORS:
+            return None
+        if self._heard_of.keys().isdisjoint(session.known_nodes()):  # the address was given to another cluster
+            self._end(session)
+            return None
+        return session
 
     def _dismiss(self) -> None:
         """End the session, if there is one, without waiting for that."""
         if self._session is not None:
             self._heard_of = self._session.known_nodes()
-            task = asyncio.create_task(self._session.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._end(self._session)
             self._session = None
+
+    def _end(self, session: CassandraSession) -> None:
+        task = asyncio.create_task(session.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
 
 @dataclass(frozen=True, slots=True)

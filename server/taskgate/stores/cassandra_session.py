@@ -47,6 +47,12 @@ _RECONNECT_INTERVAL: Final = 1.0
 _HEARTBEAT_INTERVAL, _HEARTBEAT_TIMEOUT = 2, 1
 """Seconds of silence after which a node is asked whether it is there, and seconds that it has to answer."""
 
+DRIVERS_ERRORS: Final = (NoHostAvailable, DriverException, OSError)
+"""What the driver raises when a cluster is away, or is not as it should be."""
+
+OUT_OF_REACH: Final = (NoHostAvailable, UnresolvableContactPoints, OperationTimedOut, OSError)
+"""Those of them that say that no node answers."""
+
 _PROTOCOL: Final = 4
 """Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
 checksums, which the driver computes in Python."""
@@ -205,8 +211,7 @@ _REASONS: Final[dict[type[BaseException], str]] = {
 
 def explain(store: str, error: Exception) -> StoreUnavailable | None:
     """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
-    known = isinstance(error, NoHostAvailable | DriverException | OSError)
-    return _unavailable(store, error) if known else None
+    return _unavailable(store, error) if isinstance(error, DRIVERS_ERRORS) else None
 
 
 def _unavailable(store: str, error: Exception) -> StoreUnavailable:
