@@ -200,7 +200,10 @@ def test_update_times_are_compared_exactly(server: RedisServer, earlier: int, la
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_no_answer_ever_goes_to_another_caller(server: RedisServer, runner: Callable[[Any], Any]) -> None:
-    """Reads cancelled at every moment, connections killed now and then: whoever gets an answer gets the right one."""
+    """Reads cancelled at every moment, connections killed now and then: whoever gets an answer gets the right one.
+
+    Most get one; a read whose second connection is killed too may get none.
+    """
     with server.client() as client:
         client.mset({f"test.TASK.{number}": f'{{"n":{number}}}' + " " * (number % 7) * 5000 for number in range(200)})
 
@@ -220,6 +223,8 @@ def test_no_answer_ever_goes_to_another_caller(server: RedisServer, runner: Call
                 document = await task
             except asyncio.CancelledError:
                 cancelled += 1
+                return
+            except StoreUnavailable:
                 return
             assert document is not None
             assert document.rstrip() == b'{"n":%d}' % number
