@@ -114,12 +114,13 @@ class Link:
         self._connections.clear()
 
     async def _ask(self, command: bytes, *, asking: bool) -> Any:
-        connection = self._pick() or await self._connected()
-        try:
-            return await _send(connection, command, asking=asking)
-        except ConnectionLost as lost:
-            if lost.silent:
-                raise
+        for _ in range(_MAX_CONNECTIONS):  # a restart ends all of them, and each is known to be lost when it is tried
+            connection = self._pick() or await self._connected()
+            try:
+                return await _send(connection, command, asking=asking)
+            except ConnectionLost as lost:
+                if lost.silent:
+                    raise
         return await _send(self._pick() or await self._connected(), command, asking=asking)
 
     def _note_trouble(self, error: Unreachable) -> None:
