@@ -165,7 +165,12 @@ class Link:
             if (pause := self._next_attempt - loop.time()) > 0:
                 await asyncio.sleep(pause)
             self._connections = [each for each in self._connections if each.problem is None]
-            connection = await self._connect()
+            try:
+                connection = await self._connect()
+            except ConnectionLost as lost:  # cut while it was made, as by the restart that it is made for
+                if lost.silent:
+                    raise
+                connection = await self._connect()
             self._connections.append(connection)
         except Unreachable as error:
             self._next_attempt = loop.time() + _PAUSE
