@@ -52,7 +52,7 @@ $(SERVERS): $(RUNTIME) tools/servers.py
 $(MYSQL): $(SERVERS) tools/mysql_server.py
 	@if $(BIN)/python -m tools.mysql_server; then touch $@; fi
 
-# The one server that is in no wheel and no Debian package; by Maven, on the Java of a wheel.
+# The one server that is in no wheel and no Debian package; by Maven.
 $(CASSANDRA): $(TOOLS) tools/cassandra_jars.py
 	@$(BIN)/python -m tools.cassandra_jars
 	@touch $@

