@@ -55,7 +55,7 @@ def provide_jars() -> Path:
     try:
         run_maven(
             maven,
-            "dependency:copy-dependencies",
+            "copy-dependencies",
             *("-DincludeScope=runtime", "-DoutputDirectory=jars"),
             folder=project,
             wheels_java=Path(find_java()),

@@ -31,8 +31,12 @@ _CAUSES = (
 """What tells most, first: Maven wraps each in several lines that tell less."""
 
 
+_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
+"""In full: where a short name cannot be resolved, Maven does not say why."""
+
+
 def run_maven(maven: str, goal: str, *options: str, folder: Path, wheels_java: Path) -> None:
-    """Run one ``goal`` of the program ``maven`` in ``folder``; a pom.xml of that folder is read.
+    """Run a ``goal`` of the dependency plugin with the program ``maven`` in ``folder``, where a pom.xml is read.
 
     Maven runs on the machine's own Java, or on ``wheels_java`` where there is none. Raises Missing with the root cause.
     """
@@ -41,7 +45,7 @@ def run_maven(maven: str, goal: str, *options: str, folder: Path, wheels_java: P
         environment["JAVA_HOME"] = str(wheels_java.parent.parent)
         environment["MAVEN_OPTS"] = " ".join(filter(None, [environment.get("MAVEN_OPTS"), *_trust_options()]))
     done = subprocess.run(
-        [maven, "--batch-mode", "--no-transfer-progress", "--errors", goal, *options],  # with causes
+        [maven, "--batch-mode", "--no-transfer-progress", "--errors", f"{_PLUGIN}:{goal}", *options],  # with causes
         capture_output=True,
         text=True,
         check=False,

@@ -67,7 +67,7 @@ def _fetch() -> None:
     try:
         run_maven(
             maven,
-            "dependency:copy",
+            "copy",
             *(f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={KEPT_IN}"),
             folder=KEPT_IN,  # a pom.xml of a folder above would be read otherwise
             wheels_java=Path(find_java()),
