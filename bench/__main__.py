@@ -142,7 +142,7 @@ def _plan(*, quick: bool, documents: tuple[str, ...], connections: tuple[int, ..
 
 
 def _with_own(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
-    cells, store_cells = (
+    cells, store_cells, workflow_cells = (
         [
             replace(
                 cell,
@@ -151,9 +151,9 @@ def _with_own(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
             )
             for cell in cells
         ]
-        for cells in (plan.cells, plan.store_cells)
+        for cells in (plan.cells, plan.store_cells, plan.workflow_cells)
     )
-    return replace(plan, cells=cells, store_cells=store_cells)
+    return replace(plan, cells=cells, store_cells=store_cells, workflow_cells=workflow_cells)
 
 
 if __name__ == "__main__":

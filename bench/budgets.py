@@ -8,6 +8,7 @@ from bench.memory import GROWING_SERVERS
 from bench.plan import MOST_ROWS
 from bench.ratios import compare
 from bench.results import MEBIBYTE, Results
+from bench.workflows import AGAIN, IMPORTED, INSIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ GROWTH_LIMIT = 1.10
 """No growth: what peaks of equal runs differ by chance is allowed."""
 
 IMPORT_RATE = 30_000.0
+CONVERSION_LIMIT = 0.9
 IMPORT_GROWTH = 1.25
 """Flat memory: a third of the tasks fills the caches, after which more tasks must not take more memory."""
 
@@ -72,6 +74,7 @@ def budgets(results: Results) -> list[Budget]:
         Budget("memory of one Envoy with Python inside, idle", "MiB", IDLE_MEBIBYTES, _idle_envoy(results)),
         _growth(results),
         *_imports(results.imports),
+        _conversions(results),
     ]
 
 
@@ -119,6 +122,15 @@ def _growth(results: Results) -> Budget:
     if growth is None:
         return Budget(what, "times", GROWTH_LIMIT, None)
     return Budget(what, "times", GROWTH_LIMIT, growth.ratio, failed=bool(growth.problems))
+
+
+def _conversions(results: Results) -> Budget:
+    """Of the main cell: what it costs to make answers of Conductor's rows, once each has been asked for."""
+    rows = {row.case.key: row for row in results.workflows if row.cell.main}
+    made, stored = (rows.get(f"{subject}: {AGAIN}") for subject in (INSIDE, IMPORTED))
+    what = "tasks of real workflows asked again, layout conductor ÷ layout taskgate"
+    found = compare(made, stored).of_medians if made and stored and made.samples and stored.samples else None
+    return Budget(what, "times", CONVERSION_LIMIT, found, at_least=True, failed=bool(made and made.failed))
 
 
 def _imports(imports: Sequence[Import]) -> list[Budget]:

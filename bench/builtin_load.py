@@ -1,8 +1,8 @@
 """A load generator in plain Python, for machines without a real one: ``python -m bench.builtin_load``.
 
-Arguments: authority, a file of paths (one a line), calls in flight, seconds, bytes of content in a right answer, and
-for gRPC the request message in hexadecimal. Prints one JSON object: latencies in microseconds of right answers, errors,
-seconds.
+Arguments: authority, a file of paths (one a line), calls in flight, seconds, bytes of content in a right answer (0: any
+number), and for gRPC the request message in hexadecimal. Prints one JSON object: latencies in microseconds of right
+answers, errors, seconds.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ async def load_http(work: Work) -> Tally:
         head = await reader.readuntil(b"\r\n\r\n")
         length = _CONTENT_LENGTH.search(head)
         received = await _skip_chunks(reader) if length is None else len(await reader.readexactly(int(length[1])))
-        return head.startswith(b"HTTP/1.1 200 ") and received == work.data_bytes
+        return head.startswith(b"HTTP/1.1 200 ") and received == (work.data_bytes or received)
 
     async def caller(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from bench.errors import BenchError, PeerMissing
 from bench.processes import ServerProcess
-from bench.tasks import Document
 
 LEAST_JAVA = 21
 WARM_UP_SECONDS = 12.0
@@ -55,18 +54,18 @@ def start_conductor_process(settings: ConductorSettings, http: str, folder: Path
         *(str(java), "-jar", str(settings.jar.resolve())),
         *(f"--server.address={host}", f"--server.port={port}", "--conductor.grpc-server.enabled=false"),
         "--server.tomcat.max-keep-alive-requests=-1",  # the default closes a connection after 100
-        f"--spring.datasource.url=jdbc:sqlite:{_database(folder)}?busy_timeout=15000&journal_mode=WAL",
+        f"--spring.datasource.url=jdbc:sqlite:{conductor_database(folder)}?busy_timeout=15000&journal_mode=WAL",
     ]
     return ServerProcess(command, folder / "conductor.log", folder=home)
 
 
-def seed_conductor(process: ServerProcess, http: str, folder: Path, documents: Iterable[Document]) -> None:
-    """Wait until it answers, then store ``documents`` as it would itself: as rows of its table ``task``."""
+def seed_conductor(process: ServerProcess, http: str, folder: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Wait until it answers, then put ``rows``, task IDs and texts, into its table ``task``."""
     process.wait_until(lambda: _check_health(http), poll_seconds=0.5, seconds=START_SECONDS)
-    with closing(sqlite3.connect(_database(folder), timeout=30)) as database, database:
+    with closing(sqlite3.connect(conductor_database(folder), timeout=30)) as database, database:
         database.executemany(
             "INSERT INTO task (task_id, json_data) VALUES (?, ?)",
-            [(document.task_id, document.body.decode()) for document in documents],
+            rows,
         )
 
 
@@ -112,5 +111,6 @@ def _check_health(http: str) -> None:
         raise BenchError(f"Conductor does not answer: {error}") from error
 
 
-def _database(folder: Path) -> Path:
+def conductor_database(folder: Path) -> Path:
+    """The SQLite file of the Conductor whose folder is in ``folder``."""
     return folder / "conductor" / "conductor.db"

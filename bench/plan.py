@@ -41,13 +41,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run: ``cells`` for every server, ``store_cells`` for taskgate on every store.
+    """One run: ``cells`` for every server, ``store_cells`` for every store, ``workflow_cells`` beside Conductor.
 
     ``beside``, ``rows`` and ``growth`` are the rounds of those parts, each of so many ``part_seconds``.
     """
 
     cells: Sequence[Cell]
     store_cells: Sequence[Cell]
+    workflow_cells: Sequence[Cell]
     row_counts: Sequence[int]
     rounds_of_rows: int
     rounds_beside: int
@@ -63,6 +64,7 @@ def full_plan(documents: Sequence[Document] = DOCUMENTS, connections: Sequence[i
     return Plan(
         cells=_cells(documents, connections, main=(5, 1.5), others=(3, 1.0), large=(2, 2.0)),
         store_cells=_store_cells(connections, rounds=3, seconds=2.0),
+        workflow_cells=_store_cells(connections, rounds=5, seconds=2.0),
         row_counts=MOST_ROWS[:4],
         rounds_of_rows=5,
         rounds_beside=3,
@@ -78,6 +80,7 @@ def quick_plan(documents: Sequence[Document] = DOCUMENTS, connections: Sequence[
     return Plan(
         cells=_cells(documents, connections, main=(2, 1.0), others=(1, 0.7), large=(1, 1.0)),
         store_cells=_store_cells(connections, rounds=1, seconds=1.0),
+        workflow_cells=_store_cells(connections, rounds=1, seconds=1.0),
         row_counts=MOST_ROWS[:3:2],
         rounds_of_rows=2,
         rounds_beside=1,

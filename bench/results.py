@@ -21,8 +21,8 @@ class Results:
     """One run. What was not asked for is empty.
 
     ``missing`` are servers that are not to be had here, with the reason; ``problems`` is what kept a part from being
-    measured; ``stores`` are the rows of taskgate on its stores; ``start_seconds`` is by transport; ``idle`` are
-    resident bytes by server and process.
+    measured; ``stores`` are the rows of taskgate on its stores, ``workflows`` those beside Conductor on its database;
+    ``start_seconds`` is by transport; ``idle`` are resident bytes by server and process.
     """
 
     machine: str
@@ -34,6 +34,7 @@ class Results:
     problems: list[str] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     stores: list[Measured] = field(default_factory=list)
+    workflows: list[Measured] = field(default_factory=list)
     imports: Sequence[Import] = ()
     start_seconds: dict[str, float] = field(default_factory=dict)
     idle: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -53,7 +54,9 @@ class Results:
     @property
     def other_cores(self) -> float:
         """Median of the cores that programs outside the measurement used during its parts; 0 if there were none."""
-        values = [sample.other_cores for row in (*self.measured, *self.stores) for sample in row.samples]
+        values = [
+            sample.other_cores for row in (*self.measured, *self.stores, *self.workflows) for sample in row.samples
+        ]
         values += [run.other_cores for run in self.imports]
         return statistics.median(values) if values else 0.0
 
@@ -61,7 +64,7 @@ class Results:
     def failures(self) -> list[str]:
         """A sentence for everything that was not answered as it must be."""
         found = list(self.problems)
-        for row in (*self.measured, *self.stores):
+        for row in (*self.measured, *self.stores, *self.workflows):
             head = f"{row.case.title} ({row.cell.title})"
             found += [f"{head}: {row.errors:,} calls failed"] if row.errors else []
             found += [f"{head}: {problem}" for problem in row.problems]
@@ -84,6 +87,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "cases": [_case_as_json(row) for row in results.measured],
         "ratios": [_ratio_as_json(ratio) for cell in results.cells for ratio in ratios(results.measured, cell)],
         "stores": [_case_as_json(row) for row in results.stores],
+        "workflows": [_case_as_json(row) for row in results.workflows],
         "small_reads": [_beside_as_json(beside) for beside in results.beside],
         "rows": [{"rows": among.rows, "p50_ms": among.p50s_ms, "p99_ms": among.p99s_ms} for among in results.rows],
         "growth": [{"server": g.server, "peak_bytes": g.peaks, "settled_bytes": g.settled} for g in results.growth],

@@ -21,9 +21,11 @@ from bench.servers import ENVOY_TRANSPORT, GRPCIO_TRANSPORT, Server, Site, runni
 from bench.store_servers import running_stores
 from bench.stores import STORE_CASES
 from bench.tasks import DOCUMENTS, write_tasks
+from bench.workflows import WORKFLOW_CASES, running_workflows, workflow_cell
 
-IMPORT, START, ROWS, STORES, BESIDE, GROWTH = "import", "start", "rows", "stores", "beside", "growth"
-PARTS = (IMPORT, START, ROWS, STORES, BESIDE, GROWTH)
+IMPORT, START, ROWS, STORES, WORKFLOWS = "import", "start", "rows", "stores", "workflows"
+BESIDE, GROWTH = "beside", "growth"
+PARTS = (IMPORT, START, ROWS, STORES, WORKFLOWS, BESIDE, GROWTH)
 """What can be asked for beside the cases."""
 
 KEYS = (*(case.key for case in CASES), *PARTS)
@@ -49,7 +51,7 @@ def run(plan: Plan, wanted: Sequence[str], *, log_level: str, conductor: Conduct
             results.imports = [
                 _import(site, count, say) for count in (plan.import_tasks // IMPORT_SHARE, plan.import_tasks)
             ]
-        if set(wanted) - {IMPORT, ROWS, STORES}:
+        if set(wanted) - {IMPORT, ROWS, STORES, WORKFLOWS}:
             say(f"filling the store with {STORED_TASKS:,} tasks")
             write = partial(write_tasks, count=STORED_TASKS, others=DOCUMENTS[1:])
             import_tasks(site.database, STORED_TASKS + len(DOCUMENTS) - 1, write)
@@ -59,6 +61,8 @@ def run(plan: Plan, wanted: Sequence[str], *, log_level: str, conductor: Conduct
             _rows(site, results, generators, say)
         if STORES in wanted:
             _stores(site, results, generators, say)
+        if WORKFLOWS in wanted:
+            _workflows(site, results, generators, say)
         _with_servers(site, wanted, results, generators, say)
     return results
 
@@ -96,6 +100,12 @@ def _stores(site: Site, results: Results, generators: Generators, say: Say) -> N
     with running_stores(site, say, partial(_missing, results, say), partial(_failed, results, say)) as servers:
         for cell in results.plan.store_cells:
             results.stores += _cell(cases, cell, servers, generators, say)
+
+
+def _workflows(site: Site, results: Results, generators: Generators, say: Say) -> None:
+    with running_workflows(site, generators, say, partial(_missing, results, say)) as servers:
+        for cell in map(workflow_cell, results.plan.workflow_cells):
+            results.workflows += _cell(WORKFLOW_CASES, cell, servers, generators, say)
 
 
 def _with_servers(site: Site, wanted: Sequence[str], results: Results, generators: Generators, say: Say) -> None:

@@ -52,7 +52,7 @@ def start_taskgate(
     """
     if transport == ENVOY_TRANSPORT and (reason := why_not()) is not None:
         raise PeerMissing(f"Python cannot run inside Envoy here: {reason}")  # up would run grpcio instead
-    http, grpc = _address(), _address()
+    http, grpc = free_address(), free_address()
     command = [
         *(sys.executable, "-m", "taskgate", "up", "--transport", transport),
         *("--store", store or f"sqlite:///{site.database}", "--layout", layout, "--workers", "1"),
@@ -106,7 +106,7 @@ def start_envoy_direct(site: Site) -> Server:
 
 def start_go(site: Site) -> Server:
     """The Go peer, built first: REST by grpc-gateway and gRPC in one process, with threads as Go sees fit."""
-    http, grpc = _address(), _address()
+    http, grpc = free_address(), free_address()
     command = [str(build_go_peer()), str(site.database), http, grpc]
     return Server(ServerProcess(command, site.folder / "go.log"), http=http, grpc=grpc)
 
@@ -116,10 +116,12 @@ def start_conductor(site: Site) -> Server:
 
     It polls its queues all the time, which would disturb all others.
     """
-    http = _address()
+    http = free_address()
     process = start_conductor_process(site.conductor, http, site.folder)
     try:
-        seed_conductor(process, http, site.folder, DOCUMENTS)
+        seed_conductor(
+            process, http, site.folder, [(document.task_id, document.body.decode()) for document in DOCUMENTS]
+        )
         warm_up_conductor(http, [f"/api/tasks/{document.task_id}" for document in (SMALL, MIDDLE)])
     except BaseException:
         process.stop()
@@ -158,5 +160,6 @@ def running(names: Iterable[str], site: Site, missing: Callable[[str, str], None
         yield servers
 
 
-def _address() -> str:
+def free_address() -> str:
+    """HOST:PORT on the loopback interface that is free now."""
     return f"127.0.0.1:{free_port()}"

@@ -23,8 +23,8 @@ ANY_SIZE = (("grpc.max_receive_message_length", -1),)
 class HttpGet:
     """``GET`` over HTTP/1.1, the connection kept alive. ``answer`` is the body that must come back with status 200.
 
-    ``others`` are paths with answers of the same size, for a generator to go round with ``path``. A ``bare_status``
-    line is one without words ("HTTP/1.1 200 "), as Tomcat sends it.
+    ``others`` are paths for a generator to go round with ``path``; their answers have the same size unless
+    ``sizes_differ``. A ``bare_status`` line is one without words ("HTTP/1.1 200 "), as Tomcat sends it.
     """
 
     authority: str
@@ -32,11 +32,12 @@ class HttpGet:
     answer: bytes
     others: tuple[str, ...] = ()
     bare_status: bool = False
+    sizes_differ: bool = False
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of content in one right answer, as a load generator counts them."""
-        return len(self.answer)
+        """Bytes of content in one right answer, as a load generator counts them; 0 if it may have any number."""
+        return 0 if self.sizes_differ else len(self.answer)
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import math
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,18 @@ from bench.tasks import (
     task_ids,
     write_rows,
     write_tasks,
+)
+from bench.workflow_rows import workflow_rows
+from bench.workflows import (
+    AGAIN,
+    BEHIND,
+    CONDUCTOR,
+    COPIES,
+    IMPORTED,
+    INSIDE,
+    WORKFLOW_CASES,
+    copied_rows,
+    workflow_cell,
 )
 from taskgate.conductor_task import project_task_model
 from taskgate.errors import SettingsError
@@ -459,7 +472,7 @@ def verdicts(found: Results) -> dict[str, str]:
 
 def test_what_was_not_measured_is_said_not_to_be() -> None:
     assert set(verdicts(results()).values()) == {"not measured"}
-    assert len(budgets(results())) == 10
+    assert len(budgets(results())) == 11
 
 
 def test_budgets_of_throughput_are_of_the_main_cell_and_the_fastest_baseline() -> None:
@@ -489,7 +502,7 @@ def test_budgets_of_single_figures_are_met_or_missed() -> None:
     found.idle = {"taskgate-envoy": {"taskgate up": 50 << 20, "envoy": 150 << 20}}
     found.growth = [Growth("taskgate-envoy", [100, 100, 110, 115]), Growth("go", [1, 2])]
     found.rows = [AmongRows(1_000_000, [0.2], [0.3]), AmongRows(1000, [0.2], [0.3])]
-    assert list(verdicts(found).values())[4:] == ["met", "MISSED", "met", "MISSED", "MISSED", "met"]
+    assert list(verdicts(found).values())[4:10] == ["met", "MISSED", "met", "MISSED", "MISSED", "met"]
     assert "--most-rows" in budgets(found)[4].what
 
 
@@ -701,6 +714,36 @@ def test_conductors_rows_are_answered_with_the_same_tasks() -> None:
         assert answer["workflowTask"].pop("metadata") == {}
         assert answer == json.loads(SMALL.body) | {"taskId": task_id}
     assert len({len(row_) for row_ in rows.values()}) == 1
+
+
+def test_real_workflows_are_the_recorded_rows_by_their_mix_under_ids_of_their_own() -> None:
+    rows = list(copied_rows())
+    ids = [row_.task_id for row_ in rows]
+    assert len(ids) == len(set(ids)) == COPIES * len(workflow_rows()) == COPIES * 96
+    mix, recorded = (Counter(row_.status for row_ in of) for of in (rows, workflow_rows()))
+    assert mix == Counter({status: COPIES * count for status, count in recorded.items()})
+    for row_ in rows[:96]:
+        assert json.loads(row_.stored)["taskId"] == json.loads(row_.answer)["taskId"] == row_.task_id
+
+
+def test_real_workflows_are_compared_with_conductor_and_with_their_import() -> None:
+    found = results()
+    found.plan = full_plan()
+    cell = workflow_cell(found.plan.workflow_cells[0])
+    rates = {CONDUCTOR: 100, INSIDE: 270, BEHIND: 150, IMPORTED: 300}
+    found.workflows = [
+        replace(measured("echo", rates[case.server], cell=cell), case=case)
+        for case in WORKFLOW_CASES
+        if AGAIN in case.key
+    ]
+    lines = table(render_text(found), "Tasks of real workflows, 32 in flight")
+    assert [line.split()[-3:] for line in lines[2:6]] == [
+        ["1.00", "1.00", "0.33"],
+        ["2.70", "1.00", "0.90"],
+        ["1.50", "1.00", "0.50"],
+        ["3.00", "1.00", "1.00"],
+    ]
+    assert list(verdicts(found).values())[-1] == "met"
 
 
 def test_a_store_is_divided_by_sqlite_and_by_the_peer_asked_alike() -> None:
