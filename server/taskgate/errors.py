@@ -6,7 +6,8 @@ The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``
     ├── InvalidTaskId           the caller's ID cannot name a task
     ├── InvalidRequest          the request message could not be decoded
     ├── TaskNotFound            a well-formed ID that no stored task has
-    ├── StoreUnavailable        the database is away, locked, damaged or overloaded
+    ├── StoreUnavailable        the database is away, locked or damaged
+    ├── Overloaded              a bounded resource of the server has no room for the call
     ├── DeadlineExceeded        the caller's deadline, or ours, passed first
     ├── DocumentUnreadable      a stored row is not the JSON document it should be
     ├── DocumentTooLarge        the answer does not fit into one message
@@ -28,13 +29,15 @@ class ErrorStatus:
     """How one kind of error looks from outside.
 
     ``grpc_code`` is a name of ``google.rpc.Code``; ``reason``, a value name of ``taskgate.v1.ErrorReason``, is what
-    clients find in ``ErrorInfo.reason``; ``retryable`` says whether the same call may succeed later.
+    clients find in ``ErrorInfo.reason``; ``retryable`` says whether the same call may succeed later; ``retry_after``,
+    where there is a figure, says after how many seconds (``google.rpc.RetryInfo``, REST header ``retry-after``).
     """
 
     grpc_code: str
     http_status: int
     reason: str
     retryable: bool = False
+    retry_after: int | None = None
 
 
 class TaskgateError(Exception):
@@ -75,6 +78,10 @@ class StoreUnavailable(TaskgateError):
     """The store cannot answer now; trying again later may help."""
 
 
+class Overloaded(TaskgateError):
+    """A queue or a budget is full; the message names which, ``metadata`` may hold its size. Try again after a pause."""
+
+
 class DeadlineExceeded(TaskgateError):
     """The time allowed for the call ran out."""
 
@@ -103,6 +110,8 @@ STATUS_OF: dict[type[TaskgateError], ErrorStatus] = {
     InvalidRequest: ErrorStatus("INVALID_ARGUMENT", 400, "ERROR_REASON_INVALID_REQUEST"),
     TaskNotFound: ErrorStatus("NOT_FOUND", 404, "ERROR_REASON_TASK_NOT_FOUND"),
     StoreUnavailable: ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True),
+    # Not UNAVAILABLE, which the gateway tries again at once: the load would grow by what there is no room for.
+    Overloaded: ErrorStatus("RESOURCE_EXHAUSTED", 503, "ERROR_REASON_OVERLOADED", retryable=True, retry_after=1),
     DeadlineExceeded: ErrorStatus("DEADLINE_EXCEEDED", 504, "ERROR_REASON_DEADLINE_EXCEEDED", retryable=True),
     DocumentUnreadable: ErrorStatus("DATA_LOSS", 500, "ERROR_REASON_DOCUMENT_UNREADABLE"),
     TaskNotRepresentable: ErrorStatus("DATA_LOSS", 500, "ERROR_REASON_TASK_NOT_REPRESENTABLE"),

@@ -97,6 +97,7 @@ def test_every_error_has_a_row_and_a_documented_reason() -> None:
         "INVALID_ARGUMENT": 400,
         "NOT_FOUND": 404,
         "UNAVAILABLE": 503,
+        "RESOURCE_EXHAUSTED": 503,
         "DEADLINE_EXCEEDED": 504,
         "DATA_LOSS": 500,
         "INTERNAL": 500,

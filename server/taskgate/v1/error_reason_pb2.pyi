@@ -56,7 +56,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 4
-    """The store cannot answer now: it is away, locked, damaged or overloaded. The message names the store.
+    """The store cannot answer now: it is away, locked or damaged. The message names the store.
 
     UNAVAILABLE · 503 · retry after a pause.
 
@@ -122,6 +122,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
           "metadata": {"request_id": "0d5d0c3e-7c2e-4d0f-9b1b-0d6a7f1a4f5e"}
         }
     """
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
+    """The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it.
+
+    RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
+    REST the header `retry-after` does.
+
+        {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "in_flight_bytes"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the names that `google.rpc.ErrorInfo.reason` takes where its `domain` is `taskgate`.
@@ -167,7 +175,7 @@ NOT_FOUND · 404 · do not retry, unless the task may not have reached the store
     }
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 4
-"""The store cannot answer now: it is away, locked, damaged or overloaded. The message names the store.
+"""The store cannot answer now: it is away, locked or damaged. The message names the store.
 
 UNAVAILABLE · 503 · retry after a pause.
 
@@ -232,5 +240,13 @@ INTERNAL · 500 · do not retry; report it with the request ID.
       "domain": "taskgate",
       "metadata": {"request_id": "0d5d0c3e-7c2e-4d0f-9b1b-0d6a7f1a4f5e"}
     }
+"""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
+"""The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it.
+
+RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
+REST the header `retry-after` does.
+
+    {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "in_flight_bytes"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

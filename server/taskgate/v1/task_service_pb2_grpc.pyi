@@ -35,7 +35,7 @@ class TaskServiceStub:
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
+    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
     `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
     An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
@@ -67,6 +67,7 @@ class TaskServiceStub:
     * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
     * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
     * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
+    * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if the server has no room for the call now.
     * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
     * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
@@ -95,7 +96,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
+    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
     `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
     An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
@@ -124,6 +125,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
     * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
     * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
+    * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if the server has no room for the call now.
     * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
     * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
@@ -151,7 +153,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
+    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
     `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
     An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
@@ -184,6 +186,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
         * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
         * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
+        * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if the server has no room for the call now.
         * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
         * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
         """
