@@ -13,7 +13,7 @@ CASSANDRA := $(VENV)/.cassandra-provided
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test check conformance conductor-jar format protos bench clean
+.PHONY: help setup up test faults check conformance conductor-jar format protos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,9 @@ up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it
 
 test: setup ## run all tests
 	$(BIN)/python -m pytest
+
+faults: setup ## run the fault tests alone, with the figures that they print
+	$(BIN)/python -m pytest -rP tests/faults
 
 check: setup ## format, lint, types, import rules, protos, Envoy configuration
 	$(BIN)/ruff format --check .
