@@ -3,9 +3,9 @@
 import time
 from enum import Enum
 
-from taskgate.conductor_task import project_task_model
+from taskgate.conductor_task import NoTaskError, project_task_model
 from taskgate.document import MAX_DOCUMENT_BYTES, DocumentError
-from taskgate.errors import DocumentTooLarge, DocumentUnreadable
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
 from taskgate.task_message import task_from_document
 
 
@@ -24,6 +24,7 @@ def convert(conversion: Conversion, task_id: str, stored: bytes) -> bytes:
     """``stored``, the value that the store has for ``task_id``, as ``conversion`` says.
 
     Raises:
+        TaskNotFound: it is a row that is null.
         DocumentUnreadable: it is not what it should be; ``__cause__`` says why.
         DocumentTooLarge: the document made of it is over ``MAX_DOCUMENT_BYTES``.
         TaskNotRepresentable: the document holds a value that ``Task`` has no place for.
@@ -37,6 +38,8 @@ def convert(conversion: Conversion, task_id: str, stored: bytes) -> bytes:
         if conversion is Conversion.ROW_TO_DOCUMENT:
             return document
         message: bytes = task_from_document(document).SerializeToString()
+    except NoTaskError as error:
+        raise TaskNotFound(task_id) from error
     except DocumentError as error:
         raise DocumentUnreadable(task_id) from error
     return message

@@ -21,7 +21,7 @@ from contextlib import suppress
 import msgspec
 
 from taskgate.conversion import Conversion, convert
-from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskgateError, TaskNotRepresentable
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskgateError, TaskNotFound, TaskNotRepresentable
 from taskgate.heap import keep_what_is_here
 
 _REQUEST = struct.Struct("!cHQ")
@@ -30,7 +30,8 @@ _ANSWER = struct.Struct("!?Q")
 """Whether it is a result, and its bytes."""
 
 _REFUSALS = {kind.__name__: kind for kind in (DocumentTooLarge, TaskNotRepresentable)}
-_UNREADABLE = DocumentUnreadable.__name__
+_REFUSALS_BY_ID = {kind.__name__: kind for kind in (DocumentUnreadable, TaskNotFound)}
+"""Those that say nothing but which task it is."""
 
 
 class ConversionEndedError(Exception):
@@ -81,8 +82,8 @@ class ConversionProcess:
         if done:
             return answer
         refusal = msgspec.json.decode(answer, type=_Refusal)
-        if refusal.kind == _UNREADABLE:
-            raise DocumentUnreadable(task_id)
+        if refusal.kind in _REFUSALS_BY_ID:
+            raise _REFUSALS_BY_ID[refusal.kind](task_id)
         raise _REFUSALS[refusal.kind](refusal.message, **refusal.metadata)
 
     @property

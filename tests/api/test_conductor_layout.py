@@ -42,8 +42,8 @@ def answer(**changes: Any) -> bytes:
     first = task.pop("firstStartTime")
     loop, definition, wait = (task.pop(name) for name in ("loopOverTask", "taskDefinition", "queueWaitTime"))
     task |= {"firstStartTime": first}
-    task |= {"executionMetadata": {"additionalContext": {}, "empty": True, "additionalContextMap": {}}}
-    return compact(task | {"loopOverTask": loop, "taskDefinition": definition, "queueWaitTime": wait})
+    task |= {"executionMetadata": {"additionalContext": {}, "additionalContextMap": {}, "empty": True}}
+    return compact(task | {"taskDefinition": definition, "loopOverTask": loop, "queueWaitTime": wait})
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,21 @@ def test_what_conductor_writes_meanwhile_is_answered(conductor: System, conducto
         assert outcome.document == answer(taskId=task_id, status=status)
 
 
+@pytest.mark.parametrize("stored", ["null", " \r\n\tnull", "null and more", "null" + " " * 2**18], ids=range(4))
+def test_row_that_is_null_is_not_found(conductor: System, conductor_door: Door, stored: str) -> None:
+    """404, as Conductor says, whatever follows the null, on the event loop and in the process for large rows."""
+    task_id = str(uuid.uuid4())
+    put_row(conductor.database, task_id, stored)
+    outcome = conductor_door.get_task_json(task_id)
+    assert (outcome.status, outcome.message) == (404, f"Task not found for taskId: {task_id}")
+    if isinstance(conductor_door, GrpcDoor):
+        typed, _ = conductor_door.get_task(task_id)
+        assert (typed.code, typed.reason) == ("NOT_FOUND", "ERROR_REASON_TASK_NOT_FOUND")
+
+
 @pytest.mark.parametrize(
     "stored",
-    ["", "no JSON", "[]", "{}", '{"status":"NOT_INVENTED_YET"}', '{"status":"COMPLETED","retryCount":"many"}'],
+    ["", "nullable", "\ufeffnull", "no JSON", "[]", "{}", '{"status":"NOT_INVENTED_YET"}', '{"status":"COMPLETED","retryCount":"many"}'],
 )
 def test_row_that_conductor_could_not_read_is_an_error(conductor: System, conductor_door: Door, stored: str) -> None:
     """500, as Conductor says; the message names the task and nothing of the row."""

@@ -19,7 +19,7 @@ def test_there_is_a_recording() -> None:
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_projections_are_the_recorded_answers(recording: Path) -> None:
-    """Equal by value, numbers by their text; refused where Conductor says 500."""
+    """Byte for byte; refused where Conductor says 404 or 500."""
     tasks = tasks_of(recording)
     assert {task.name: unlike for task in tasks if (unlike := projection_unlike(task))} == {}
     assert sum(task.origin == RUN for task in tasks) > 80

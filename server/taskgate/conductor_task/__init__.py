@@ -5,5 +5,6 @@ Conductor reads a row with Jackson, copies it into a ``Task`` and writes that wi
 """
 
 from taskgate.conductor_task.projection import project_task_model
+from taskgate.conductor_task.reading import NoTaskError
 
-__all__ = ["project_task_model"]
+__all__ = ["NoTaskError", "project_task_model"]

@@ -299,9 +299,9 @@ class TaskModel(Bean):
     firstStartTime: Made = UNSET
     executionMetadata: Made = UNSET
     parentTaskId: Text = UNSET
-    # Getters only; a JVM gives methods in no promised order, so this is the documented task's.
-    loopOverTask: Made = UNSET
+    # Getters only. A JVM promises no order of methods; this is the one in every recorded answer of a server.
     taskDefinition: Made = UNSET
+    loopOverTask: Made = UNSET
     queueWaitTime: Made = UNSET
 
     # Not in a Task (contract section 3.4). Read all the same: a row that Jackson cannot read, Conductor cannot answer.

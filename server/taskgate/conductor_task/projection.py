@@ -17,8 +17,8 @@ _LONG = 2**64
 
 _SUB_WORKFLOW_ID = "subWorkflowId"
 
-_EXECUTION_METADATA = Raw(b'{"additionalContext":{},"empty":true,"additionalContextMap":{}}')
-"""Rows keep none; its getter makes an empty one."""
+_EXECUTION_METADATA = Raw(b'{"additionalContext":{},"additionalContextMap":{},"empty":true}')
+"""Rows keep none; its getter makes an empty one. In the order of every recorded answer of a server."""
 
 
 def project_task_model(stored: bytes, now: int) -> bytes:
@@ -30,6 +30,7 @@ def project_task_model(stored: bytes, now: int) -> bytes:
     digits) or of a key (50,000 characters), and a broken value that is followed by a good one of the same key.
 
     Raises:
+        NoTaskError: the row is null, and Conductor says that there is no such task.
         DocumentError: Conductor could not answer either (it says 500): the row is not JSON, has no known ``status``, or
             holds a value that its classes do not take.
     """

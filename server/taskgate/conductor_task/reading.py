@@ -1,6 +1,7 @@
 """From a stored row to its ``TaskModel``: at once where Jackson wrote it, leniently where something else did."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from types import UnionType
@@ -29,6 +30,14 @@ from taskgate.document import DocumentError
 
 _SUB_WORKFLOW_ID = "subWorkflowId"
 
+_NULL = re.compile(r"null(?![\w$])")
+"""Jackson takes no letter or digit right behind it, as in ``nullable``; anything else that follows, it leaves unread."""
+
+
+class NoTaskError(DocumentError):
+    """The row is the text ``null``: Conductor answers as if there were none."""
+
+
 _read_written = msgspec.json.Decoder(TaskModel, float_hook=double).decode
 
 
@@ -36,6 +45,7 @@ def read_task_model(stored: bytes) -> TaskModel:
     """The model of a row in UTF-8; the floats in its maps are as ``double`` gives them.
 
     Raises:
+        NoTaskError: Jackson reads null.
         DocumentError: Jackson could not read it.
     """
     try:
@@ -57,9 +67,11 @@ _loose_json = json.JSONDecoder(
 
 
 def _read_leniently(stored: bytes) -> TaskModel:
+    text = stored.decode().lstrip(" \t\r\n")
+    if _NULL.match(text):
+        raise NoTaskError("null")
     try:
-        # As Jackson does, without a look at what follows the object.
-        value, _ = _loose_json.raw_decode(stored.decode().lstrip(" \t\r\n"))
+        value, _ = _loose_json.raw_decode(text)  # as Jackson does, without a look at what follows the object
     except json.JSONDecodeError as error:
         raise DocumentError(f"not JSON: {error.msg} at character {error.pos}") from error
     model = _bean_reader(TaskModel)(value)

@@ -307,8 +307,10 @@ class Task(_message.Message):
     parent_task_id: _builtins.str
     """The `task_id` of the task that this one came from. Absent unless there is one."""
     queue_wait_time: _builtins.int
-    """How long the task waited in its queue, in milliseconds: `start_time` less `scheduled_time`, or, for a task that was
-    put back, what Conductor computed when it made the document. REST only. Can be negative, by clock skew.
+    """How long the task waited in its queue, in milliseconds: `start_time` less `scheduled_time`. For every task that has
+    started and has `callback_after_seconds`, it is instead how long that callback is overdue, zero before it is due, at
+    the time when the document was made. So it moves from call to call where taskgate reads Conductor's own database, and
+    stands still in imported documents. REST only. Can be negative, by clock skew.
     """
     loop_over_task: _builtins.bool
     """Whether the task runs inside a `DO_WHILE` loop, that is, `iteration` is above 0. REST only."""
