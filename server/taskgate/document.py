@@ -70,8 +70,12 @@ def check_text(document: bytes) -> None:
         document.decode()
     except UnicodeDecodeError as error:
         raise DocumentError(f"not UTF-8 at byte {error.start}") from error
-    # Every level takes two brackets: most documents are too short to be too deep, most others have too few.
-    if len(document) <= 2 * MAX_NESTING or document.count(b"{") + document.count(b"[") <= MAX_NESTING:
+    # Every level takes two brackets, one of an object five characters: most documents are too short to be too deep and
+    # most others have too few of them.
+    if len(document) <= 2 * MAX_NESTING:
+        return
+    lists = document.count(b"[")
+    if len(document) <= 5 * MAX_NESTING - 3 * lists or document.count(b"{") + lists <= MAX_NESTING:
         return
     if _nesting(document) > MAX_NESTING:
         raise DocumentError(_TOO_DEEP)

@@ -115,7 +115,16 @@ def test_row_that_is_null_is_not_found(conductor: System, conductor_door: Door, 
 
 @pytest.mark.parametrize(
     "stored",
-    ["", "nullable", "\ufeffnull", "no JSON", "[]", "{}", '{"status":"NOT_INVENTED_YET"}', '{"status":"COMPLETED","retryCount":"many"}'],
+    [
+        "",
+        "nullable",
+        "\ufeffnull",
+        "no JSON",
+        "[]",
+        "{}",
+        '{"status":"NOT_INVENTED_YET"}',
+        '{"status":"COMPLETED","retryCount":"many"}',
+    ],
 )
 def test_row_that_conductor_could_not_read_is_an_error(conductor: System, conductor_door: Door, stored: str) -> None:
     """500, as Conductor says; the message names the task and nothing of the row."""

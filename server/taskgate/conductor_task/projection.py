@@ -7,7 +7,7 @@ from msgspec import UNSET, Raw, UnsetType
 from taskgate.conductor_task.beans import NOT_IN_TASK, TaskModel, WorkflowTask
 from taskgate.conductor_task.jackson import is_blank, refuse
 from taskgate.conductor_task.reading import read_task_model
-from taskgate.conductor_task.text import encode
+from taskgate.conductor_task.text import encode, string
 from taskgate.document import DocumentError, check_text
 
 _REASON_UNITS = 500
@@ -38,7 +38,7 @@ def project_task_model(stored: bytes, now: int) -> bytes:
     try:
         model = read_task_model(stored)
         _to_task(model, now)
-        return encode(model)
+        return encode(model, len(stored))
     except RecursionError as error:  # only where brackets are left open: nesting has been checked
         raise DocumentError("nested too deep") from error
 
@@ -60,25 +60,38 @@ def _to_task(task: TaskModel, now: int) -> None:
         setattr(task, name, UNSET)
 
 
-def _shortened(reason: str) -> str:
+def _shortened(reason: str) -> Any:
+    """The text, or what is to be written for it."""
     if 2 * len(reason) <= _REASON_UNITS:
         return reason
-    units = reason.encode("utf-16-le", "surrogatepass")
-    return units[: 2 * _REASON_UNITS].decode("utf-16-le", "surrogatepass")
+    units = reason[:_REASON_UNITS].encode("utf-16-le", "surrogatepass")
+    short = units[: 2 * _REASON_UNITS].decode("utf-16-le", "surrogatepass")
+    if not "\ud800" <= short[-1] <= "\udbff":
+        return short
+    # Half a pair is written here, so that the rest of the task is written at once.
+    return Raw(encode(short[:-1])[:-1] + string(short[-1])[1:].encode())
 
 
 def _set_payloads(task: TaskModel) -> None:
     """What is stored elsewhere is answered with empty; ``subWorkflowId`` is looked for before that, and again after."""
+    if (
+        task.subWorkflowId is UNSET
+        and task.externalInputPayloadStoragePath is UNSET
+        and task.externalOutputPayloadStoragePath is UNSET
+        and _SUB_WORKFLOW_ID not in task.outputData
+        and _SUB_WORKFLOW_ID not in task.inputData
+    ):
+        return  # most tasks have neither
     outside_input = task.externalInputPayloadStoragePath is not UNSET
     # The model's getter shows no input once it is outside; its output, it shows.
-    task.subWorkflowId = _sub_workflow_id(task.subWorkflowId, task.outputData, {} if outside_input else task.inputData)
+    found = _sub_workflow_id(task.subWorkflowId, task.outputData, {} if outside_input else task.inputData)
     if _SUB_WORKFLOW_ID in task.outputData:  # setSubWorkflowId
-        task.outputData[_SUB_WORKFLOW_ID] = None if task.subWorkflowId is UNSET else task.subWorkflowId
+        task.outputData[_SUB_WORKFLOW_ID] = None if found is UNSET else found
     if outside_input:
         task.inputData = {}
     if task.externalOutputPayloadStoragePath is not UNSET:
         task.outputData = {}
-    task.subWorkflowId = _sub_workflow_id(task.subWorkflowId, task.outputData, task.inputData)
+    task.subWorkflowId = _sub_workflow_id(found, task.outputData, task.inputData)
 
 
 def _sub_workflow_id(own: str | UnsetType, output: dict[str, Any], given: dict[str, Any]) -> str | UnsetType:

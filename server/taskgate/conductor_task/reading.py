@@ -25,20 +25,20 @@ from taskgate.conductor_task.jackson import (
     read_untyped,
     refuse,
 )
-from taskgate.conductor_task.text import double, java_double
+from taskgate.conductor_task.text import Doubles, java_double
 from taskgate.document import DocumentError
 
 _SUB_WORKFLOW_ID = "subWorkflowId"
 
 _NULL = re.compile(r"null(?![\w$])")
-"""Jackson takes no letter or digit right behind it, as in ``nullable``; anything else that follows, it leaves unread."""
+"""Jackson takes no letter or digit right behind it, as in ``nullable``; it leaves all else that follows unread."""
 
 
 class NoTaskError(DocumentError):
     """The row is the text ``null``: Conductor answers as if there were none."""
 
 
-_read_written = msgspec.json.Decoder(TaskModel, float_hook=double).decode
+_read_written = msgspec.json.Decoder(TaskModel, float_hook=Doubles().__getitem__).decode
 
 
 def read_task_model(stored: bytes) -> TaskModel:

@@ -12,12 +12,24 @@ from typing import Any
 
 import msgspec
 
-_encode = msgspec.json.Encoder().encode
+_encoder = msgspec.json.Encoder()
+_encode, _encode_into = _encoder.encode, _encoder.encode_into
 
-_ASTRAL = re.compile(rb"[\xf0-\xf4][\x80-\xbf]{3}")
-_ESCAPE = re.compile(rb"\\(?:u00[01][0-9a-f]|.)")
+_ASTRAL = b"\xf0"
+_MORE_ASTRAL = re.compile(rb"[\xf1-\xf4][\x80-\xbf]{3}")
+"""The first byte of characters in the planes 1 to 3, where nearly all are; and those in the planes beyond."""
+
+_FEW = 8
+"""So many of these characters are replaced one by one, then so many kinds: texts with many mostly repeat them."""
+
+_LOWER_ESCAPE = re.compile(rb"\\\\|\\u00[01][a-f]")
+"""A control character as msgspec writes it, or a backslash that is itself escaped."""
+
 _ESCAPED = re.compile('["\\\\\x00-\x1f\ud800-\udfff\U00010000-\U0010ffff]')
 _SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+_KEPT_DOUBLES, _KEPT_LENGTH = 4096, 25
+"""So many, of up to so many characters, which are enough for any of Java's: less than a megabyte."""
 
 _ASTRAL_FROM = 0x10000
 """The first code point that takes two UTF-16 units."""
@@ -35,6 +47,21 @@ def double(text: str) -> float | msgspec.Raw:
     if _PLAIN_FROM <= value < _PLAIN_BELOW or value == 0 or -_PLAIN_BELOW < value <= -_PLAIN_FROM:
         return value  # here the shortest text is the same everywhere
     return msgspec.Raw(_scientific(value).encode())
+
+
+class Doubles(dict[str, float | msgspec.Raw]):
+    """``double`` of the texts that have been asked for; ``self[text]`` of a known one runs no Python.
+
+    Payloads repeat their numbers: 0.0, 1.0, 99.99.
+    """
+
+    def __missing__(self, text: str) -> float | msgspec.Raw:
+        found = double(text)
+        if len(text) <= _KEPT_LENGTH:
+            if len(self) >= _KEPT_DOUBLES:
+                self.clear()
+            self[text] = found
+        return found
 
 
 def java_double(text: str) -> str:
@@ -69,22 +96,48 @@ def _positive_scientific(value: float) -> str:
     return f"{whole[0]}.{whole[1:]}{fraction}E{len(whole) - 1}"
 
 
-def encode(value: Any) -> bytes:
-    """``value`` as JSON: any tree of Structs, dicts, lists and scalars, floats as ``double`` gives them."""
+def encode(value: Any, expected_bytes: int = 1024) -> bytes:
+    """``value`` as JSON: any tree of Structs, dicts, lists and scalars, floats as ``double`` gives them.
+
+    ``expected_bytes`` is how long the text may become; it costs time if it is too little.
+    """
     try:
-        text = _encode(value)
+        buffer = bytearray(expected_bytes)  # grown from nothing, it would be copied a dozen times
+        _encode_into(value, buffer)
+        text = bytes(buffer)
     except UnicodeEncodeError:  # a lone surrogate, which msgspec does not write
         return _written(value).encode()
-    if not text.isascii():
-        text = _ASTRAL.sub(lambda found: _astral_escape(found[0]), text)
-    if b"\\u00" in text:
-        text = _ESCAPE.sub(_upper, text)
+    if b"\\" in text:
+        text = _LOWER_ESCAPE.sub(lambda found: found[0][:2] + found[0][2:].upper(), text)
+    return text if text.isascii() else _with_pairs(text)
+
+
+def _with_pairs(text: bytes) -> bytes:
+    """``text`` with everything outside the basic plane as a pair of escapes."""
+    done: list[bytes] = []
+    start, at = 0, text.find(_ASTRAL)
+    while at >= 0 and len(done) < 2 * _FEW:
+        done += text[start:at], _astral_escape(text[at : at + 4])
+        start = at + 4
+        at = text.find(_ASTRAL, start)
+    if done:
+        text = b"".join((*done, text[start:] if at < 0 else _with_many_pairs(text[start:])))
+        if text.isascii():
+            return text
+    if b"\xf1" in text or b"\xf2" in text or b"\xf3" in text or b"\xf4" in text:
+        text = _MORE_ASTRAL.sub(lambda found: _astral_escape(found[0]), text)
     return text
 
 
-def _upper(found: re.Match[bytes]) -> bytes:
-    escape = found[0]
-    return b"\\u" + escape[2:].upper() if escape[1:2] == b"u" else escape
+def _with_many_pairs(text: bytes) -> bytes:
+    for _ in range(_FEW):
+        at = text.find(_ASTRAL)
+        if at < 0:
+            return text
+        character = text[at : at + 4]
+        text = text.replace(character, _astral_escape(character))
+    first, *others = text.split(_ASTRAL)
+    return first + b"".join([_astral_escape(_ASTRAL + other[:3]) + other[3:] for other in others])
 
 
 @lru_cache(4096)
@@ -103,14 +156,15 @@ def _escaped(found: re.Match[str]) -> str:
     return _SHORT.get(found[0]) or _unicode_escape(found[0])
 
 
-def _string(text: str) -> str:
+def string(text: str) -> str:
+    """``text`` as JSON, lone surrogates included."""
     return f'"{_ESCAPED.sub(_escaped, text)}"'
 
 
 def _written(value: Any) -> str:
     """The same as ``encode``, for any string, and much slower."""
     if isinstance(value, str):
-        return _string(value)
+        return string(value)
     if isinstance(value, list):
         return f"[{','.join([_written(item) for item in value])}]"
     if isinstance(value, msgspec.Struct):
@@ -118,5 +172,5 @@ def _written(value: Any) -> str:
         properties = [(name, getattr(value, attribute)) for name, attribute in names]
         value = {name: item for name, item in properties if item is not msgspec.UNSET}
     if isinstance(value, dict):
-        return f"{{{','.join([f'{_string(name)}:{_written(item)}' for name, item in value.items()])}}}"
+        return f"{{{','.join([f'{string(name)}:{_written(item)}' for name, item in value.items()])}}}"
     return _encode(value).decode()
