@@ -2,6 +2,7 @@
 
 import time
 from enum import Enum
+from typing import NamedTuple
 
 from taskgate.conductor_task import NoTaskError, project_task_model
 from taskgate.document import MAX_DOCUMENT_BYTES, DocumentError
@@ -20,7 +21,15 @@ class Conversion(Enum):
     """Both in turn."""
 
 
-def convert(conversion: Conversion, task_id: str, stored: bytes) -> bytes:
+class Converted(NamedTuple):
+    """What a stored value became."""
+
+    answer: bytes
+    lasts: bool
+    """Whether it would become the same at any other time."""
+
+
+def convert(conversion: Conversion, task_id: str, stored: bytes) -> Converted:
     """``stored``, the value that the store has for ``task_id``, as ``conversion`` says.
 
     Raises:
@@ -31,18 +40,18 @@ def convert(conversion: Conversion, task_id: str, stored: bytes) -> bytes:
     """
     try:
         if conversion is Conversion.DOCUMENT_TO_TASK:
-            document = stored
+            document, lasts = stored, True
         else:
-            document = project_task_model(stored, time.time_ns() // 1_000_000)
+            document, lasts = project_task_model(stored, time.time_ns() // 1_000_000)
             check_servable(task_id, document)
         if conversion is Conversion.ROW_TO_DOCUMENT:
-            return document
+            return Converted(document, lasts)
         message: bytes = task_from_document(document).SerializeToString()
     except NoTaskError as error:
         raise TaskNotFound(task_id) from error
     except DocumentError as error:
         raise DocumentUnreadable(task_id) from error
-    return message
+    return Converted(message, lasts)
 
 
 def check_servable(task_id: str, document: bytes) -> None:

@@ -20,14 +20,14 @@ from contextlib import suppress
 
 import msgspec
 
-from taskgate.conversion import Conversion, convert
+from taskgate.conversion import Conversion, Converted, convert
 from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskgateError, TaskNotFound, TaskNotRepresentable
 from taskgate.heap import keep_what_is_here
 
 _REQUEST = struct.Struct("!cHQ")
 """The conversion, the bytes of the task ID and of the stored value."""
-_ANSWER = struct.Struct("!?Q")
-"""Whether it is a result, and its bytes."""
+_ANSWER = struct.Struct("!??Q")
+"""Whether it is a result, whether that lasts, and its bytes."""
 
 _REFUSALS = {kind.__name__: kind for kind in (DocumentTooLarge, TaskNotRepresentable)}
 _REFUSALS_BY_ID = {kind.__name__: kind for kind in (DocumentUnreadable, TaskNotFound)}
@@ -65,7 +65,7 @@ class ConversionProcess:
                 self._socket.close()
                 raise
 
-    def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> bytes:
+    def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
         """As ``conversion.convert``; blocks, for the most part without the interpreter lock.
 
         Raises:
@@ -75,12 +75,12 @@ class ConversionProcess:
         try:
             self._socket.sendall(_REQUEST.pack(conversion.value, len(name), len(stored)) + name)
             self._socket.sendall(stored)
-            done, length = _ANSWER.unpack(_received(self._socket, _ANSWER.size))
+            done, lasts, length = _ANSWER.unpack(_received(self._socket, _ANSWER.size))
             answer = _received(self._socket, length)
         except (OSError, EOFError) as error:
             raise ConversionEndedError from error
         if done:
-            return answer
+            return Converted(answer, lasts)
         refusal = msgspec.json.decode(answer, type=_Refusal)
         if refusal.kind in _REFUSALS_BY_ID:
             raise _REFUSALS_BY_ID[refusal.kind](task_id)
@@ -145,10 +145,12 @@ def _answer_one(connection: socket.socket) -> None:
     conversion, name_length, length = _REQUEST.unpack(_received(connection, _REQUEST.size))
     task_id = _received(connection, name_length).decode()
     try:
-        done, answer = True, convert(Conversion(conversion), task_id, _received(connection, length))
+        answer, lasts = convert(Conversion(conversion), task_id, _received(connection, length))
+        done = True
     except TaskgateError as error:
-        done, answer = False, msgspec.json.encode(_Refusal(type(error).__name__, error.message, error.metadata))
-    connection.sendall(_ANSWER.pack(done, len(answer)))
+        done = lasts = False
+        answer = msgspec.json.encode(_Refusal(type(error).__name__, error.message, error.metadata))
+    connection.sendall(_ANSWER.pack(done, lasts, len(answer)))
     connection.sendall(answer)
 
 

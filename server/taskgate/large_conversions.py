@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from taskgate.conversion import Conversion
+from taskgate.conversion import Conversion, Converted
 from taskgate.conversion_process import ConversionEndedError, ConversionProcess
 from taskgate.errors import StoreUnavailable
 
@@ -24,7 +24,7 @@ class _Job:
     conversion: Conversion
     task_id: str
     stored: bytes
-    callers: set[asyncio.Future[bytes]] = field(default_factory=set)
+    callers: set[asyncio.Future[Converted]] = field(default_factory=set)
 
 
 class LargeConversions:
@@ -46,7 +46,7 @@ class LargeConversions:
         self._worker: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
 
-    async def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> bytes:
+    async def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
         """As ``conversion.convert``.
 
         Raises:
@@ -54,7 +54,7 @@ class LargeConversions:
         """
         job = self._job(conversion, task_id, stored)
         del stored  # an equal one is in the job
-        caller: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        caller: asyncio.Future[Converted] = asyncio.get_running_loop().create_future()
         job.callers.add(caller)
         try:
             return await caller
@@ -116,20 +116,20 @@ class LargeConversions:
 
     async def _run(self, job: _Job) -> None:
         """Do it, and tell its callers; raises nothing."""
-        answer, problem = b"", None
+        converted, problem = None, None
         try:
-            answer = await self._answer(job)
+            converted = await self._answer(job)
         except Exception as error:  # noqa: BLE001 - it is raised where the question was asked
             problem = error
         for caller in job.callers:
             if caller.done():  # cancelled in this very moment
                 continue
-            if problem is None:
-                caller.set_result(answer)
-            else:
+            if converted is not None:
+                caller.set_result(converted)
+            elif problem is not None:
                 caller.set_exception(problem)
 
-    async def _answer(self, job: _Job) -> bytes:
+    async def _answer(self, job: _Job) -> Converted:
         if self._process is None or not self._process.alive:
             self._end_process()
             self._process = ConversionProcess(self._python)
@@ -142,7 +142,7 @@ class LargeConversions:
                 await asyncio.wrap_future(ended)
             raise RuntimeError("the process of large conversions ended") from error
 
-    def _callers(self) -> list[asyncio.Future[bytes]]:
+    def _callers(self) -> list[asyncio.Future[Converted]]:
         jobs = [*self._waiting, *([] if self._running is None else [self._running])]
         return [caller for job in jobs for caller in job.callers]
 

@@ -4,7 +4,8 @@ import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from taskgate.conversion import Conversion, check_servable, convert
+from taskgate.conversion import Conversion, Converted, check_servable, convert
+from taskgate.conversion_cache import ConversionCache, key_of
 from taskgate.document import CheckedDocuments, DocumentError, check_document, sha256
 from taskgate.errors import DocumentUnreadable, TaskNotFound
 from taskgate.large_conversions import LargeConversions
@@ -51,6 +52,7 @@ class TaskService:
         self._large = CheckedDocuments(sha256)
         self._middle = CheckedDocuments(hash)
         self._threads = ThreadPoolExecutor(_THREADS, "check")
+        self.conversion_cache = ConversionCache()
         self._large_conversions = LargeConversions(python)
         self._huge_conversions = LargeConversions(python)
 
@@ -105,6 +107,22 @@ class TaskService:
         return stored
 
     async def _converted(self, conversion: Conversion, task_id: str, stored: bytes) -> bytes:
+        """The answer for ``stored``, which the store has just given; made only if it is not kept from another call."""
+        if not self.conversion_cache.takes(stored):
+            return (await self._convert(conversion, task_id, stored)).answer
+        if len(stored) <= _LARGE_DOCUMENT_BYTES:
+            key = key_of(conversion, stored)
+        else:
+            key = await asyncio.get_running_loop().run_in_executor(self._threads, key_of, conversion, stored)
+        known = self.conversion_cache.get(key)
+        if known is not None:
+            return known
+        converted = await self._convert(conversion, task_id, stored)
+        if converted.lasts:
+            self.conversion_cache.keep(key, converted.answer)
+        return converted.answer
+
+    async def _convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
         if len(stored) <= _INLINE_CONVERSION_BYTES[conversion]:
             return convert(conversion, task_id, stored)
         large = len(stored) <= _HUGE_CONVERSION_BYTES

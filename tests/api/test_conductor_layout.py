@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -99,6 +100,23 @@ def test_what_conductor_writes_meanwhile_is_answered(conductor: System, conducto
         put_row(conductor.database, task_id, row(task_id, status=status))
         outcome = conductor_door.get_task_json(task_id)
         assert outcome.document == answer(taskId=task_id, status=status)
+
+
+def test_queue_wait_time_of_a_task_with_a_callback_counts_on(conductor: System, conductor_door: Door) -> None:
+    """Section 1.5: no answer of it is kept."""
+    task_id = str(uuid.uuid4())
+    put_row(conductor.database, task_id, row(task_id, callbackAfterSeconds=1))
+    waits = []
+    for _ in range(3):
+        document = json.loads(conductor_door.get_task_json(task_id).document)
+        waits.append(document["queueWaitTime"])
+        if isinstance(conductor_door, GrpcDoor):
+            _, task = conductor_door.get_task(task_id)
+            waits.append(task.queue_wait_time)
+        time.sleep(0.005)
+    assert waits == sorted(waits)
+    assert waits[0] > 0
+    assert len(set(waits)) >= 3
 
 
 @pytest.mark.parametrize("stored", ["null", " \r\n\tnull", "null and more", "null" + " " * 2**18], ids=range(4))

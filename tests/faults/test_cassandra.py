@@ -26,7 +26,7 @@ ROWS = {
     task_id: compact(json.loads(DOCUMENTED) | {"taskId": task_id}).decode()
     for task_id in (str(uuid.UUID(int=number)) for number in range(1, 51))
 }
-ANSWERS = {task_id: project_task_model(stored.encode(), 0) for task_id, stored in ROWS.items()}
+ANSWERS = {task_id: project_task_model(stored.encode(), 0).document for task_id, stored in ROWS.items()}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
     """Nobody is taken for hung, every answer is right or says that it came too late, small reads go on beside."""
     rows = {f"65fc73fe-0586-11f1-8b8d-00000000000{n}": records(count) for n, count in ((1, 37_000), (2, 145_000))}
     stored = {task_id: task(task_id, outputData={"users": users}) for task_id, users in rows.items()}
-    documents = {task_id: project_task_model(row, 0) for task_id, row in stored.items()}
+    documents = {task_id: project_task_model(row, 0).document for task_id, row in stored.items()}
     small = compact(json.loads(DOCUMENTED))
     database = tmp_path / "c123.db"
     with closing(sqlite3.connect(database)) as connection:
@@ -43,7 +43,7 @@ def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
             door = RestDoor("rest", system.http)
             while not stop.is_set():
                 began = time.monotonic()
-                assert door.get_task_json(DOCUMENTED_ID).document == project_task_model(small, 0)
+                assert door.get_task_json(DOCUMENTED_ID).document == project_task_model(small, 0).document
                 waits.append(time.monotonic() - began)
             door.close()
 

@@ -26,6 +26,11 @@ ON_PURPOSE = {
 }
 """Planted rows that taskgate answers with another status than Conductor does, and why."""
 
+ONE_ON_EVERY_DATABASE = {
+    "null": (404, "as on SQL databases; on Redis and Cassandra its counting of reads fails on such a task, with 500"),
+}
+"""Planted rows that Conductor itself answers differently from database to database, and what taskgate says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -53,7 +58,8 @@ class Recorded:
     @property
     def taskgate_status(self) -> int:
         """What taskgate has to answer."""
-        return ON_PURPOSE[self.task][0] if self.origin == PLANTED and self.task in ON_PURPOSE else self.status
+        known = ON_PURPOSE | ONE_ON_EVERY_DATABASE if self.origin == PLANTED else {}
+        return known[self.task][0] if self.task in known else self.status
 
 
 def read_recorded(path: Path) -> Iterator[Recorded]:
@@ -93,7 +99,7 @@ def _without_wait(answer: bytes) -> bytes:
 
 def queue_waits(stored: bytes, before: int, after: int) -> tuple[int, int]:
     """``queueWaitTime`` of a row at two times; the same number unless it depends on the clock."""
-    low, high = (int(json.loads(project_task_model(stored, now))[QUEUE_WAIT]) for now in (before, after))
+    low, high = (int(json.loads(project_task_model(stored, now).document)[QUEUE_WAIT]) for now in (before, after))
     return low, high
 
 
@@ -101,7 +107,7 @@ def projection_unlike(recorded: Recorded) -> list[str]:
     """What is different in the projection of a recorded row; nothing, if all is well."""
     stored = recorded.stored.encode()
     try:
-        ours = project_task_model(stored, recorded.before)
+        ours = project_task_model(stored, recorded.before).document
     except DocumentError as error:
         found = 404 if isinstance(error, NoTaskError) else 500
         return [] if found == recorded.taskgate_status else [f"{found}, not {recorded.taskgate_status}: {error}"]

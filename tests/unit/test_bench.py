@@ -709,7 +709,7 @@ def test_conductors_rows_are_answered_with_the_same_tasks() -> None:
     rows = conductor_rows(3)
     assert list(rows) == task_ids(3)
     for task_id, row_ in rows.items():
-        answer = json.loads(project_task_model(row_.encode(), 0))
+        answer = json.loads(project_task_model(row_.encode(), 0).document)
         assert answer.pop("executionMetadata")["empty"]
         assert answer["workflowTask"].pop("metadata") == {}
         assert answer == json.loads(SMALL.body) | {"taskId": task_id}

@@ -31,7 +31,7 @@ MADE_BY_CONDUCTOR: list[dict[str, Any]] = json.loads(
 
 
 def project(row: str | bytes) -> bytes:
-    return project_task_model(row.encode() if isinstance(row, str) else row, NOW)
+    return project_task_model(row.encode() if isinstance(row, str) else row, NOW).document
 
 
 def answer(fields: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -271,6 +271,13 @@ QUEUE_WAIT_TIMES = {
 @pytest.mark.parametrize(("stored", "expected"), QUEUE_WAIT_TIMES.values(), ids=QUEUE_WAIT_TIMES)
 def test_queue_wait_time(stored: dict[str, int], expected: int) -> None:
     assert answer(**stored)["queueWaitTime"] == expected
+
+
+@pytest.mark.parametrize(("stored", "expected"), QUEUE_WAIT_TIMES.values(), ids=QUEUE_WAIT_TIMES)
+def test_an_answer_lasts_unless_another_time_makes_another(stored: dict[str, int], expected: int) -> None:
+    row = compact({"status": "COMPLETED"} | stored)
+    (now, lasts), (later, still_lasts) = (project_task_model(row, time) for time in (NOW, NOW + 10_000))
+    assert (lasts, still_lasts) == (now == later, now == later)
 
 
 def test_loop_over_task_says_whether_there_is_an_iteration() -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from support.documents import task
 from taskgate import large_conversions
-from taskgate.conversion import Conversion, convert
+from taskgate.conversion import Conversion, Converted, convert
 from taskgate.conversion_process import ConversionProcess
 from taskgate.errors import DocumentTooLarge, DocumentUnreadable, StoreUnavailable, TaskgateError, TaskNotRepresentable
 from taskgate.large_conversions import LargeConversions
@@ -41,7 +41,7 @@ async def until_running(conversions: LargeConversions) -> None:
     assert conversions._running
 
 
-async def stuck(conversions: LargeConversions) -> tuple[psutil.Process, asyncio.Task[bytes]]:
+async def stuck(conversions: LargeConversions) -> tuple[psutil.Process, asyncio.Task[Converted]]:
     """A process that stands still, and the caller whose conversion it does not do."""
     await conversions.convert(TO_DOCUMENT, ID, ROW)
     process = process_of(conversions)
@@ -51,7 +51,7 @@ async def stuck(conversions: LargeConversions) -> tuple[psutil.Process, asyncio.
     return process, caller
 
 
-async def leave(caller: asyncio.Task[bytes]) -> None:
+async def leave(caller: asyncio.Task[Converted]) -> None:
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
@@ -63,7 +63,7 @@ async def test_result_is_what_this_process_makes(conversions: LargeConversions, 
     if conversion is TO_DOCUMENT:
         assert there == here
     else:  # protobuf leaves the order of map entries open
-        assert Task.FromString(there) == Task.FromString(here)
+        assert Task.FromString(there.answer) == Task.FromString(here.answer)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_equal_values_that_wait_are_converted_once(conversions: LargeConve
     process.resume()
     assert {*await asyncio.gather(first, *callers)} == {convert(TO_DOCUMENT, ID, ROW)}
     assert {*await asyncio.gather(*others)} == {convert(TO_DOCUMENT, ID, changed)}
-    assert Task.FromString(await typed)
+    assert Task.FromString((await typed).answer)
     assert conversions._waiting_bytes == 0
 
 

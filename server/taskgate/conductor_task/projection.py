@@ -1,6 +1,6 @@
 """``TaskModel.toTask()`` and what the getters and setters of ``Task`` add (contract sections 1.5 and 4)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -21,10 +21,19 @@ _EXECUTION_METADATA = Raw(b'{"additionalContext":{},"additionalContextMap":{},"e
 """Rows keep none; its getter makes an empty one. In the order of every recorded answer of a server."""
 
 
-def project_task_model(stored: bytes, now: int) -> bytes:
+class Projection(NamedTuple):
+    """A row as REST answers it."""
+
+    document: bytes
+    lasts: bool
+    """Whether it would be the same at any other time."""
+
+
+def project_task_model(stored: bytes, now: int) -> Projection:
     """The REST document that Conductor answers with for a stored row, without whitespace.
 
-    ``now`` is the time in epoch milliseconds, for the ``queueWaitTime`` of a task that waits for its next poll.
+    ``now`` is the time in epoch milliseconds, for the ``queueWaitTime`` of a started task that has
+    ``callbackAfterSeconds``; only such a document does not last.
 
     A little more is answered than Conductor would: what is beyond Jackson's limits on the length of a number (1000
     digits) or of a key (50,000 characters), and a broken value that is followed by a good one of the same key.
@@ -38,7 +47,7 @@ def project_task_model(stored: bytes, now: int) -> bytes:
     try:
         model = read_task_model(stored)
         _to_task(model, now)
-        return encode(model, len(stored))
+        return Projection(encode(model, len(stored)), not _moves(model))
     except RecursionError as error:  # only where brackets are left open: nesting has been checked
         raise DocumentError("nested too deep") from error
 
@@ -118,13 +127,16 @@ def _set_workflow_task(task: TaskModel) -> None:
     task.taskDefinition = None if step.taskDefinition is UNSET else step.taskDefinition
 
 
+def _moves(task: TaskModel) -> bool:
+    """Whether ``queueWaitTime`` depends on the clock."""
+    return task.callbackAfterSeconds > 0 and task.updateTime > 0 and task.startTime > 0 and task.scheduledTime > 0
+
+
 def _queue_wait_time(task: TaskModel, now: int) -> int:
     """Milliseconds; less than nothing where a clock was set back."""
-    if task.startTime <= 0 or task.scheduledTime <= 0:
-        return 0
-    if task.updateTime > 0 and task.callbackAfterSeconds > 0:
+    if _moves(task):
         return max(_as_long(now - (task.updateTime + task.callbackAfterSeconds * 1000)), 0)
-    return _as_long(task.startTime - task.scheduledTime)
+    return _as_long(task.startTime - task.scheduledTime) if task.startTime > 0 and task.scheduledTime > 0 else 0
 
 
 def _as_long(number: int) -> int:
