@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bench.commands import Import
 from bench.memory import GROWING_SERVERS
 from bench.plan import MOST_ROWS
+from bench.projection import JSON, PROJECTION
 from bench.ratios import compare
 from bench.results import MEBIBYTE, Results
 from bench.workflows import AGAIN, IMPORTED, INSIDE
@@ -44,6 +45,7 @@ GROWTH_LIMIT = 1.10
 
 IMPORT_RATE = 30_000.0
 CONVERSION_LIMIT = 0.9
+PROJECTION_LIMIT = 0.9
 IMPORT_GROWTH = 1.25
 """Flat memory: a third of the tasks fills the caches, after which more tasks must not take more memory."""
 
@@ -75,6 +77,7 @@ def budgets(results: Results) -> list[Budget]:
         _growth(results),
         *_imports(results.imports),
         _conversions(results),
+        _projection(results),
     ]
 
 
@@ -131,6 +134,13 @@ def _conversions(results: Results) -> Budget:
     what = "tasks of real workflows asked again, layout conductor ÷ layout taskgate"
     found = compare(made, stored).of_medians if made and stored and made.samples and stored.samples else None
     return Budget(what, "times", CONVERSION_LIMIT, found, at_least=True, failed=bool(made and made.failed))
+
+
+def _projection(results: Results) -> Budget:
+    """Over all rows of real workflows, by CPU time."""
+    times = {times.subject: times.total_us for times in results.projection}
+    found = times[PROJECTION] / times[JSON] if times else None
+    return Budget(f"making documents of rows of real workflows ÷ {JSON} of them", "times", PROJECTION_LIMIT, found)
 
 
 def _imports(imports: Sequence[Import]) -> list[Budget]:

@@ -15,7 +15,7 @@ from bench.ratios import COMPARISONS, Ratio, ratios
 from bench.rendering import Table, as_markdown, as_text, number
 from bench.results import MEBIBYTE, Results
 from bench.store_tables import store_summary, store_tables
-from bench.workflow_tables import workflow_tables
+from bench.workflow_tables import projection_table, workflow_tables
 
 DISTURBED_CORES = 0.15
 """Cores used by other programs from which on the report says so."""
@@ -28,6 +28,7 @@ def tables(results: Results) -> list[Table]:
         _ratios(ratios(results.measured)),
         _ratios_elsewhere(results),
         *workflow_tables(results),
+        projection_table(results),
         *store_tables(results),
         *(_requests(results, cell) for cell in results.cells),
         _beside(results),

@@ -10,6 +10,7 @@ from bench.commands import Import
 from bench.measuring import Measured
 from bench.memory import Growth
 from bench.plan import Cell, Plan
+from bench.projection import RowTimes
 from bench.ratios import Ratio, ratios
 from bench.rows import AmongRows
 
@@ -21,7 +22,8 @@ class Results:
     """One run. What was not asked for is empty.
 
     ``missing`` are servers that are not to be had here, with the reason; ``problems`` is what kept a part from being
-    measured; ``stores`` are the rows of taskgate on its stores, ``workflows`` those beside Conductor on its database;
+    measured; ``stores`` are the rows of taskgate on its stores, ``workflows`` those beside Conductor on its database,
+    ``projection`` is what making a document of such a row takes;
     ``start_seconds`` is by transport; ``idle`` are resident bytes by server and process.
     """
 
@@ -35,6 +37,7 @@ class Results:
     measured: list[Measured] = field(default_factory=list)
     stores: list[Measured] = field(default_factory=list)
     workflows: list[Measured] = field(default_factory=list)
+    projection: Sequence[RowTimes] = ()
     imports: Sequence[Import] = ()
     start_seconds: dict[str, float] = field(default_factory=dict)
     idle: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -88,6 +91,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "ratios": [_ratio_as_json(ratio) for cell in results.cells for ratio in ratios(results.measured, cell)],
         "stores": [_case_as_json(row) for row in results.stores],
         "workflows": [_case_as_json(row) for row in results.workflows],
+        "projection": {times.subject: times.rows_us for times in results.projection},
         "small_reads": [_beside_as_json(beside) for beside in results.beside],
         "rows": [{"rows": among.rows, "p50_ms": among.p50s_ms, "p99_ms": among.p99s_ms} for among in results.rows],
         "growth": [{"server": g.server, "peak_bytes": g.peaks, "settled_bytes": g.settled} for g in results.growth],

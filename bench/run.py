@@ -15,6 +15,7 @@ from bench.machine import describe_machine
 from bench.measuring import Measured, measure, prepare
 from bench.memory import GROWING_SERVERS, idle_memory, measure_growth
 from bench.plan import Cell, Plan
+from bench.projection import measure_projection
 from bench.results import Results
 from bench.rows import fill, measure_rows
 from bench.servers import ENVOY_TRANSPORT, GRPCIO_TRANSPORT, Server, Site, running
@@ -24,8 +25,8 @@ from bench.tasks import DOCUMENTS, write_tasks
 from bench.workflows import WORKFLOW_CASES, running_workflows, workflow_cell
 
 IMPORT, START, ROWS, STORES, WORKFLOWS = "import", "start", "rows", "stores", "workflows"
-BESIDE, GROWTH = "beside", "growth"
-PARTS = (IMPORT, START, ROWS, STORES, WORKFLOWS, BESIDE, GROWTH)
+PROJECTION, BESIDE, GROWTH = "projection", "beside", "growth"
+PARTS = (IMPORT, START, ROWS, STORES, WORKFLOWS, PROJECTION, BESIDE, GROWTH)
 """What can be asked for beside the cases."""
 
 KEYS = (*(case.key for case in CASES), *PARTS)
@@ -51,7 +52,10 @@ def run(plan: Plan, wanted: Sequence[str], *, log_level: str, conductor: Conduct
             results.imports = [
                 _import(site, count, say) for count in (plan.import_tasks // IMPORT_SHARE, plan.import_tasks)
             ]
-        if set(wanted) - {IMPORT, ROWS, STORES, WORKFLOWS}:
+        if PROJECTION in wanted:
+            say("projecting rows of real workflows")
+            results.projection = measure_projection()
+        if set(wanted) - {IMPORT, ROWS, STORES, WORKFLOWS, PROJECTION}:
             say(f"filling the store with {STORED_TASKS:,} tasks")
             write = partial(write_tasks, count=STORED_TASKS, others=DOCUMENTS[1:])
             import_tasks(site.database, STORED_TASKS + len(DOCUMENTS) - 1, write)

@@ -3,6 +3,7 @@
 from bench.marks import marks, meanings
 from bench.measuring import Measured
 from bench.plan import Cell
+from bench.projection import JSON, ROUNDS
 from bench.rendering import Table
 from bench.results import Results
 from bench.workflow_rows import workflow_rows
@@ -14,6 +15,24 @@ _COLUMNS = ("server", "req/s", "lowest-highest", "p50 ms", "p99 ms", "CPU µs", 
 def workflow_tables(results: Results) -> list[Table]:
     """Empty where nothing was measured."""
     return [_table(results, workflow_cell(cell)) for cell in results.plan.workflow_cells]
+
+
+def projection_table(results: Results) -> Table:
+    """What it takes to make documents of rows, without a server; empty where it was not measured."""
+    total = next((times.total_us for times in results.projection if times.subject == JSON), 0.0)
+    rows = [
+        (
+            times.subject,
+            f"{times.median_us:.1f}",
+            f"{times.ninth_decile_us:.1f}",
+            f"{times.total_us:,.0f}",
+            f"{times.total_us / total:.2f}",
+        )
+        for times in results.projection
+    ]
+    title = f"CPU for each of the {len(workflow_rows())} rows of recorded workflows"
+    notes = [f"Median of {ROUNDS} interleaved rounds in one process."]
+    return Table(title, ("what", "median µs", "ninth decile", "all rows", f"÷ {JSON}"), rows, notes if rows else [])
 
 
 def _table(results: Results, cell: Cell) -> Table:
