@@ -46,27 +46,29 @@ def project_task_model(stored: bytes, now: int) -> Projection:
     check_text(stored)
     try:
         model = read_task_model(stored)
-        _to_task(model, now)
-        return Projection(encode(model, len(stored)), not _moves(model))
+        lasts = _to_task(model, now)
+        return Projection(encode(model, len(stored)), lasts)
     except RecursionError as error:  # only where brackets are left open: nesting has been checked
         raise DocumentError("nested too deep") from error
 
 
-def _to_task(task: TaskModel, now: int) -> None:
-    """Turn the model into the Task, in place."""
+def _to_task(task: TaskModel, now: int) -> bool:
+    """Turn the model into the Task, in place; whether it would become the same at any other time."""
     if task.status is UNSET:
         raise DocumentError("no status")
     if task.reasonForIncompletion is not UNSET:
         task.reasonForIncompletion = _shortened(task.reasonForIncompletion)
-    task.taskDefName = task.taskDefName or task.taskType
+    if not task.taskDefName:
+        task.taskDefName = task.taskType
     _set_payloads(task)
     _set_workflow_task(task)
     task.firstStartTime = 0  # there is no such thing in a row
     task.executionMetadata = _EXECUTION_METADATA
     task.loopOverTask = task.iteration > 0
-    task.queueWaitTime = _queue_wait_time(task, now)
+    task.queueWaitTime, lasts = _queue_wait_time(task, now)
     for name in NOT_IN_TASK:
         setattr(task, name, UNSET)
+    return lasts
 
 
 def _shortened(reason: str) -> Any:
@@ -127,16 +129,14 @@ def _set_workflow_task(task: TaskModel) -> None:
     task.taskDefinition = None if step.taskDefinition is UNSET else step.taskDefinition
 
 
-def _moves(task: TaskModel) -> bool:
-    """Whether ``queueWaitTime`` depends on the clock."""
-    return task.callbackAfterSeconds > 0 and task.updateTime > 0 and task.startTime > 0 and task.scheduledTime > 0
-
-
-def _queue_wait_time(task: TaskModel, now: int) -> int:
-    """Milliseconds; less than nothing where a clock was set back."""
-    if _moves(task):
-        return max(_as_long(now - (task.updateTime + task.callbackAfterSeconds * 1000)), 0)
-    return _as_long(task.startTime - task.scheduledTime) if task.startTime > 0 and task.scheduledTime > 0 else 0
+def _queue_wait_time(task: TaskModel, now: int) -> tuple[int, bool]:
+    """Milliseconds, less than nothing where a clock was set back; and whether they are the same at any other time."""
+    started, scheduled = task.startTime, task.scheduledTime
+    if started <= 0 or scheduled <= 0:
+        return 0, True
+    if task.callbackAfterSeconds > 0 and task.updateTime > 0:
+        return max(_as_long(now - (task.updateTime + task.callbackAfterSeconds * 1000)), 0), False
+    return started - scheduled, True  # both positive, so within a long
 
 
 def _as_long(number: int) -> int:
