@@ -14,7 +14,7 @@ from taskgate.beats import until_silent
 from taskgate.errors import SettingsError
 from taskgate.reservations import reserve_all
 from taskgate.settings import Settings
-from taskgate.supervision import Supervisor
+from taskgate.supervision import Problem, Supervisor
 
 START_TIMEOUT = 30.0
 """Seconds a worker has to bind its port."""
@@ -59,11 +59,12 @@ class WorkerProcess:
         assert self._process is not None  # noqa: S101 - it has been started
         return await self._process.wait()
 
-    async def hung(self) -> None:
+    async def hung(self) -> Problem:
         """Return when its interpreter or event loop has been silent for too long, or has ended."""
         assert self._process is not None  # noqa: S101 - it has been started
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: PIPE was asked for
         await until_silent(self._process.stdout)
+        return Problem("it hung")
 
     async def drain(self, seconds: float) -> None:
         """Let it serve on for ``seconds``; it drains by itself when it is stopped."""

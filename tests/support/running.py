@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -213,17 +214,25 @@ class System(Running):
 
     def healthy_servers(self) -> int:
         """How many workers Envoy takes for healthy, from the statistics of its admin interface."""
-        listening = [c.laddr for c in self.envoy().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-        (admin,) = {f"{host}:{port}" for host, port in listening} - {self.http}
-        connection = http.client.HTTPConnection(admin, timeout=5)
-        try:
-            connection.request("GET", "/stats/prometheus?filter=membership_healthy")
-            statistics = connection.getresponse().read().decode()
-        finally:
-            connection.close()
+        _, statistics = ask_admin(self.envoy(), "GET", "/stats/prometheus?filter=membership_healthy")
         value = re.search(r"^envoy_cluster_membership_healthy\{[^}]*\} (\d+)$", statistics, re.MULTILINE)
         assert value, statistics
         return int(value[1])
+
+
+def ask_admin(envoy: psutil.Process, method: str, target: str) -> tuple[int, str]:
+    """Status and body of an answer of its admin interface, as anybody gets it who may use its socket."""
+    command = envoy.cmdline()
+    connection = http.client.HTTPConnection("localhost", timeout=5)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(5)
+    connection.sock.connect(str(Path(command[command.index("-c") + 1]).with_name("admin.sock")))
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
 from taskgate.errors import SettingsError
-from taskgate.gateway import EnvoyProcess, GatewaySettings
+from taskgate.gateway import EnvoyProcess, GatewaySettings, resolve
 from taskgate.gateway.inside import why_not
 from taskgate.layout import Layout
 from taskgate.logs import warn_open
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
-from taskgate.stores import is_embedded, open_writer
+from taskgate.stores import check_store, is_embedded, open_writer
 from taskgate.stores.base import StoredTask
 from taskgate.supervision import Supervisor
 from taskgate.workers import WorkerPool, consecutive_addresses
@@ -35,12 +35,14 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
     signal.signal(signal.SIGHUP, lambda *_: None)  # until it means something; by default it would end the process
+    check_store(settings.store, settings.layout)
     settings = with_possible_transport(settings)
     if settings.transport == "envoy":
         prepare_store(settings, demo=demo)
         event_loop_runner()(_up_inside(settings, demo=demo))
     else:
         addresses = consecutive_addresses(settings.grpc, settings.workers)
+        resolve(settings.http.host)  # Envoy is started last
         prepare_store(settings, demo=demo)
         event_loop_runner()(_up_behind(settings, addresses, demo=demo))
 
