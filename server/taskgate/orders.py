@@ -11,7 +11,7 @@ DRAIN = b"drain\n"
 
 
 REFUSAL = "taskgate: "
-"""What the line of a service that cannot start begins with; on a terminal it is all that a person reads."""
+"""What the line of a service that cannot start begins with, inside Envoy or in a worker."""
 
 
 class Orders(msgspec.Struct, frozen=True):

@@ -44,6 +44,7 @@ _PROBE = b"GET / HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n"  # 404, b
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL
 _ADMIN_TIMEOUT = 5.0
 _PROBE_SOCKET = "probe.sock"
+_APP_FAILED = "Failed to initialize ASGI app"  # pyvoy's; the next line is Python's reason, as that a module is missing
 _LONGEST_LOG_LINE = 1 << 20
 
 # Runs between fork and Envoy, as a program of its own: Python code between fork and exec (preexec_fn) is unsafe in a
@@ -278,7 +279,7 @@ class EnvoyProcess:
         """Hand over Envoy's log, line by line, until it ends."""
         assert self._process is not None  # noqa: S101 - for the type checker
         assert self._process.stderr is not None  # noqa: S101 - same
-        level = "info"
+        level, app_failed = "info", False
         while True:
             try:
                 line = (await self._process.stderr.readline()).decode(errors="replace")
@@ -288,9 +289,9 @@ class EnvoyProcess:
                 return
             head, tab, text = line.rstrip("\n").partition("\t")
             if tab:
-                level = head
-            elif head.startswith(REFUSAL):
-                self._refusal = head.removeprefix(REFUSAL)
+                level, app_failed = head, text == _APP_FAILED
+            elif head.startswith(REFUSAL) or app_failed:
+                self._refusal = f"the service cannot start: {head}" if app_failed else head.removeprefix(REFUSAL)
                 continue
             self._tell(level, text if tab else head)
 
