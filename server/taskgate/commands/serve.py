@@ -7,6 +7,7 @@ from taskgate.serve import serve
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
 from taskgate.stores import check_store
+from taskgate.transports.grpcio import most_connections
 from taskgate.workers import WorkerPool
 
 
@@ -19,6 +20,7 @@ def run_serve(settings: Settings) -> None:
 
 async def _supervise(settings: Settings) -> None:
     stop = asyncio.Event()
+    most_connections(settings, warn=True)
     grace = settings.drain_delay + settings.shutdown_grace + 1
     pool = WorkerPool(settings, [settings.grpc], per_address=settings.workers, grace=grace)
     stop_on_signals(stop)

@@ -1,8 +1,10 @@
 """``taskgate up``: store, service and Envoy on one machine, started, kept running and drained in order."""
 
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib.resources import files
 
 import click
@@ -12,6 +14,7 @@ from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
 from taskgate.errors import SettingsError
+from taskgate.file_limit import connections_within, raise_file_limit
 from taskgate.gateway import EnvoyProcess, GatewaySettings, resolve
 from taskgate.gateway.inside import why_not
 from taskgate.layout import Layout
@@ -102,7 +105,9 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         # Envoy does the waiting for balancers; its workers have no other callers that could need to notice.
         grace = settings.shutdown_grace + _STOP_SLACK
         pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses, grace=grace)
-        envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
+        gateway = gateway_settings(settings, pool.addresses)
+        connections = connections_within(raise_file_limit(), others=files_of_envoy(len(pool.addresses)))
+        envoy = EnvoyProcess(replace(gateway, max_connections=connections))
         keeper = Supervisor([lambda: envoy], name="Envoy", grace=settings.shutdown_grace)
 
         def abandon() -> None:
@@ -121,6 +126,12 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
         await keeper.drain(settings.drain_delay)
+
+
+def files_of_envoy(servers: int) -> int:
+    """Files that an Envoy with a thread a CPU has open beside its callers' connections: 34 with two threads."""
+    threads = os.cpu_count() or 1
+    return 48 + threads * (8 + 2 * servers) + servers  # two connections of each thread to each server, health checks
 
 
 def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySettings:

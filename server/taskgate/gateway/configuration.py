@@ -27,6 +27,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from taskgate.addresses import Address
 from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.errors import SettingsError
+from taskgate.file_limit import MOST_CONNECTIONS
 
 _FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
 _VALIDATE_TIMEOUT = 30.0
@@ -47,6 +48,11 @@ _ROUTE = f"{_LISTENER}/{_ROUTES_OF_LISTENER}/get-task"
 _PYTHON = f"{_MANAGER}/http_filters/taskgate.python/typed_config"
 _TRANSCODER = f"{_MANAGER}/http_filters/envoy.filters.http.grpc_json_transcoder/typed_config"
 _CLUSTER = "static_resources/clusters/taskgate"
+
+_CONNECTIONS = (
+    "overload_manager/resource_monitors/envoy.resource_monitors.global_downstream_max_connections/typed_config"
+    "/max_active_downstream_connections"
+)
 
 _CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
@@ -107,6 +113,9 @@ class GatewaySettings:
     max_concurrent_requests: int = 1024
     """Calls that may run at a time; further ones get 503 at once."""
 
+    max_connections: int = MOST_CONNECTIONS
+    """Connections of callers that may be open; further ones are closed at once."""
+
     drain_seconds: float = 2.0
     """How long ``EnvoyProcess.drain`` goes on serving by default, for balancers to notice."""
 
@@ -134,6 +143,7 @@ def render(settings: GatewaySettings) -> str:
         _set_limits(config, settings)
         _set_upstreams(config, settings)
     _set_listener(config, settings)
+    _put(config, _CONNECTIONS, settings.max_connections)
     _set_descriptor(config, settings.descriptor)
     _set_access_log(config, settings.access_log)
     if settings.inside is not None:

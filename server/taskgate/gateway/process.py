@@ -43,6 +43,7 @@ _PROBE_TIMEOUT = 15.0  # seconds; as the event loop (beats.LOOP_HUNG_AFTER), a t
 _PROBE = b"GET / HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n"  # 404, by Envoy itself
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL
 _ADMIN_TIMEOUT = 5.0
+_TELL_INTERVAL = 10.0  # seconds between two log lines about connections that were refused
 _PROBE_SOCKET = "probe.sock"
 _APP_FAILED = "Failed to initialize ASGI app"  # pyvoy's; the next line is Python's reason, as that a module is missing
 _LONGEST_LOG_LINE = 1 << 20
@@ -111,6 +112,7 @@ class EnvoyProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._folder: PrivateFolder | None = None
         self._draining = False
+        self._probes_refused = 0
         self._relay: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=30)
         self._refusal: str | None = None
@@ -139,6 +141,7 @@ class EnvoyProcess:
         self._clean_up()
         self._folder = PrivateFolder()
         self._draining = False
+        self._probes_refused = 0
         try:
             await self._spawn(self._folder.path, listen)
             async with asyncio.timeout(START_TIMEOUT):
@@ -164,12 +167,13 @@ class EnvoyProcess:
     async def hung(self) -> Problem:
         """Return when it hangs, takes no connections though it was not told to wind up, or has ended."""
         looks = [asyncio.create_task(look) for look in (self._until_silent(), self._until_closed())]
+        teller = asyncio.create_task(self._tell_of_refused_connections())
         try:
             done, _ = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            for look in looks:
-                look.cancel()
+            for task in (*looks, teller):
+                task.cancel()
 
     async def _until_silent(self) -> Problem:
         """Watch the admin interface. An answer is a sign of life; a connection is none, as the kernel takes it."""
@@ -198,15 +202,32 @@ class EnvoyProcess:
             return None
         try:
             async with asyncio.timeout(seconds):
-                takes = await _takes_connections(self._folder.path / _PROBE_SOCKET)
+                takes, answered = await _takes_connections(self._folder.path / _PROBE_SOCKET)
         except TimeoutError:
             return None if self._draining else Problem("it answered on no new connection")
+        self._probes_refused += takes and not answered
         failed = await self._admin_status("/ready", _ADMIN_TIMEOUT) == HTTPStatus.SERVICE_UNAVAILABLE
         if self._draining:
             return None
         if not takes:
             return Problem("it took no connections", answers=True)
         return Problem("somebody else had failed its health check", answers=True) if failed else None
+
+    async def _tell_of_refused_connections(self) -> None:
+        """Log how many connections were closed at once because as many as are allowed were open."""
+        before = 0
+        while True:
+            await asyncio.sleep(_TELL_INTERVAL)
+            statistics = await self._ask("GET", "/stats/prometheus?filter=downstream_global_cx_overflow$") or ""
+            refused = sum(map(int, re.findall(r"^\w+\{[^}]*\} (\d+)$", statistics, re.MULTILINE)))
+            refused -= self._probes_refused
+            if refused > before:
+                structlog.get_logger("taskgate.envoy").warning(
+                    "connections were refused: as many as are allowed were open",
+                    refused=refused - before,
+                    allowed=self.settings.max_connections,
+                )
+            before = refused
 
     async def drain(self, seconds: float | None = None) -> None:
         """Wind up without breaking a request. A second call only repeats the steps.
@@ -394,17 +415,16 @@ def _ask_admin(admin: Path, method: str, target: str, timeout: float = _ADMIN_TI
         connection.close()
 
 
-async def _takes_connections(path: Path) -> bool:
-    """Whether there is a listener at ``path``. Returns once it answers or hangs up, as one does that is full."""
+async def _takes_connections(path: Path) -> tuple[bool, bool]:
+    """Whether there is a listener at ``path``, and whether it answers; one that is full hangs up."""
     try:
         reader, writer = await asyncio.open_unix_connection(str(path))
     except (ConnectionRefusedError, FileNotFoundError):
-        return False
+        return False, False
     try:
         writer.write(_PROBE)
-        await reader.read(1)
+        return True, bool(await reader.read(1))
     except OSError:  # it hung up, for which it had to take the connection
-        pass
+        return True, False
     finally:
         writer.close()
-    return True

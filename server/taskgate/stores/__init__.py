@@ -18,6 +18,9 @@ from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 from taskgate.stores.url_hints import refused_url, unknown_url
 
+_FILES_OF_A_STORE = 24
+"""Three for each thread that reads SQLite; connections where there is no pool_size, and those that are replaced."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Backend:
@@ -68,6 +71,12 @@ def is_embedded(url: str) -> bool:
     """Whether the store is a file of this machine, which taskgate makes where it is missing. Raises SettingsError."""
     backend, _ = _resolve(url)
     return backend.embedded
+
+
+def files_of(url: str) -> int:
+    """How many files and connections one process opens at the most to read from the store. Raises SettingsError."""
+    _, location = _resolve(url)
+    return _FILES_OF_A_STORE + int(getattr(location, "pool_size", 0))
 
 
 def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
