@@ -55,9 +55,11 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> 
 class Running:
     """A running ``taskgate up`` or ``serve``; its output is collected while it runs."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, files: int | None = None) -> None:
+        """``files`` is its hard limit of open files; None for that of this process."""
+        limited = [] if files is None else ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "taskgate", *arguments],
+            [*limited, sys.executable, "-m", "taskgate", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(env),
@@ -193,6 +195,7 @@ class System(Running):
         transport: str = "envoy",
         workers: int = 2,
         env: dict[str, str] | None = None,
+        files: int | None = None,
     ) -> None:
         """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
         self.database: Any = database
@@ -204,6 +207,7 @@ class System(Running):
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
             env={"TASKGATE_STORE": store} | (env or {}),
+            files=files,
         )
 
     def wait_ready(self) -> Self:
