@@ -47,7 +47,7 @@ TABLE = [
     ),
     ("redis://h?database=3", "'database': the database stands after the host, as in redis://HOST:6379/0"),
     ("redis://h?stak=3", "no parameter 'stak'; did you mean stack?"),
-    ("redis://h?ca_file=x", "parameter 'ca_file' is for TLS, which has URLs that begin with rediss"),
+    ("redis://h?ca_file=x", "parameter 'ca_file' is for TLS; TLS has URLs that begin with rediss"),
     ("cassandra://h/k?datacenter=dc1", "'datacenter': it is called local_dc"),
     # conductor.redis.hosts
     (

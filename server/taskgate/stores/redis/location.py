@@ -149,7 +149,7 @@ def _parameters(kind: Kind, query: str, *, tls: bool) -> Mapping[str, str]:
     for key, value in each_parameter("redis", query):
         if key not in known:
             if key in _TLS_PARAMETERS:
-                raise SettingsError(f"store: parameter {key!r} is for TLS, which has URLs that begin with rediss")
+                raise SettingsError(f"store: parameter {key!r} is for TLS; TLS has URLs that begin with rediss")
             raise unknown_parameter("redis", key, query, known)
         parameters[key] = value
     return parameters
