@@ -125,7 +125,7 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The server processes below this process that are not Envoy."""
-        return [member for member in self.family() if "taskgate.worker" in " ".join(_command_line(member))]
+        return [member for member in self.family() if "taskgate.worker" in " ".join(command_line(member))]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop and wait; the exit code."""
@@ -178,7 +178,8 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def _command_line(process: psutil.Process) -> list[str]:
+def command_line(process: psutil.Process) -> list[str]:
+    """Of a process that may have ended: empty then."""
     try:
         return list(process.cmdline())
     except psutil.NoSuchProcess:
