@@ -40,7 +40,11 @@ def check(running: Running, address: str, first: bytes) -> None:
     outcomes = [answered(one) for one in sockets]  # none waits for ever
     assert 16 <= sum(outcomes) < 128
     time.sleep(4)  # on purpose: with all of them open, next to nothing is done
-    assert sum(sum(process.cpu_times()[:2]) for process in processes) - before < 1.5  # it was 45 % of the time
+    used = sum(sum(process.cpu_times()[:2]) for process in processes) - before
+    print(  # noqa: T201 - `make faults` shows it
+        f"limit 128, {CONNECTIONS} connections: {sum(outcomes)} answered, the rest refused, {used:.2f} s of CPU in 4 s"
+    )
+    assert used < 1.5  # it was 40 % and more of the time
     for one in sockets:
         one.close()
     warnings = [line for line in running.log if "the limit of open files (ulimit -n) allows fewer connections" in line]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
+from support.doors import GrpcDoor
 from support.load import answers, callers
 from support.running import System, ask_admin, eventually, running_system
 
@@ -116,7 +118,14 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
             living.wait_ready()
             with System(tmp_path / "tasks.db", **arguments) as killed:
                 killed.wait_ready()
-                killed.family()
+                put_row(
+                    tmp_path / "tasks.db", DOCUMENTED_ID, task(DOCUMENTED_ID, outputData={"a": "b" * 20_000}).decode()
+                )
+                door = GrpcDoor("grpc", killed.grpc)
+                assert door.get_task(DOCUMENTED_ID)[1] is not None  # converted in a process of its own
+                door.close()
+                assert len(killed.family()) == (3 if transport == "envoy" else 4)
+                put_row(tmp_path / "tasks.db", DOCUMENTED_ID, DOCUMENTED_COMPACT.decode())
                 killed.process.kill()
                 killed.process.wait()
                 killed.assert_gone(seconds=15)
