@@ -35,8 +35,6 @@ def check_port_free(address: Address, *, key: str) -> None:
     gRPC and Envoy both listen with SO_REUSEPORT, which would let a second server take half of the first one's
     connections without a word.
     """
-    if address.port == 0:
-        return
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # Connections of an earlier server in TIME_WAIT do not make the port taken; a listener does.

@@ -137,6 +137,8 @@ def main() -> None:
             while True:
                 _answer_one(connection)
                 gc.collect()
+        except MemoryError:
+            os._exit(1)  # the server is told by that, and says it to who waits
         except (EOFError, OSError):  # the server has gone
             os._exit(0)  # Python would take the memory apart first, and try to close standard input once more
 

@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 
+from taskgate.file_limit import connections_within, raise_file_limit
 from taskgate.gateway import GatewaySettings, InsideEnvoy
 from taskgate.gateway.inside import EnvoyWithPython, module
 from taskgate.reservations import reserve_all
 from taskgate.settings import Settings
+from taskgate.stores import files_of
 from taskgate.supervision import Supervisor
+
+_FILES = 64
+"""Files of such a process beside connections and its store: 41 of its own, and those of large conversions."""
 
 
 class EnvoyPool(Supervisor[EnvoyWithPython]):
@@ -20,6 +25,8 @@ class EnvoyPool(Supervisor[EnvoyWithPython]):
         reservations = reserve_all([settings.http], key="http") + reserve_all([settings.grpc], key="grpc")
         self.http, self.grpc = (reservation.address for reservation in reservations)
         self._settings = settings
+        connections = connections_within(raise_file_limit(), others=_FILES + files_of(settings.store))
+        gateway = replace(gateway, max_connections=connections)
         self._gateway = replace(gateway, listen=self.http, inside=InsideEnvoy(module(), self.grpc))
         super().__init__(
             [self._new] * settings.workers, name="worker", grace=settings.shutdown_grace, reservations=reservations

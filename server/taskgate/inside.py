@@ -9,16 +9,17 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
 
 from taskgate.beats import start_beating
+from taskgate.errors import SettingsError
 from taskgate.heap import keep_what_is_here
 from taskgate.layout import Layout
-from taskgate.logs import configure_logs
-from taskgate.orders import DRAIN, Orders
+from taskgate.logs import configure_logs, flush_logs
+from taskgate.orders import DRAIN, REFUSAL, Orders
 from taskgate.settings import Settings, load_settings
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
@@ -53,7 +54,10 @@ class Application:
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
         await receive()
-        await self._start()
+        try:
+            await self._start()
+        except Exception as error:  # noqa: BLE001 - of whatever kind it is, nobody could be served
+            _leave(error)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in self._tasks:
@@ -83,6 +87,19 @@ class Application:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))
         keep_what_is_here()
         structlog.get_logger("taskgate.server").info("serving inside Envoy", pid=os.getpid())
+
+
+def _leave(error: Exception) -> NoReturn:
+    """End this process with one sentence on standard error, which the supervisor reads.
+
+    Left to pyvoy and Envoy, it would be a traceback, and words of Envoy's that name no reason.
+    """
+    structlog.get_logger("taskgate.server").debug("the service did not start", exc_info=error)
+    flush_logs()
+    known = isinstance(error, SettingsError)
+    sentence = str(error) if known else f"the service cannot start: {type(error).__name__}: {error}"
+    os.write(2, f"{REFUSAL}{' '.join(sentence.split())}\n".encode())
+    os._exit(2 if known else 1)
 
 
 def _first_line() -> tuple[bytes, bytes]:

@@ -1,17 +1,32 @@
 """Conversions of large values, one after the other in a ``ConversionProcess``, for as long as somebody waits."""
 
 import asyncio
+import errno
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final
+
+import structlog
 
 from taskgate.conversion import Conversion, Converted
 from taskgate.conversion_process import ConversionEndedError, ConversionProcess
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import Overloaded, StoreUnavailable
 
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 """Stored values that may wait for their turn, together."""
+
+TRIES: Final = 2
+"""Processes that a conversion may end, as by taking all memory, before its callers are refused."""
+
+REFUSED_SECONDS: Final = 10.0
+"""For so long a conversion that has been given up is refused at once: others wait behind each of its tries."""
+
+_MOST_REFUSED: Final = 64
+
+_SHORT_OF: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""Why a process cannot be started now, and perhaps can later: processes, memory, files."""
 
 IDLE_SECONDS: Final = 300.0
 """A process without work is ended after this time: it takes 25 MB, and a tenth of a second to start."""
@@ -32,6 +47,8 @@ class LargeConversions:
 
     The process is started for the first of them, and anew after it has been killed because nobody waited any more for
     what it did. Calls for equal values share a conversion that has not begun.
+
+    A conversion whose process is killed by others, as the kernel does where memory runs out, is tried once more.
     """
 
     def __init__(self, python: str, *, idle_seconds: float = IDLE_SECONDS) -> None:
@@ -43,15 +60,19 @@ class LargeConversions:
         self._waiting: deque[_Job] = deque()
         self._waiting_bytes = 0
         self._running: _Job | None = None
+        self._given_up: dict[tuple[Conversion, str, int], float] = {}
         self._worker: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._log = structlog.get_logger("taskgate.conversions")
 
     async def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
         """As ``conversion.convert``.
 
         Raises:
             StoreUnavailable: too much is waiting.
+            Overloaded: the process was killed each time, or cannot be started.
         """
+        self._refuse_what_was_given_up(conversion, task_id, stored)
         job = self._job(conversion, task_id, stored)
         del stored  # an equal one is in the job
         caller: asyncio.Future[Converted] = asyncio.get_running_loop().create_future()
@@ -130,17 +151,44 @@ class LargeConversions:
                 caller.set_exception(problem)
 
     async def _answer(self, job: _Job) -> Converted:
+        for _ in range(TRIES):
+            try:
+                return await self._answer_once(job)
+            except ConversionEndedError:
+                if ended := self._end_process():
+                    await asyncio.wrap_future(ended)
+                if not job.callers:  # it was ended because of that
+                    break
+                self._log.warning("a large conversion was killed", task_id=job.task_id, bytes=len(job.stored))
+        else:
+            self._give_up(job)
+        raise _no_room(job.task_id)
+
+    async def _answer_once(self, job: _Job) -> Converted:
         if self._process is None or not self._process.alive:
             self._end_process()
-            self._process = ConversionProcess(self._python)
+            try:
+                self._process = ConversionProcess(self._python)
+            except OSError as error:
+                if error.errno not in _SHORT_OF:
+                    raise
+                self._log.error("the process of large conversions cannot be started", reason=str(error))
+                raise _no_room(job.task_id) from error
         loop = asyncio.get_running_loop()
         convert = self._process.convert
-        try:
-            return await loop.run_in_executor(self._thread, convert, job.conversion, job.task_id, job.stored)
-        except ConversionEndedError as error:
-            if ended := self._end_process():
-                await asyncio.wrap_future(ended)
-            raise RuntimeError("the process of large conversions ended") from error
+        return await loop.run_in_executor(self._thread, convert, job.conversion, job.task_id, job.stored)
+
+    def _give_up(self, job: _Job) -> None:
+        if len(self._given_up) >= _MOST_REFUSED:
+            self._given_up.pop(next(iter(self._given_up)))
+        self._given_up[job.conversion, job.task_id, hash(job.stored)] = monotonic() + REFUSED_SECONDS
+
+    def _refuse_what_was_given_up(self, conversion: Conversion, task_id: str, stored: bytes) -> None:
+        if not self._given_up:  # as a rule, and without a look at megabytes
+            return
+        until = self._given_up.get((conversion, task_id, hash(stored)), 0.0)
+        if monotonic() < until:
+            raise _no_room(task_id)
 
     def _callers(self) -> list[asyncio.Future[Converted]]:
         jobs = [*self._waiting, *([] if self._running is None else [self._running])]
@@ -153,3 +201,12 @@ class LargeConversions:
             return None
         process.end()
         return self._thread.submit(process.wait)
+
+
+def _no_room(task_id: str) -> Overloaded:
+    return Overloaded(
+        f"Task {task_id} is large, and the process that converts such tasks was killed before it was done, as happens"
+        " where memory runs out; try again later",
+        task_id=task_id,
+        limit="conversion_process",
+    )

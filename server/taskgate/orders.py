@@ -1,13 +1,17 @@
-"""What a supervisor tells the service inside Envoy, over the standard input of that process.
+"""What a supervisor tells the service inside Envoy, over the standard input of that process, and what it hears back.
 
 First one line of JSON: ``Orders``. Later perhaps ``DRAIN``. The settings may hold a password, which has no place in a
-process list or an environment.
+process list or an environment. A service that cannot start says why on standard error, in one line after ``REFUSAL``.
 """
 
 import msgspec
 
 DRAIN = b"drain\n"
 """The line that makes health checks fail, so that balancers stop sending; calls are still answered."""
+
+
+REFUSAL = "taskgate: "
+"""What the line of a service that cannot start begins with, inside Envoy or in a worker."""
 
 
 class Orders(msgspec.Struct, frozen=True):

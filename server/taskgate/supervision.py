@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -18,6 +18,18 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 
 _OVERLAP = 1.0
 """Seconds for which a process that is being replaced goes on serving beside its successor."""
+
+
+_LAST_CALLS = 2.0
+"""Seconds for the calls of a process that answers those that it has, and takes no more."""
+
+
+class Problem(NamedTuple):
+    """Why a process that runs is to be replaced."""
+
+    what: str
+    answers: bool = False
+    """Whether it still answers the calls that it has."""
 
 
 class Supervised(Protocol):
@@ -36,8 +48,8 @@ class Supervised(Protocol):
     async def wait(self) -> int:
         """Wait until it ends, for whatever reason; returns its exit code, negative for a signal."""
 
-    async def hung(self) -> None:
-        """Return when it hangs, or has ended."""
+    async def hung(self) -> Problem:
+        """Return when it hangs or serves no callers, or has ended."""
 
     async def drain(self, seconds: float) -> None:
         """Wind up for ``seconds`` in which calls are still served; again from anywhere in between, if called again."""
@@ -196,9 +208,13 @@ async def _until_gone(process: Supervised) -> str:
             await asyncio.wait((ended,), timeout=0.05)
         if ended.done():
             return f"it ended with code {ended.result()}"
-        process.kill()
+        problem = hung.result()
+        if problem.answers:
+            await process.stop(_LAST_CALLS)
+        else:
+            process.kill()
         await ended
-        return "it hung, and was ended"
+        return f"{problem.what}, and was ended"
     finally:
         ended.cancel()
         hung.cancel()

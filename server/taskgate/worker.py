@@ -2,36 +2,50 @@
 
 The protocol is two pipes. Standard input carries the settings as one JSON line (they may hold a password, which has no
 place in a process list), then nothing; its end means that the supervisor is gone, and the worker drains and leaves.
-Standard output carries one line, the address, once the port is bound, and from then on beats (module ``beats``).
+Standard output carries one line, the address, once the port is bound, and from then on beats (module ``beats``); from a
+worker that cannot start, one line after ``REFUSAL`` that says why.
 """
 
 import asyncio
 import sys
 
+import structlog
+
 from taskgate.addresses import Address
 from taskgate.beats import start_beating
 from taskgate.errors import SettingsError
-from taskgate.logs import configure_logs
+from taskgate.logs import configure_logs, flush_logs
+from taskgate.orders import REFUSAL
 from taskgate.serve import serve
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner
 
 
 def main() -> int:
-    """Serve until the supervisor signals or disappears; the exit code is 0, or 2 for settings that cannot be used."""
+    """Serve until the supervisor signals or disappears.
+
+    The exit code is 0, 2 for settings that cannot be used, or 1.
+    """
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     configure_logs(settings.log_level, settings.log_format)
 
+    announced: list[Address] = []
     try:
-        event_loop_runner()(_serve_until_orphaned(settings))
-    except SettingsError as error:
-        sys.stderr.write(f"taskgate: {error}\n")
-        return 2
+        event_loop_runner()(_serve_until_orphaned(settings, announced))
+    except Exception as error:
+        if announced:
+            raise
+        structlog.get_logger("taskgate.server").debug("the server did not start", exc_info=error)
+        flush_logs()
+        known = isinstance(error, SettingsError)
+        sentence = str(error) if known else f"the server cannot run: {type(error).__name__}: {error}"
+        sys.stdout.write(f"{REFUSAL}{' '.join(sentence.split())}\n")
+        return 2 if known else 1
     return 0
 
 
-async def _serve_until_orphaned(settings: Settings) -> None:
-    """Serve; the end of standard input stops it, as a signal does."""
+async def _serve_until_orphaned(settings: Settings, announced: list[Address]) -> None:
+    """Serve; the end of standard input stops it, as a signal does. ``announced`` gets the address that is served."""
     orphaned = asyncio.Event()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -45,6 +59,7 @@ async def _serve_until_orphaned(settings: Settings) -> None:
     def announce(address: Address) -> None:
         sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
+        announced.append(address)
         tasks.append(start_beating(sys.stdout.fileno()))
 
     await serve(settings, share_port=True, announce=announce, stop=orphaned)

@@ -12,9 +12,10 @@ import structlog
 from taskgate.addresses import MAX_PORT, Address
 from taskgate.beats import until_silent
 from taskgate.errors import SettingsError
+from taskgate.orders import REFUSAL
 from taskgate.reservations import reserve_all
 from taskgate.settings import Settings
-from taskgate.supervision import Supervisor
+from taskgate.supervision import Problem, Supervisor
 
 START_TIMEOUT = 30.0
 """Seconds a worker has to bind its port."""
@@ -41,7 +42,7 @@ class WorkerProcess:
     async def start(self) -> None:
         """Start it and wait until it has bound its port.
 
-        Raises SettingsError if it ends before that (its own words are on standard error), or is not there in time.
+        Raises SettingsError with its own words if it cannot, or if it ends before that, or is not there in time.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -59,11 +60,12 @@ class WorkerProcess:
         assert self._process is not None  # noqa: S101 - it has been started
         return await self._process.wait()
 
-    async def hung(self) -> None:
+    async def hung(self) -> Problem:
         """Return when its interpreter or event loop has been silent for too long, or has ended."""
         assert self._process is not None  # noqa: S101 - it has been started
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: PIPE was asked for
         await until_silent(self._process.stdout)
+        return Problem("it hung")
 
     async def drain(self, seconds: float) -> None:
         """Let it serve on for ``seconds``; it drains by itself when it is stopped."""
@@ -110,7 +112,10 @@ class WorkerProcess:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died at once; its exit code says so below
             process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
             await process.stdin.drain()
-        if not await process.stdout.readline():
+        line = (await process.stdout.readline()).decode(errors="replace")
+        if line.startswith(REFUSAL):
+            raise SettingsError(line.removeprefix(REFUSAL).strip())
+        if not line:
             code = await process.wait()
             raise SettingsError(f"workers: a server process ended with code {code} before it could listen")
 

@@ -1,7 +1,9 @@
 """The command line: help, refusals, and each command's answer and exit code."""
 
 import json
+import os
 import re
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from ruamel.yaml import YAML
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID
 from support.doors import RestDoor
 from support.running import running_system, taskgate
+from taskgate import supervision
+from taskgate.beats import HUNG_AFTER, LOOP_HUNG_AFTER
+from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from taskgate.gateway import inside
+from taskgate.gateway.configuration import envoy_command
+from taskgate.workers import START_TIMEOUT
 
 
 @pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("import",), ("get",), ("gateway",)], ids=str)
@@ -30,6 +38,44 @@ def test_help_says_what_the_layouts_are(command: str) -> None:
         "What the store holds: 'taskgate' for what 'taskgate import' wrote, 'conductor' for Conductor's own database,"
         " which is only read. [TASKGATE_LAYOUT; default: taskgate]"
     ) in text
+
+
+def test_help_says_where_each_grace_and_limit_stands() -> None:
+    """Each by its flag, or by its figure, which is the one that counts, and the file that it is in."""
+    lines = taskgate("up", "--help").stdout.partition("Graces and limits")[2].splitlines()
+
+    def line(beginning: str) -> str:
+        (found,) = [text.strip() for text in lines if text.strip().startswith(beginning)]
+        return found
+
+    config = YAML(typ="safe").load(taskgate("gateway", "--transport", "grpcio").stdout)
+    (listener,) = config["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    inside = YAML(typ="safe").load(taskgate("gateway").stdout)["static_resources"]["listeners"][0]
+    cluster = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"][0]
+    routes = {route["name"]: route for route in manager["route_config"]["virtual_hosts"][0]["routes"]}
+    connections, heap = config["overload_manager"]["resource_monitors"]
+
+    assert "--drain-delay" in line("at shutdown")
+    assert "--shutdown-grace" in line("then, for calls")
+    assert f"{supervision._OVERLAP:g} s" in line("beside the successor")
+    assert f"{START_TIMEOUT:g} s" in line("until a process that starts")
+    assert f"{HUNG_AFTER:g} s; {LOOP_HUNG_AFTER:g} s" in line("until one that hangs")
+    assert "--request-timeout" in line("a call  ")
+    stops = manager["request_headers_timeout"], manager["stream_idle_timeout"]
+    assert " · ".join(stops).replace("s", " s") in line("headers of a request · a reader")
+    in_minutes = manager["common_http_protocol_options"]["idle_timeout"], routes["grpc"]["route"]["idle_timeout"]
+    assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("a connection without calls")
+    assert inside["filter_chains"][0]["filters"][0]["typed_config"]["request_timeout"] == "60s"
+    assert "60 s" in line("the message of a gRPC call")
+    assert f"{connections['typed_config']['max_active_downstream_connections']:,}," in line("connections  ")
+    assert "ulimit -Hn" in line("open files")
+    assert f"{manager['http2_protocol_options']['max_concurrent_streams']} (" in line("calls on one HTTP/2 connection")
+    assert f"{cluster['max_requests']:,} (" in line("calls at a time")
+    assert f"{MAX_MESSAGE_BYTES >> 20} MiB" in line("a document, an answer")
+    assert f"{MAX_REQUEST_BYTES >> 10} KiB" in line("a gRPC request")
+    assert f"{manager['max_request_headers_kb']} KiB" in line("headers of a request  ")
+    assert f"{heap['typed_config']['max_heap_size_bytes'] >> 30} GiB" in line("memory of Envoy")
 
 
 def test_help_names_every_kind_of_store() -> None:
@@ -68,11 +114,28 @@ def test_version() -> None:
     assert done.stdout.startswith("taskgate, version ")
 
 
+_CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("serve", "--store", "mongodb://x"), "taskgate: store: "),
         (("serve", "--store", "sqlite:///:memory:"), "taskgate: store: "),
+        (("up", *_CONDUCTOR, "--store", "jdbc:postgresql://h/d"), "taskgate: store: this is a JDBC URL; "),
+        (
+            ("up", *_CONDUCTOR, "--store", "h:6379:rack", "--transport", "grpcio"),
+            "taskgate: store: this is written",
+        ),
+        (
+            ("up", *_CONDUCTOR, "--store", "postgresql://h/d?currentSchema=x"),
+            "taskgate: store: a postgresql URL has",
+        ),
+        (("up", "--store", "cassandra://h/k"), "taskgate: layout: in Cassandra, taskgate reads what Conductor writes"),
+        (("serve", "--workers", "2", "--store", "/var/lib/c123.db"), "taskgate: store: a file is written sqlite:////v"),
+        (("import", "--store", "jdbc:sqlite:c123.db", "-"), "taskgate: store: this is a JDBC URL; "),
+        (("serve", "--grpc", "nohost.invalid:0"), "taskgate: grpc: cannot listen on nohost.invalid:0: "),
+        (("up", "--transport", "grpcio", "--http", "nohost.invalid:0"), "taskgate: http: nohost.invalid is not an"),
         (("up", "--store", "sqlite:///"), "taskgate: store: "),
         (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
         (
@@ -99,7 +162,37 @@ def test_what_cannot_be_asked_is_one_sentence(tmp_path: Path, arguments: tuple[s
     done = taskgate(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(sentence)
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("up", "--transport", "envoy"), ("up", "--transport", "grpcio"), ("serve",)], ids=str
+)
+def test_what_is_only_found_out_in_a_process_that_starts_is_one_sentence(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Whatever it is, here a driver that cannot be loaded: exit code 2, the reason, and no words of Envoy's."""
+    (tmp_path / "asyncpg").mkdir()
+    (tmp_path / "asyncpg" / "__init__.py").write_text("raise RuntimeError('damaged\\ninstallation')\n")
+    arguments = ("--layout", "conductor", "--grpc", "127.0.0.1:0", "--workers", "2")
+    arguments += ("--http", "127.0.0.1:0") if command[0] == "up" else ()
+    paths = os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])))
+    done = taskgate(*command, *arguments, "--store", "postgresql://h/d", env={"PYTHONPATH": paths})
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"taskgate: the \w+ cannot (start|run): RuntimeError: damaged installation\n", done.stderr)
+
+
+def test_store_of_an_envoy_that_was_started_by_hand_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """With the printed configuration, and settings from variables; its exit code is that of a bad setting."""
+    config = tmp_path / "envoy.yaml"
+    config.write_text(taskgate("gateway", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0").stdout)
+    environment = {**os.environ, **inside.environment(), "TASKGATE_STORE": "jdbc:postgresql://h/d"}
+    command = [envoy_command(), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "taskgate: store: this is a JDBC URL; taskgate's form of it is postgresql://USER@h:5432/d\n"
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize(

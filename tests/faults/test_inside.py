@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,14 +29,14 @@ def replaced(system: System, victim: psutil.Process) -> bool:
 def becomes_envoy(process: psutil.Process) -> bool:
     """Whether it is Envoy, or what runs in its place until it begins."""
     try:
-        return "--admin-address-path" in process.cmdline()
+        return "--disable-hot-restart" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
 
 
 def listens(envoy: psutil.Process) -> bool:
-    """Whether it takes connections of callers: on two addresses, beside that of its admin interface."""
-    return sum(c.status == psutil.CONN_LISTEN for c in envoy.net_connections("tcp")) > 1
+    """Whether it takes connections of callers."""
+    return any(c.status == psutil.CONN_LISTEN for c in envoy.net_connections("tcp"))
 
 
 def test_killed_worker_is_replaced_and_only_its_own_calls_break(tmp_path: Path) -> None:
@@ -138,8 +139,7 @@ def test_threads_of_envoy_do_not_cut_in_on_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 def test_second_sigterm_ends_at_once_and_leaves_nothing(tmp_path: Path, transport: str) -> None:
     """No process, and no folder of Envoy's."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp())  # a short name, so that sockets are made there and nowhere else
     own = {"TMPDIR": str(folder)}
     with System(tmp_path / "tasks.db", "--drain-delay", "60", transport=transport, env=own) as system:
         system.wait_ready()
@@ -150,7 +150,7 @@ def test_second_sigterm_ends_at_once_and_leaves_nothing(tmp_path: Path, transpor
         system.process.send_signal(signal.SIGTERM)
         assert system.wait() == 128 + signal.SIGTERM
         system.assert_gone()
-    assert list(folder.iterdir()) == []
+    folder.rmdir()  # which only an empty one lets
 
 
 def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:

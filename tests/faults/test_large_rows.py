@@ -4,15 +4,21 @@ import json
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+
+import psutil
+import pytest
 
 from support.documents import DOCUMENTED, DOCUMENTED_ID, compact, put_row, task
 from support.doors import GrpcDoor, RestDoor
 from support.load import callers, in_threads
-from support.running import eventually, running_system
+from support.running import System, command_line, eventually, running_system
 from taskgate.conductor_task import project_task_model
+from taskgate.large_conversions import REFUSED_SECONDS
 from taskgate.task_message import task_from_document
+from taskgate.v1.task_pb2 import Task
 
 READERS = 16
 
@@ -56,4 +62,47 @@ def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
         task_id = next(iter(documents))
         assert door.get_task(task_id)[1] == task_from_document(documents[task_id])
         assert {envoy.pid for envoy in system.envoys()} == before
+        assert system.events("worker gone; replacing it") == []
+
+
+def converters(system: System) -> list[psutil.Process]:
+    """The processes that convert large tasks, in the order of their start."""
+    found = [p for p in system.family() if "taskgate.conversion_process" in " ".join(command_line(p))]
+    return sorted(found, key=lambda process: process.create_time())
+
+
+@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Path, transport: str) -> None:
+    """As the kernel kills where memory runs out: once is not noticed; twice is a refusal, and no loop."""
+    with running_system(tmp_path / "tasks.db", transport=transport, workers=1) as system, ExitStack() as doors:
+        door = GrpcDoor("grpc", system.grpc)
+        doors.callback(door.close)
+
+        def new_task(number: int) -> Task:
+            """What will be asked for; a task that was asked for before might not be converted again."""
+            document = task(DOCUMENTED_ID, outputData={"number": number, "users": records(40_000)})
+            put_row(tmp_path / "tasks.db", DOCUMENTED_ID, document.decode())
+            return task_from_document(document)
+
+        expected = new_task(0)
+        assert door.get_task(DOCUMENTED_ID)[1] == expected  # and the process is there
+        for kills in (1, 2):
+            expected = new_task(kills)
+            with ThreadPoolExecutor(1) as caller:
+                for number in range(kills):
+                    converter = eventually(lambda: converters(system), "a process")[-1]
+                    converter.suspend()  # it shall not be the faster one
+                    if number == 0:
+                        call = caller.submit(door.get_task, DOCUMENTED_ID)
+                        time.sleep(0.3)  # on purpose: the value is on its way to the process
+                    converter.kill()
+                    eventually(lambda gone=converter: gone not in converters(system), "gone")
+                outcome, answer = call.result(60)
+            if kills == 1:
+                assert answer == expected
+            else:
+                assert (outcome.code, outcome.reason) == ("RESOURCE_EXHAUSTED", "ERROR_REASON_OVERLOADED")
+                assert "try again later" in outcome.message
+        time.sleep(REFUSED_SECONDS)  # on purpose: until then it would be refused without a try
+        assert door.get_task(DOCUMENTED_ID)[1] == expected
         assert system.events("worker gone; replacing it") == []

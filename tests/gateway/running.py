@@ -70,7 +70,7 @@ class Gateway:
         return self.envoy.address
 
     @property
-    def admin(self) -> Address:
+    def admin(self) -> Path:
         assert self.envoy.admin is not None
         return self.envoy.admin
 

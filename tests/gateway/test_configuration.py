@@ -21,9 +21,7 @@ FILE = ROOT / "gateway" / "envoy.yaml"
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - rendered, not bound
 
-AS_IN_THE_FILE = GatewaySettings(
-    admin_port=9901, descriptor=ROOT / "gateway/taskgate.binpb", instance="taskgate", access_log="stdout"
-)
+AS_IN_THE_FILE = GatewaySettings(descriptor=ROOT / "gateway/taskgate.binpb", instance="taskgate", access_log="stdout")
 
 
 def rendered(**settings: Any) -> Any:
@@ -64,7 +62,7 @@ class TestEnvoyAgrees:
             {"upstreams": tuple(Address("127.0.0.1", 50051 + n) for n in range(4))},
             {"upstreams": (Address("tasks.internal", 50051), Address("10.0.0.1", 1))},
             {"upstreams": (Address("::1", 50051),), "listen": Address("::", 0)},
-            {"listen": Address("localhost", 0), "admin_port": 9901},
+            {"listen": Address("localhost", 0), "admin": Path("a.sock"), "probe": Path("b.sock")},
             {"descriptor": (ROOT / "gateway/taskgate.binpb").read_bytes()},
             {"instance": 'quote " backslash \\ percent %REQ(X)% {brace} é'},
             {"request_timeout": 0.001},
@@ -87,17 +85,17 @@ class TestRender:
 
     def test_defaults_are_the_files(self) -> None:
         """One default, in two places: they must agree."""
-        different = {"admin_port", "descriptor", "instance", "access_log"}
+        different = {"descriptor", "instance", "access_log"}
         for setting in dataclasses.fields(GatewaySettings):
             if setting.name not in different:
                 assert getattr(GatewaySettings(), setting.name) == getattr(AS_IN_THE_FILE, setting.name)
         assert GatewaySettings().instance == socket.gethostname()
 
     def test_addresses(self) -> None:
-        config = rendered(listen=Address(EVERYWHERE, 80), admin_port=1234)
+        config = rendered(listen=Address(EVERYWHERE, 80), admin=Path("/a/b.sock"))
         listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
         assert listener == {"address": EVERYWHERE, "port_value": 80}
-        assert config["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 1234}
+        assert config["admin"]["address"]["pipe"] == {"path": "/a/b.sock", "mode": 0o600}
 
     def test_both_families_behind_the_ipv6_wildcard(self) -> None:
         config = rendered(listen=Address("::", 80))

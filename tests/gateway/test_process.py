@@ -4,11 +4,11 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from support.raw_grpc import RawGrpc, framed
 from support.running import eventually
 from taskgate.addresses import Address
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
+from taskgate.gateway.process import _ask_admin
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 PATH = "/api/tasks/"
@@ -70,12 +71,6 @@ class TestStart:
         missing = tmp_path / "no.binpb"
         with pytest.raises(GatewayError, match=r"Envoy did not start\..*no\.binpb"), Gateway(stub, descriptor=missing):
             pass
-
-    def test_taken_admin_port(self, stub: StubServer) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            with pytest.raises(GatewayError, match="Address already in use"), Gateway(stub, admin_port=port):
-                pass
 
     def test_servers_need_not_be_there_yet(self, start_stub: Callable[..., StubServer]) -> None:
         with socket.socket() as later:
@@ -277,11 +272,14 @@ class TestAdmin:
             connection.send(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
             assert connection.read_slowly(12) == b"HTTP/1.1 405"
 
-    def test_listens_on_loopback_only(self, gateway: Gateway) -> None:
+    def test_can_be_reached_by_its_user_alone(self, gateway: Gateway) -> None:
+        """A socket in a folder, neither of which others may open; on TCP, Envoy listens on the gateway's port alone."""
         listening = [
             c for c in psutil.Process(gateway.envoy.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN
         ]
-        assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+        assert {connection.laddr for connection in listening} == {gateway.address}
+        assert gateway.admin.is_socket()
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (gateway.admin, gateway.admin.parent)] == [0o600, 0o700]
 
 
 def connections(gateway: Gateway) -> int:
@@ -296,9 +294,9 @@ def active(gateway: Gateway) -> int:
 
 def counted(gateway: Gateway, name: str) -> int:
     """A number that Envoy keeps of its callers; 0 if it has had none."""
-    url = f"http://{gateway.admin}/stats/prometheus?filter=http.taskgate.{name}$"
-    with urllib.request.urlopen(url, timeout=5) as response:
-        return int((response.read().split() or [0])[-1])
+    answer = _ask_admin(gateway.admin, "GET", f"/stats/prometheus?filter=http.taskgate.{name}$")
+    assert answer is not None
+    return int((answer[1].split() or ["0"])[-1])
 
 
 def unhealthy(ask: Ask) -> Answer | None:

@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -59,10 +60,15 @@ class Ask(Protocol):
 
 
 class Http1:
-    """One HTTP/1.1 connection."""
+    """One HTTP/1.1 connection, over TCP or to the path of a Unix socket."""
 
-    def __init__(self, address: Address) -> None:
-        self._socket = socket.create_connection(address, TIMEOUT)
+    def __init__(self, address: Address | Path) -> None:
+        if isinstance(address, Path):
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(TIMEOUT)
+            self._socket.connect(str(address))
+        else:
+            self._socket = socket.create_connection(address, TIMEOUT)
         self._unread = b""
 
     def send(self, data: bytes) -> None:

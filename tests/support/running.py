@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,9 +55,11 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> 
 class Running:
     """A running ``taskgate up`` or ``serve``; its output is collected while it runs."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, files: int | None = None) -> None:
+        """``files`` is its hard limit of open files; None for that of this process."""
+        limited = [] if files is None else ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "taskgate", *arguments],
+            [*limited, sys.executable, "-m", "taskgate", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(env),
@@ -122,7 +125,7 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The server processes below this process that are not Envoy."""
-        return [member for member in self.family() if "taskgate.worker" in " ".join(_command_line(member))]
+        return [member for member in self.family() if "taskgate.worker" in " ".join(command_line(member))]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop and wait; the exit code."""
@@ -175,7 +178,8 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-def _command_line(process: psutil.Process) -> list[str]:
+def command_line(process: psutil.Process) -> list[str]:
+    """Of a process that may have ended: empty then."""
     try:
         return list(process.cmdline())
     except psutil.NoSuchProcess:
@@ -192,6 +196,7 @@ class System(Running):
         transport: str = "envoy",
         workers: int = 2,
         env: dict[str, str] | None = None,
+        files: int | None = None,
     ) -> None:
         """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
         self.database: Any = database
@@ -203,6 +208,7 @@ class System(Running):
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
             env={"TASKGATE_STORE": store} | (env or {}),
+            files=files,
         )
 
     def wait_ready(self) -> Self:
@@ -213,17 +219,25 @@ class System(Running):
 
     def healthy_servers(self) -> int:
         """How many workers Envoy takes for healthy, from the statistics of its admin interface."""
-        listening = [c.laddr for c in self.envoy().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-        (admin,) = {f"{host}:{port}" for host, port in listening} - {self.http}
-        connection = http.client.HTTPConnection(admin, timeout=5)
-        try:
-            connection.request("GET", "/stats/prometheus?filter=membership_healthy")
-            statistics = connection.getresponse().read().decode()
-        finally:
-            connection.close()
+        _, statistics = ask_admin(self.envoy(), "GET", "/stats/prometheus?filter=membership_healthy")
         value = re.search(r"^envoy_cluster_membership_healthy\{[^}]*\} (\d+)$", statistics, re.MULTILINE)
         assert value, statistics
         return int(value[1])
+
+
+def ask_admin(envoy: psutil.Process, method: str, target: str) -> tuple[int, str]:
+    """Status and body of an answer of its admin interface, as anybody gets it who may use its socket."""
+    command = envoy.cmdline()
+    connection = http.client.HTTPConnection("localhost", timeout=5)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(5)
+    connection.sock.connect(str(Path(command[command.index("-c") + 1]).with_name("admin.sock")))
+    try:
+        connection.request(method, target)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 @contextmanager

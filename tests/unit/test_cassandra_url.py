@@ -11,6 +11,8 @@ from taskgate.layout import Layout
 from taskgate.stores import is_embedded, open_store, store_name
 from taskgate.stores.cassandra_url import Tls, parse_cassandra_url
 
+CERTIFICATES = Path(__file__).parents[1] / "data/certificates"
+
 
 @pytest.mark.parametrize(
     ("rest", "hosts", "keyspace", "user", "password"),
@@ -28,14 +30,13 @@ def test_parts(rest: str, hosts: tuple[tuple[str, int], ...], keyspace: str, use
     assert (url.hosts, url.keyspace, url.user, url.password) == (hosts, keyspace, user, password)
 
 
-def test_parameters(tmp_path: Path) -> None:
-    file = tmp_path / "some.pem"
-    file.touch()
+def test_parameters() -> None:
+    ca, cert, key = (str(CERTIFICATES / name) for name in ("ca.crt", "redis.crt", "redis.key"))
     url = parse_cassandra_url(
-        f"h?local_dc=eu%20west&consistency=QUORUM&tls=verify-ca&ca_file={file}&cert_file={file}&key_file={file}"
+        f"h?local_dc=eu%20west&consistency=QUORUM&tls=verify-ca&ca_file={ca}&cert_file={cert}&key_file={key}"
     )
     assert (url.local_dc, url.consistency) == ("eu west", "QUORUM")
-    assert url.tls == Tls(str(file), str(file), str(file), check_names=False)
+    assert url.tls == Tls(ca, cert, key, check_names=False)
     assert parse_cassandra_url("h?tls=verify-full").tls == Tls("", "", "", check_names=True)
     plain = parse_cassandra_url("h")
     assert (plain.local_dc, plain.consistency, plain.tls) == (None, "LOCAL_QUORUM", None)

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +17,14 @@ from support.documents import task
 from taskgate import large_conversions
 from taskgate.conversion import Conversion, Converted, convert
 from taskgate.conversion_process import ConversionProcess
-from taskgate.errors import DocumentTooLarge, DocumentUnreadable, StoreUnavailable, TaskgateError, TaskNotRepresentable
+from taskgate.errors import (
+    DocumentTooLarge,
+    DocumentUnreadable,
+    Overloaded,
+    StoreUnavailable,
+    TaskgateError,
+    TaskNotRepresentable,
+)
 from taskgate.large_conversions import LargeConversions
 from taskgate.v1.task_pb2 import Task
 
@@ -164,18 +174,59 @@ async def test_queue_is_bounded(conversions: LargeConversions, monkeypatch: pyte
     assert await conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID))
 
 
-async def test_process_that_is_killed_fails_what_it_had(conversions: LargeConversions) -> None:
-    """And nothing else: not what waits, nor what comes later if it had nothing."""
+async def test_process_that_is_killed_fails_no_call(conversions: LargeConversions) -> None:
+    """What it had is done once more, and what waits has its turn; nothing is noticed of one that had nothing."""
     process, first = await stuck(conversions)
     waiting = asyncio.create_task(conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID)))
     await asyncio.sleep(0)
     process.kill()
-    with pytest.raises(RuntimeError, match="ended"):
-        await first
+    assert await first == convert(TO_DOCUMENT, ID, ROW)
     assert await waiting
     idle = process_of(conversions)
     idle.kill()
     await asyncio.to_thread(idle.wait, 10)
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
+
+
+@pytest.fixture
+def little_memory(tmp_path: Path) -> str:
+    """An interpreter that has enough memory for small tasks, and counts how often it is started."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho >> {tmp_path}/starts\nulimit -v 250000\nexec {sys.executable} "$@"\n')
+    python.chmod(0o700)
+    return str(python)
+
+
+async def test_task_that_ends_every_process_is_refused_and_may_be_tried_later(
+    little_memory: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After two, and for a while without a third: others have their turn. The refusal says that it may be retried."""
+    conversions = LargeConversions(little_memory)
+    starts = Path(little_memory).with_name("starts")
+    huge = task(ID, outputData={f"k{number}": {"a": [number]} for number in range(1_000_000)})
+    for _ in range(2):
+        with pytest.raises(Overloaded, match=f"Task {ID} is large.*killed.*try again later") as refused:
+            await conversions.convert(TO_DOCUMENT, ID, huge)
+        assert refused.value.status.retryable
+        assert len(starts.read_text()) == 2
+    assert await conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID))
+    monkeypatch.setattr(large_conversions, "monotonic", lambda: time.monotonic() + large_conversions.REFUSED_SECONDS)
+    with pytest.raises(Overloaded):
+        await conversions.convert(TO_DOCUMENT, ID, huge)
+    assert len(starts.read_text()) == 4  # the process of the other task had the first try
+    await conversions.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_process_that_cannot_be_started_now_may_be_tried_later(conversions: LargeConversions) -> None:
+    """No file is left, as under a low ``ulimit -n``; once there is one, the conversion is done."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))  # noqa: PTH208 - only how many
+    try:
+        with pytest.raises(Overloaded):
+            await conversions.convert(TO_DOCUMENT, ID, ROW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert await conversions.convert(TO_DOCUMENT, ID, ROW)
 
 

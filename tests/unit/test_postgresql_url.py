@@ -46,9 +46,8 @@ def test_name_has_nothing_secret(url: str, name: str) -> None:
     assert "secret" not in repr(parse_postgresql_url(url.partition("://")[2]))
 
 
-def test_parameters(tmp_path: Path) -> None:
-    root = tmp_path / "root.pem"
-    root.touch()
+def test_parameters() -> None:
+    root = Path(__file__).parents[1] / "data/certificates/ca.crt"
     url = parse_postgresql_url(
         f"h/d?sslmode=verify-full&sslrootcert={root}&target_session_attrs=read-write&schema=my%20schema&pool_size=3"
     )

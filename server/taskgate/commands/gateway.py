@@ -9,6 +9,7 @@ from taskgate.commands.up import gateway_settings, with_possible_transport
 from taskgate.gateway import InsideEnvoy, render, validate
 from taskgate.gateway.inside import environment, module
 from taskgate.settings import Settings
+from taskgate.stores import check_store
 from taskgate.workers import consecutive_addresses
 
 
@@ -19,6 +20,7 @@ def run_gateway(settings: Settings, *, validate_only: bool) -> None:
     upstreams = [] if inside else consecutive_addresses(settings.grpc, settings.workers)
     gateway = gateway_settings(settings, upstreams)
     if inside:
+        check_store(settings.store, settings.layout)  # which the service in this configuration will open
         gateway = replace(gateway, inside=InsideEnvoy(module(), settings.grpc))
     text = render(gateway)
     if validate_only:

@@ -6,17 +6,21 @@ from taskgate.logs import warn_open
 from taskgate.serve import serve
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
+from taskgate.stores import check_store
+from taskgate.transports.grpcio import most_connections
 from taskgate.workers import WorkerPool
 
 
 def run_serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then drain. Raises SettingsError if it cannot start."""
+    check_store(settings.store, settings.layout)
     run = event_loop_runner()
     run(serve(settings, announce=lambda _: warn_open()) if settings.workers == 1 else _supervise(settings))
 
 
 async def _supervise(settings: Settings) -> None:
     stop = asyncio.Event()
+    most_connections(settings, warn=True)
     grace = settings.drain_delay + settings.shutdown_grace + 1
     pool = WorkerPool(settings, [settings.grpc], per_address=settings.workers, grace=grace)
     stop_on_signals(stop)

@@ -1,8 +1,10 @@
 """``taskgate up``: store, service and Envoy on one machine, started, kept running and drained in order."""
 
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib.resources import files
 
 import click
@@ -12,13 +14,14 @@ from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
 from taskgate.errors import SettingsError
-from taskgate.gateway import EnvoyProcess, GatewaySettings
+from taskgate.file_limit import connections_within, raise_file_limit
+from taskgate.gateway import EnvoyProcess, GatewaySettings, resolve
 from taskgate.gateway.inside import why_not
 from taskgate.layout import Layout
 from taskgate.logs import warn_open
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner, stop_on_signals
-from taskgate.stores import is_embedded, open_writer
+from taskgate.stores import check_store, is_embedded, open_writer
 from taskgate.stores.base import StoredTask
 from taskgate.supervision import Supervisor
 from taskgate.workers import WorkerPool, consecutive_addresses
@@ -35,12 +38,14 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
     signal.signal(signal.SIGHUP, lambda *_: None)  # until it means something; by default it would end the process
+    check_store(settings.store, settings.layout)
     settings = with_possible_transport(settings)
     if settings.transport == "envoy":
         prepare_store(settings, demo=demo)
         event_loop_runner()(_up_inside(settings, demo=demo))
     else:
         addresses = consecutive_addresses(settings.grpc, settings.workers)
+        resolve(settings.http.host)  # Envoy is started last
         prepare_store(settings, demo=demo)
         event_loop_runner()(_up_behind(settings, addresses, demo=demo))
 
@@ -100,7 +105,9 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         # Envoy does the waiting for balancers; its workers have no other callers that could need to notice.
         grace = settings.shutdown_grace + _STOP_SLACK
         pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses, grace=grace)
-        envoy = EnvoyProcess(gateway_settings(settings, pool.addresses))
+        gateway = gateway_settings(settings, pool.addresses)
+        connections = connections_within(raise_file_limit(), others=files_of_envoy(len(pool.addresses)))
+        envoy = EnvoyProcess(replace(gateway, max_connections=connections))
         keeper = Supervisor([lambda: envoy], name="Envoy", grace=settings.shutdown_grace)
 
         def abandon() -> None:
@@ -119,6 +126,12 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
         await keeper.drain(settings.drain_delay)
+
+
+def files_of_envoy(servers: int) -> int:
+    """Files that an Envoy with a thread a CPU has open beside its callers' connections: 34 with two threads."""
+    threads = os.cpu_count() or 1
+    return 48 + threads * (8 + 2 * servers) + servers  # two connections of each thread to each server, health checks
 
 
 def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySettings:

@@ -27,6 +27,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from taskgate.addresses import Address
 from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.errors import SettingsError
+from taskgate.file_limit import MOST_CONNECTIONS
 
 _FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
 _VALIDATE_TIMEOUT = 30.0
@@ -48,7 +49,14 @@ _PYTHON = f"{_MANAGER}/http_filters/taskgate.python/typed_config"
 _TRANSCODER = f"{_MANAGER}/http_filters/envoy.filters.http.grpc_json_transcoder/typed_config"
 _CLUSTER = "static_resources/clusters/taskgate"
 
+_CONNECTIONS = (
+    "overload_manager/resource_monitors/envoy.resource_monitors.global_downstream_max_connections/typed_config"
+    "/max_active_downstream_connections"
+)
+
 _CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+
+_PRIVATE = 0o600  # the mode of a Unix socket
 
 _ACCESS_LOGGERS = {
     "stdout": ("stdout", "stream.v3.StdoutAccessLog"),
@@ -84,8 +92,11 @@ class GatewaySettings:
     upstreams: tuple[Address, ...] = (_UPSTREAM,)
     """The gRPC servers, one address for each process. With a name among them, all are looked up in DNS."""
 
-    admin_port: int = 0
-    """Port of Envoy's admin interface on 127.0.0.1 (``/ready``, ``/stats/prometheus``); 0: any free port."""
+    admin: Path = Path("taskgate-admin.sock")
+    """The Unix socket of Envoy's admin interface (``/ready``, ``/stats/prometheus``), which this user alone can use."""
+
+    probe: Path | None = None
+    """A Unix socket that the listener listens on as well, by which it can be told from others on the same port."""
 
     descriptor: Path | bytes | None = None
     """The descriptor set of the RPCs: a file, or its content to put into the configuration; None: our own file."""
@@ -101,6 +112,9 @@ class GatewaySettings:
 
     max_concurrent_requests: int = 1024
     """Calls that may run at a time; further ones get 503 at once."""
+
+    max_connections: int = MOST_CONNECTIONS
+    """Connections of callers that may be open; further ones are closed at once."""
 
     drain_seconds: float = 2.0
     """How long ``EnvoyProcess.drain`` goes on serving by default, for balancers to notice."""
@@ -129,10 +143,13 @@ def render(settings: GatewaySettings) -> str:
         _set_limits(config, settings)
         _set_upstreams(config, settings)
     _set_listener(config, settings)
+    _put(config, _CONNECTIONS, settings.max_connections)
     _set_descriptor(config, settings.descriptor)
     _set_access_log(config, settings.access_log)
     if settings.inside is not None:
         _add_grpc_address(config, settings.inside.grpc)
+    if settings.probe is not None:
+        _add_address(config, {"pipe": {"path": str(settings.probe), "mode": _PRIVATE}})
     text = io.StringIO()
     yaml.dump(config, text)
     return text.getvalue()
@@ -144,7 +161,7 @@ def validate(config_text: str, environment: Mapping[str, str] | None = None) -> 
     Raises:
         GatewayError: Envoy refuses it; the text is Envoy's reason.
     """
-    with tempfile.TemporaryDirectory(prefix="taskgate-") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "envoy.yaml")
         path.write_text(config_text, encoding="utf-8")
         command = [envoy_command(), "--mode", "validate", "-c", str(path), "-l", "critical", "--log-format", "%v"]
@@ -184,7 +201,7 @@ def envoy_command() -> str:
 def _set_listener(config: Any, settings: GatewaySettings) -> None:
     host = resolve(settings.listen.host)
     _set_socket_address(_find(config, _LISTENER), host, settings.listen.port)
-    _put(config, "admin/address/socket_address/port_value", settings.admin_port)
+    _put(config, "admin/address/pipe/path", str(settings.admin))
     # json.dumps: the name stands between the quotes of a JSON string; "%" would start one of Envoy's commands nowhere.
     instance = DoubleQuotedScalarString(json.dumps(settings.instance)[1:-1], anchor="instance")
     _put(config, "static_resources/listeners/taskgate/metadata/filter_metadata/taskgate/instance", instance)
@@ -213,10 +230,13 @@ def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
 
 def _add_grpc_address(config: Any, address: Address) -> None:
     """Have the listener listen there too. A second listener would be a second interpreter's worth of threads."""
-    listener = _find(config, _LISTENER)
-    second = {"address": deepcopy(listener["address"])}
+    second = {"address": deepcopy(_find(config, _LISTENER)["address"])}
     _set_socket_address(second, resolve(address.host), address.port)
-    listener["additional_addresses"] = [second]
+    _add_address(config, second["address"])
+
+
+def _add_address(config: Any, address: Any) -> None:
+    _find(config, _LISTENER).setdefault("additional_addresses", []).append({"address": address})
 
 
 def _set_limits(config: Any, settings: GatewaySettings) -> None:

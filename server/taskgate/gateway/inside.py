@@ -19,6 +19,7 @@ from taskgate.gateway.configuration import GatewaySettings
 from taskgate.gateway.process import EnvoyProcess
 from taskgate.orders import DRAIN, Orders
 from taskgate.settings import Settings
+from taskgate.supervision import Problem
 
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
@@ -61,10 +62,11 @@ class EnvoyWithPython(EnvoyProcess):
         self._beats: asyncio.StreamReader | None = None
         self._transport: asyncio.ReadTransport | None = None
 
-    async def hung(self) -> None:
-        """Return when the interpreter or its event loop has been silent for too long, or has ended."""
+    async def _until_silent(self) -> Problem:
+        """Watch the interpreter and its event loop."""
         if self._beats is not None:
             await until_silent(self._beats)
+        return Problem("it hung")
 
     async def drain(self, seconds: float | None = None) -> None:
         """As ``EnvoyProcess``; gRPC health checks fail too."""
@@ -82,7 +84,7 @@ class EnvoyWithPython(EnvoyProcess):
         log = os.dup(sys.stderr.fileno())
         try:
             # pyvoy looks for modules in the working directory first; it shall not find a stranger's.
-            empty = self._folder.name if self._folder is not None else None
+            empty = self._folder.path if self._folder is not None else None
             options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (beating, log), "cwd": empty}
             await super()._launch(command, batch=batch, env={**os.environ, **environment()}, **options)
             self._give_orders(heartbeat=beating, log=log)

@@ -4,8 +4,8 @@ import asyncio
 import json
 import os
 import re
+import socket
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,14 +29,23 @@ from taskgate.gateway.configuration import (
     render,
     resolve,
 )
+from taskgate.gateway.folder import PrivateFolder
+from taskgate.orders import REFUSAL
+from taskgate.supervision import Problem
 
 START_TIMEOUT = 30.0
 """Seconds Envoy has until it accepts connections; its first health checks are part of that."""
 
 _POLL_INTERVAL = 0.02
 _LOOK_INTERVAL = 0.25  # seconds between two looks whether Envoy hangs
+_PROBE_INTERVAL = 1.0  # seconds between two connections that are made to see whether Envoy takes any
+_PROBE_TIMEOUT = 15.0  # seconds; as the event loop (beats.LOOP_HUNG_AFTER), a thread of Envoy's may just be busy
+_PROBE = b"GET / HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n"  # 404, by Envoy itself
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL
 _ADMIN_TIMEOUT = 5.0
+_TELL_INTERVAL = 10.0  # seconds between two log lines about connections that were refused
+_PROBE_SOCKET = "probe.sock"
+_APP_FAILED = "Failed to initialize ASGI app"  # pyvoy's; the next line is Python's reason, as that a module is missing
 _LONGEST_LOG_LINE = 1 << 20
 
 # Runs between fork and Envoy, as a program of its own: Python code between fork and exec (preexec_fn) is unsafe in a
@@ -95,15 +104,18 @@ class EnvoyProcess:
         self.settings = settings
         self.address: Address | None = None
         """Where Envoy listens, known once started; its port is never 0."""
-        self.admin: Address | None = None
-        """Where Envoy's admin interface listens, known once started."""
+        self.admin: Path | None = None
+        """The Unix socket of Envoy's admin interface, known once started."""
         self._on_log = on_log
         self._threads = threads
         self._share_port = share_port
         self._process: asyncio.subprocess.Process | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: PrivateFolder | None = None
+        self._draining = False
+        self._probes_refused = 0
         self._relay: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=30)
+        self._refusal: str | None = None
 
     @property
     def pid(self) -> int | None:
@@ -127,11 +139,13 @@ class EnvoyProcess:
             except SettingsError as error:
                 raise GatewayError(str(error)) from error
         self._clean_up()
-        self._folder = tempfile.TemporaryDirectory(prefix="taskgate-")
+        self._folder = PrivateFolder()
+        self._draining = False
+        self._probes_refused = 0
         try:
-            await self._spawn(Path(self._folder.name), listen)
+            await self._spawn(self._folder.path, listen)
             async with asyncio.timeout(START_TIMEOUT):
-                await self._wait_ready(Path(self._folder.name, "admin"))
+                await self._wait_ready()
             self.address = Address(listen.host, await self._bound_port())
         except TimeoutError as error:
             await self._end()
@@ -150,18 +164,70 @@ class EnvoyProcess:
             raise GatewayError("Envoy has not been started")
         return await self._process.wait()
 
-    async def hung(self) -> None:
-        """Return when the admin interface has been silent for too long, or Envoy has ended.
+    async def hung(self) -> Problem:
+        """Return when it hangs, takes no connections though it was not told to wind up, or has ended."""
+        looks = [asyncio.create_task(look) for look in (self._until_silent(), self._until_closed())]
+        teller = asyncio.create_task(self._tell_of_refused_connections())
+        try:
+            done, _ = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for task in (*looks, teller):
+                task.cancel()
 
-        Any answer is a sign of life. Connecting is none: the kernel takes connections for a process that hangs.
-        """
+    async def _until_silent(self) -> Problem:
+        """Watch the admin interface. An answer is a sign of life; a connection is none, as the kernel takes it."""
         while await self._alive_within(HUNG_AFTER) or await self._alive_within(SECOND_LOOK):  # noqa: ASYNC110 - see stop
             await asyncio.sleep(_LOOK_INTERVAL)
+        return Problem("it hung")
 
     async def _alive_within(self, seconds: float) -> bool:
-        if self.admin is None or not self._running():
-            return False
-        return await asyncio.to_thread(_ask_admin, self.admin, "GET", "/ready", seconds) is not None
+        return await self._admin_status("/ready", seconds) is not None
+
+    async def _until_closed(self) -> Problem:
+        """Connect as callers do, but to a socket of this process alone: on a port that is shared, another might answer.
+
+        Envoy opens and closes all sockets of a listener together, so that one stands for all.
+        """
+        while True:
+            if await self._problem_of_callers(_PROBE_TIMEOUT):
+                await asyncio.sleep(SECOND_LOOK)  # it may be about to end, or this process has stood still
+                if problem := await self._problem_of_callers(HUNG_AFTER):
+                    return problem
+            await asyncio.sleep(_PROBE_INTERVAL)
+
+    async def _problem_of_callers(self, seconds: float) -> Problem | None:
+        """Why new callers are not served, if they are not and should be."""
+        if self._folder is None or self._draining:
+            return None
+        try:
+            async with asyncio.timeout(seconds):
+                takes, answered = await _takes_connections(self._folder.path / _PROBE_SOCKET)
+        except TimeoutError:
+            return None if self._draining else Problem("it answered on no new connection")
+        self._probes_refused += takes and not answered
+        failed = await self._admin_status("/ready", _ADMIN_TIMEOUT) == HTTPStatus.SERVICE_UNAVAILABLE
+        if self._draining:
+            return None
+        if not takes:
+            return Problem("it took no connections", answers=True)
+        return Problem("somebody else had failed its health check", answers=True) if failed else None
+
+    async def _tell_of_refused_connections(self) -> None:
+        """Log how many connections were closed at once because as many as are allowed were open."""
+        before = 0
+        while True:
+            await asyncio.sleep(_TELL_INTERVAL)
+            statistics = await self._ask("GET", "/stats/prometheus?filter=downstream_global_cx_overflow$") or ""
+            refused = sum(map(int, re.findall(r"^\w+\{[^}]*\} (\d+)$", statistics, re.MULTILINE)))
+            refused -= self._probes_refused
+            if refused > before:
+                structlog.get_logger("taskgate.envoy").warning(
+                    "connections were refused: as many as are allowed were open",
+                    refused=refused - before,
+                    allowed=self.settings.max_connections,
+                )
+            before = refused
 
     async def drain(self, seconds: float | None = None) -> None:
         """Wind up without breaking a request. A second call only repeats the steps.
@@ -170,6 +236,7 @@ class EnvoyProcess:
         2. For ``seconds`` (default: the setting) new requests and connections are still served.
         3. The listener closes. Requests that are running go on.
         """
+        self._draining = True
         if await self._ask("POST", "/healthcheck/fail") is None:
             return
         await asyncio.sleep(self.settings.drain_seconds if seconds is None else seconds)
@@ -201,12 +268,15 @@ class EnvoyProcess:
 
     async def _spawn(self, folder: Path, listen: Address) -> None:
         config = folder / "envoy.yaml"
-        config.write_text(render(replace(self.settings, listen=listen)), encoding="utf-8")
-        command = [envoy_command(), "-c", str(config), "--admin-address-path", str(folder / "admin")]
+        self.admin = folder / "admin.sock"
+        settings = replace(self.settings, listen=listen, admin=self.admin, probe=folder / _PROBE_SOCKET)
+        config.write_text(render(settings), encoding="utf-8")
+        command = [envoy_command(), "-c", str(config)]
         command += ["--disable-hot-restart"]  # it would claim names that all Envoys on this machine share
         command += ["-l", "warning", "--log-format", "%l\t%v"]
         command += ["--concurrency", str(self._threads)] if self._threads is not None else []
         self._last_words.clear()
+        self._refusal = None
         await self._launch(command, stdin=asyncio.subprocess.DEVNULL)
 
     async def _launch(self, command: list[str], *, batch: bool = False, **options: Any) -> None:
@@ -230,7 +300,7 @@ class EnvoyProcess:
         """Hand over Envoy's log, line by line, until it ends."""
         assert self._process is not None  # noqa: S101 - for the type checker
         assert self._process.stderr is not None  # noqa: S101 - same
-        level = "info"
+        level, app_failed = "info", False
         while True:
             try:
                 line = (await self._process.stderr.readline()).decode(errors="replace")
@@ -240,20 +310,25 @@ class EnvoyProcess:
                 return
             head, tab, text = line.rstrip("\n").partition("\t")
             if tab:
-                level = head
-            text = text if tab else head
-            if text != "caught ENVOY_SIGTERM":  # a warning to Envoy, and our own doing
-                self._last_words.append(text)
-                self._on_log(level, text)
+                level, app_failed = head, text == _APP_FAILED
+            elif head.startswith(REFUSAL) or app_failed:
+                self._refusal = f"the service cannot start: {head}" if app_failed else head.removeprefix(REFUSAL)
+                continue
+            self._tell(level, text if tab else head)
 
-    async def _wait_ready(self, admin_file: Path) -> None:
+    def _tell(self, level: str, text: str) -> None:
+        if text == "caught ENVOY_SIGTERM":  # a warning to Envoy, and our own doing
+            return
+        self._last_words.append(text)
+        self._on_log(level, text)
+
+    async def _wait_ready(self) -> None:
         """Poll until Envoy says that it is live; raises GatewayError if it ends instead."""
         while True:
             if not self._running():
                 if self._relay is not None:
                     await self._relay  # the reason may still be in the pipe
-                raise GatewayError(f"Envoy did not start. {self._words()}")
-            self.admin = self.admin or _read_address(admin_file)
+                raise GatewayError(self._refusal or f"Envoy did not start. {self._words()}")
             if await self._ask("GET", "/ready") is not None:
                 return
             await asyncio.sleep(_POLL_INTERVAL)
@@ -270,6 +345,13 @@ class EnvoyProcess:
         statistics = await self._ask("GET", "/stats/prometheus?filter=downstream_(rq_active|cx_tx_bytes_buffered)$")
         values = re.findall(r'^\w+\{[^}]*prefix="taskgate"[^}]*\} (\d+)$', statistics or "", re.MULTILINE)
         return any(int(value) for value in values)
+
+    async def _admin_status(self, target: str, seconds: float) -> int | None:
+        """The status that the admin interface answers with, or None if it does not."""
+        if self.admin is None or not self._running():
+            return None
+        answer = await asyncio.to_thread(_ask_admin, self.admin, "GET", target, seconds)
+        return None if answer is None else answer[0]
 
     async def _ask(self, method: str, target: str) -> str | None:
         """The body of the admin interface's answer, or None if there was no good one."""
@@ -298,7 +380,7 @@ class EnvoyProcess:
     def _clean_up(self) -> None:
         self.admin = None
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.remove()
             self._folder = None
 
     def _words(self) -> str:
@@ -306,15 +388,23 @@ class EnvoyProcess:
         return f"Its last words: {words}" if words else "It said nothing."
 
 
-def _read_address(file: Path) -> Address | None:
-    """What Envoy has written about its admin interface; None until it has."""
-    text = file.read_text(encoding="ascii").strip() if file.is_file() else ""
-    return Address.parse(text) if text else None
+class _UnixConnection(HTTPConnection):
+    """HTTP over the Unix socket at ``path``."""
+
+    def __init__(self, path: Path, *, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+        self._seconds = timeout
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(str(self._path))
 
 
-def _ask_admin(admin: Address, method: str, target: str, timeout: float = _ADMIN_TIMEOUT) -> tuple[int, str] | None:
+def _ask_admin(admin: Path, method: str, target: str, timeout: float = _ADMIN_TIMEOUT) -> tuple[int, str] | None:
     """One request to an admin interface: the status and body of its answer, None if there was none. Blocks."""
-    connection = HTTPConnection(admin.host, admin.port, timeout=timeout)
+    connection = _UnixConnection(admin, timeout=timeout)
     try:
         connection.request(method, target)
         response = connection.getresponse()
@@ -323,3 +413,18 @@ def _ask_admin(admin: Address, method: str, target: str, timeout: float = _ADMIN
         return None
     finally:
         connection.close()
+
+
+async def _takes_connections(path: Path) -> tuple[bool, bool]:
+    """Whether there is a listener at ``path``, and whether it answers; one that is full hangs up."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False, False
+    try:
+        writer.write(_PROBE)
+        return True, bool(await reader.read(1))
+    except OSError:  # it hung up, for which it had to take the connection
+        return True, False
+    finally:
+        writer.close()

@@ -1,5 +1,6 @@
 """Databases that hold tasks, chosen by URL. ``base`` says what each of them must do."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,10 @@ from taskgate.stores.mysql_url import MysqlUrl, parse_mysql_url
 from taskgate.stores.postgresql_url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
+from taskgate.stores.url_hints import refused_url, unknown_url
+
+_FILES_OF_A_STORE = 24
+"""Three for each thread that reads SQLite; connections where there is no pool_size, and those that are replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,17 @@ class _Backend:
     open_store: Callable[[Any, Layout], TaskStore]
     open_writer: Callable[[Any], TaskWriter]
     embedded: bool = False
+    check: Callable[[Layout], None] = lambda _: None
+    """Raises SettingsError if there is no store of that layout, or no driver for one."""
+
+
+def check_store(url: str, layout: Layout) -> None:
+    """Find out what can be known of a store without asking it, and without loading its driver.
+
+    Raises SettingsError as ``open_store`` does. To be called before anything is started for it.
+    """
+    backend, _ = _resolve(url)
+    backend.check(layout)
 
 
 def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
@@ -41,6 +57,7 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
     SettingsError if the URL is not one that taskgate knows, or needs a driver that is not installed.
     """
     backend, location = _resolve(url)
+    backend.check(layout)
     return backend.open_store(location, layout)
 
 
@@ -54,6 +71,12 @@ def is_embedded(url: str) -> bool:
     """Whether the store is a file of this machine, which taskgate makes where it is missing. Raises SettingsError."""
     backend, _ = _resolve(url)
     return backend.embedded
+
+
+def files_of(url: str) -> int:
+    """How many files and connections one process opens at the most to read from the store. Raises SettingsError."""
+    _, location = _resolve(url)
+    return _FILES_OF_A_STORE + int(getattr(location, "pool_size", 0))
 
 
 def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
@@ -71,10 +94,21 @@ def _resolve(url: str) -> tuple[_Backend, Any]:
     scheme, separator, rest = url.partition("://")
     backend = _BACKENDS.get(scheme.lower()) if separator else None
     if backend is None:
-        known = " or ".join(f"{scheme}://" for scheme, backend in _BACKENDS.items() if backend.example)
-        examples = ", ".join(dict.fromkeys(backend.example for backend in _BACKENDS.values() if backend.example))
-        raise SettingsError(f"store: expected a URL that begins with {known}, as in {examples}")
-    return backend, backend.locate(rest)
+        raise _not_a_url(url)
+    try:
+        return backend, backend.locate(rest)
+    except SettingsError as error:
+        if hint := refused_url(scheme.lower(), rest):
+            raise SettingsError(f"store: {hint}") from error
+        raise
+
+
+def _not_a_url(url: str) -> SettingsError:
+    if hint := unknown_url(url, _BACKENDS):
+        return SettingsError(f"store: {hint}")
+    known = " or ".join(f"{scheme}://" for scheme, backend in _BACKENDS.items() if backend.example)
+    examples = ", ".join(dict.fromkeys(backend.example for backend in _BACKENDS.values() if backend.example))
+    return SettingsError(f"store: expected a URL that begins with {known}, as in {examples}")
 
 
 def _file_path(rest: str) -> str:
@@ -110,15 +144,24 @@ def _postgresql(example: str | None) -> _Backend:
     return _Backend(example, parse_postgresql_url, _postgresql_store, _postgresql_writer)
 
 
-def _cassandra_store(url: CassandraUrl, layout: Layout) -> TaskStore:
+_NO_CASSANDRA_DRIVER = (
+    "store: the driver for cassandra:// is not installed; get it with: pip install 'taskgate[cassandra]'"
+)
+
+
+def _check_cassandra(layout: Layout) -> None:
     if layout is not Layout.CONDUCTOR:
         raise SettingsError("layout: in Cassandra, taskgate reads what Conductor writes; set layout to conductor")
+    if importlib.util.find_spec("cassandra") is None:
+        raise SettingsError(_NO_CASSANDRA_DRIVER)
+
+
+def _cassandra_store(url: CassandraUrl, layout: Layout) -> TaskStore:
+    del layout  # it has been checked
     try:
         from taskgate.stores.cassandra import CassandraStore  # noqa: PLC0415 - as above
     except ImportError as error:
-        raise SettingsError(
-            "store: the driver for cassandra:// is not installed; get it with: pip install 'taskgate[cassandra]'"
-        ) from error
+        raise SettingsError(_NO_CASSANDRA_DRIVER) from error
     return SingleFlight(CassandraStore(url))
 
 
@@ -156,7 +199,11 @@ _BACKENDS = {
     "postgresql": _postgresql("postgresql://user@host:5432/conductor"),
     "postgres": _postgresql(None),
     "cassandra": _Backend(
-        "cassandra://host1,host2/conductor", parse_cassandra_url, _cassandra_store, _cassandra_writer
+        "cassandra://host1,host2/conductor",
+        parse_cassandra_url,
+        _cassandra_store,
+        _cassandra_writer,
+        check=_check_cassandra,
     ),
     "mysql": _mysql("mysql://user@host:3306/conductor"),
     "mariadb": _mysql(None),

@@ -10,11 +10,12 @@ from taskgate.errors import SettingsError
 from taskgate.stores.url_parts import (
     Endpoint,
     each_parameter,
-    parameter_shown,
     parse_port,
     refuse_fragment,
     see_that_file_exists,
+    see_that_pem_loads,
     split_url,
+    unknown_parameter,
 )
 
 DEFAULT_PORT: Final = 9042
@@ -103,9 +104,7 @@ def _parameters(query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for key, value in each_parameter("cassandra", query):
         if key not in _KNOWN:
-            raise SettingsError(
-                f"store: a cassandra URL takes no {parameter_shown(key, query)}, only {', '.join(_KNOWN)}"
-            )
+            raise unknown_parameter("cassandra", key, query, _KNOWN)
         if key in _CHOICES and value not in _CHOICES[key]:
             raise SettingsError(f"store: {key} of the cassandra URL is one of {', '.join(_CHOICES[key])}")
         if key in _FILES:
@@ -123,4 +122,5 @@ def _tls(parameters: Mapping[str, str]) -> Tls | None:
                 "store: the cassandra URL names files for TLS and does not ask for it; add tls=verify-full"
             )
         return None
+    see_that_pem_loads("cassandra", ca=ca_file, cert=cert_file, key=key_file)
     return Tls(ca_file, cert_file, key_file, check_names=mode == "verify-full")

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from taskgate.errors import SettingsError
-from taskgate.stores.url_parts import MOST_PORT, Endpoint, parse_number, parse_parameters, parse_pool_size, split_url
+from taskgate.stores.url_parts import (
+    MOST_PORT,
+    Endpoint,
+    parse_number,
+    parse_parameters,
+    parse_pool_size,
+    see_that_pem_loads,
+    split_url,
+)
 
 DEFAULT_PORT = 5432
 
@@ -57,6 +65,7 @@ def parse_postgresql_url(rest: str) -> PostgresqlUrl:
     """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
     parts = split_url("postgresql", rest)
     parameters = parse_parameters("postgresql", parts.query, _KNOWN, files=_FILES, choices=_CHOICES)
+    _see_that_files_load(parameters)
     database = unquote(parts.path) or parameters.get("dbname", "")
     return PostgresqlUrl(
         hosts=_hosts(parameters.get("host") or unquote(parts.hosts), parameters.get("port")),
@@ -98,6 +107,13 @@ def _port(digits: str) -> int:
     if port is None:
         raise SettingsError(f"store: a port is a number from 1 to {MOST_PORT}")
     return port
+
+
+def _see_that_files_load(parameters: dict[str, str]) -> None:
+    ca, cert, key = (parameters.get(name) for name in ("sslrootcert", "sslcert", "sslkey"))
+    see_that_pem_loads(
+        "postgresql", ca=ca, cert=cert if key else None, key=key, password=parameters.get("sslpassword", "")
+    )
 
 
 def _target(parameters: dict[str, str]) -> str:

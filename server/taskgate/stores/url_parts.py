@@ -6,6 +6,7 @@ the URL, such as ``postgresql``.
 
 import os
 import re
+import ssl
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from taskgate.errors import SettingsError
+from taskgate.stores.url_hints import other_parameter, similar
 
 MOST_PORT: Final = 65535
 
@@ -107,9 +109,7 @@ def parse_parameters(
     parameters = dict(pairs)
     for name, value in parameters.items():
         if name not in known:
-            raise SettingsError(
-                f"store: a {kind} URL has no {parameter_shown(name, query)}; there are {', '.join(sorted(known))}"
-            )
+            raise unknown_parameter(kind, name, query, sorted(known))
         if choices and name in choices and value not in choices[name]:
             raise SettingsError(f"store: {name} is one of {', '.join(choices[name])}")
         if name in files and not Path(value).is_file():
@@ -117,14 +117,21 @@ def parse_parameters(
     return parameters
 
 
-def parameter_shown(name: str, query: str) -> str:
-    """How a message speaks of a parameter of ``query`` that there is not, which may be a piece of a password.
+def unknown_parameter(kind: str, name: str, query: str, known: Collection[str]) -> SettingsError:
+    """What to raise for parameter ``name`` of ``query``, which is none of ``known``.
 
-    As where a value that is one has an & in it.
+    The name may be a piece of a password, as where a value that is one has an & in it. It is shown only where it looks
+    like nothing of the kind.
     """
-    if _PLAIN_NAME.fullmatch(name) and not re.search("@|%40|pass", query, re.IGNORECASE):
-        return f"parameter {name!r}"
-    return "such parameter (it is not shown: it may be part of a password)"
+    if advice := other_parameter(kind, name):
+        return SettingsError(f"store: a {kind} URL has no parameter {name!r}: {advice}")
+    if not _PLAIN_NAME.fullmatch(name) or re.search("@|%40|pass", query, re.IGNORECASE):
+        shown = "such parameter (it is not shown: it may be part of a password)"
+    elif near := similar(name, known):
+        return SettingsError(f"store: a {kind} URL has no parameter {name!r}; did you mean {near}?")
+    else:
+        shown = f"parameter {name!r}"
+    return SettingsError(f"store: a {kind} URL has no {shown}; there are {', '.join(known)}")
 
 
 def each_parameter(kind: str, query: str) -> Iterator[tuple[str, str]]:
@@ -141,6 +148,19 @@ def see_that_file_exists(kind: str, name: str, path: str) -> None:
     """Refuse parameter ``name`` if there is no file at ``path``."""
     if not os.path.isfile(path):  # noqa: PTH113 - a name, passed on as it is
         raise SettingsError(f"store: {name} of the {kind} URL: there is no file {path}")
+
+
+def see_that_pem_loads(kind: str, *, ca: str | None, cert: str | None, key: str | None, password: str = "") -> None:
+    """Refuse files for TLS that OpenSSL cannot use; the first connection would be too late to say so."""
+    fault = "the file of authorities is not one of PEM certificates that can be read"
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        fault = "certificate and key are not files in PEM that belong together and can be read"
+        if cert:
+            # Without a password, an encrypted key would make OpenSSL ask on the terminal.
+            context.load_cert_chain(cert, key or None, password=password)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise SettingsError(f"store: TLS of the {kind} URL: {fault}") from error
 
 
 def parse_pool_size(parameters: Mapping[str, str]) -> int:

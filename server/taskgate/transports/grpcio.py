@@ -18,12 +18,17 @@ from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, build_handlers, usa
 from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.endpoints import HEALTH_SERVICES, SERVICE, build_endpoints
 from taskgate.errors import SettingsError, TaskgateError
+from taskgate.file_limit import connections_within, raise_file_limit
 from taskgate.logs import flush_logs
 from taskgate.readiness import watch_store
 from taskgate.service import TaskService
 from taskgate.settings import Settings
+from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
 from taskgate.transports.error_details import status_details
+
+_FILES = 48
+"""Files that a server has open beside connections and its store: 22 of its own, and those of large conversions."""
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
@@ -40,7 +45,9 @@ class GrpcServer:
         self._store = store
         self._service = TaskService(store, settings.task_id_format, layout=settings.layout)
         self._share_port = share_port
-        self._server = grpc.aio.server(options=_options(share_port=share_port))
+        # Of several processes on a port, the one that starts them warns.
+        connections = most_connections(settings, warn=not share_port)
+        self._server = grpc.aio.server(options=_options(share_port=share_port, connections=connections))
         self._health = health.aio.HealthServicer()
         self._watch: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("taskgate.server")
@@ -93,9 +100,15 @@ class GrpcServer:
             await self._health.set(name, status)
 
 
-def _options(*, share_port: bool) -> Sequence[tuple[str, int]]:
+def most_connections(settings: Settings, *, warn: bool) -> int:
+    """How many connections one server takes, by this process's limit of open files; see ``connections_within``."""
+    return connections_within(raise_file_limit(), others=_FILES + files_of(settings.store), warn=warn)
+
+
+def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.so_reuseport", int(share_port)),
+        ("grpc.max_allowed_incoming_connections", connections),
         # gRPC's default. Not the 64 KiB that the other transport takes: with those, grpcio 1.85 leaves even more of the
         # calls whose message begins with an unknown flag without any answer. With any limit some have none before
         # their deadline.

@@ -11,11 +11,12 @@ from taskgate.layout import Layout
 from taskgate.stores.url_parts import (
     Endpoint,
     each_parameter,
-    parameter_shown,
     parse_port,
     refuse_fragment,
     see_that_file_exists,
+    see_that_pem_loads,
     split_url,
+    unknown_parameter,
 )
 
 
@@ -102,7 +103,7 @@ def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
         primary_name=primary_name,
         credentials=Credentials(parts.user or "", parts.password or ""),
         sentinel_credentials=Credentials(*(parameters.get(key, "") for key in _SENTINEL_PARAMETERS)),
-        tls=Tls(*(_file(key, parameters) for key in _TLS_PARAMETERS)) if tls else None,
+        tls=_tls(parameters) if tls else None,
         namespace=parameters.get("namespace", ""),
         stack=parameters.get("stack"),
         domain=parameters.get("domain", ""),
@@ -147,12 +148,17 @@ def _parameters(kind: Kind, query: str, *, tls: bool) -> Mapping[str, str]:
     parameters: dict[str, str] = {}
     for key, value in each_parameter("redis", query):
         if key not in known:
-            raise SettingsError(
-                f"store: this redis URL takes no {parameter_shown(key, query)}, only {', '.join(known)}"
-                + ("" if tls or key not in _TLS_PARAMETERS else "; TLS has URLs that begin with rediss")
-            )
+            if key in _TLS_PARAMETERS:
+                raise SettingsError(f"store: parameter {key!r} is for TLS; TLS has URLs that begin with rediss")
+            raise unknown_parameter("redis", key, query, known)
         parameters[key] = value
     return parameters
+
+
+def _tls(parameters: Mapping[str, str]) -> Tls:
+    tls = Tls(*(_file(key, parameters) for key in _TLS_PARAMETERS))
+    see_that_pem_loads("redis", ca=tls.ca_file, cert=tls.cert_file, key=tls.key_file)
+    return tls
 
 
 def _file(key: str, parameters: Mapping[str, str]) -> str:

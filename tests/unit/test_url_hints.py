@@ -1,0 +1,126 @@
+"""What people write in place of a store's URL: one sentence says what to write instead, and shows no secret."""
+
+import pytest
+
+from taskgate.errors import SettingsError
+from taskgate.layout import Layout
+from taskgate.stores import check_store
+
+JDBC = "store: this is a JDBC URL; taskgate's form of it is "
+HOSTS = "store: this is written as Conductor's conductor.redis.hosts; taskgate's form of it is "
+PASSWORD = "Geheim"  # noqa: S105 - to be looked for
+
+TABLE = [
+    # JDBC, as in spring.datasource.url
+    (
+        f"jdbc:postgresql://db.example:5432/conductor?currentSchema=cond&user=me&password={PASSWORD}&sslmode=require",
+        f"{JDBC}postgresql://USER:PASSWORD@db.example:5432/conductor?schema=cond&sslmode=require",
+    ),
+    ("jdbc:postgresql://h/db", f"{JDBC}postgresql://USER@h:5432/db"),
+    ("jdbc:postgresql://a:5432,b:5433/db", f"{JDBC}postgresql://USER@a:5432,b:5433/db"),
+    ("JDBC:postgresql://h/db?ssl=true", f"{JDBC}postgresql://USER@h:5432/db?sslmode=verify-full"),
+    (f"jdbc:postgresql://me:{PASSWORD}@h/db", f"{JDBC}postgresql://USER:PASSWORD@HOST/DATABASE"),
+    (
+        "jdbc:mysql://h:3306/conductor?useSSL=true&serverTimezone=UTC&user=x",
+        f"{JDBC}mysql://USER:PASSWORD@h:3306/conductor?ssl=true",
+    ),
+    ("jdbc:mysql://h/c?sslMode=VERIFY_IDENTITY", f"{JDBC}mysql://USER@h:3306/c?ssl=true"),
+    ("jdbc:mariadb://h/c?useSSL=false", f"{JDBC}mysql://USER@h:3306/c"),
+    ("jdbc:sqlite:c123.db?busy_timeout=15000&journal_mode=WAL", f"{JDBC}sqlite:///c123.db"),
+    ("jdbc:sqlite:/var/lib/c123.db", f"{JDBC}sqlite:////var/lib/c123.db"),
+    ("jdbc:sqlite::memory:", f"{JDBC}sqlite:////PATH/TO/FILE.db"),
+    ("jdbc:oracle:thin:@h:1521", "store: this is a JDBC URL, of a database that taskgate does not read"),
+    # Parameters of other programs
+    (
+        "postgresql://h/db?currentSchema=x",
+        "store: a postgresql URL has no parameter 'currentSchema': it is called schema",
+    ),
+    (f"postgresql://h/db?user=a&password={PASSWORD}&currentSchema=x", "'currentSchema': it is called schema"),
+    ("postgresql://h/db?useSSL=true", "'useSSL': TLS is sslmode=verify-full, or sslmode=require where"),
+    ("postgresql://h/db?sslMode=require", "no parameter 'sslMode'; did you mean sslmode?"),
+    ("postgresql://h/db?schem=x", "no parameter 'schem'; did you mean schema?"),
+    ("postgresql://h/db?colour=x", "no parameter 'colour'; there are application_name, "),
+    ("mysql://h/db?useSSL=true", "'useSSL': TLS is ssl=true, or ssl_ca=FILE"),
+    (
+        f"mysql://h/db?user=me&password={PASSWORD}",
+        "'user': user and password stand before the host, as in mysql://USER:",
+    ),
+    ("redis://h?database=3", "'database': the database stands after the host, as in redis://HOST:6379/0"),
+    ("redis://h?stak=3", "no parameter 'stak'; did you mean stack?"),
+    ("redis://h?ca_file=x", "parameter 'ca_file' is for TLS; TLS has URLs that begin with rediss"),
+    ("cassandra://h/k?datacenter=dc1", "'datacenter': it is called local_dc"),
+    # conductor.redis.hosts
+    (
+        "r1:6379:us-east-1c",
+        f"{HOSTS}redis://r1:6379/0 for redis_standalone, redis+sentinel://r1:6379/mymaster/0 for redis_sentinel and",
+    ),
+    ("r1:6379:a;r2:6380:b", "redis+cluster://r1:6379,r2:6380 for redis_cluster"),
+    (f"r1:6379:a:{PASSWORD}", "redis+cluster://:PASSWORD@r1:6379 for redis_cluster"),
+    ("redis://r1:6379:a;r2:6379:b", "redis+sentinel://r1:6379,r2:6379/mymaster/0 for redis_sentinel"),
+    # Conductor's properties, with the name or without
+    ("conductor.redis.hosts=r1:6379:rack", "give the value without the name of the property; this is written as"),
+    (
+        "spring.datasource.url=jdbc:postgresql://h/db",
+        "the property; this is a JDBC URL; taskgate's form of it is postg",
+    ),
+    (
+        f"spring.datasource.password={PASSWORD}",
+        "Conductor's property spring.datasource.password; in a URL the password",
+    ),
+    ("conductor.postgres.schema=x", "it is the parameter schema"),
+    ("conductor.db.type=redis_cluster", "the place is a URL, as in redis+cluster://HOST:6379"),
+    (f"conductor.unheard.of={PASSWORD}", "store: this is a property of Conductor's"),
+    ("postgres", "this is a value of Conductor's conductor.db.type; the place is a URL, as in postgresql://"),
+    # Paths
+    ("/var/lib/conductor/c123.db", "store: a file is written sqlite:////var/lib/conductor/c123.db"),
+    ("tasks.db", "store: a file is written sqlite:///tasks.db"),
+    ("./tasks.db", "store: a file is written sqlite:///tasks.db"),
+    ("sqlite:tasks.db", "store: a file is written sqlite:///tasks.db"),
+    ("file:///var/lib/tasks.db", "store: a file is written sqlite:////PATH/TO/FILE.db"),
+    ("sqlite://tasks.db", "three slashes before a relative path"),
+    # Other schemes
+    ("postgress://h/db", "store: did you mean postgresql://?"),
+    ("postgresql+asyncpg://h/db", "store: did you mean postgresql://?"),
+    ("mysql+pymysql://h/db", "store: did you mean mysql://?"),
+    ("rediss+sentinal://h/m", "store: did you mean rediss+sentinel://?"),
+    ("valkey://h", "store: did you mean redis://?"),
+    ("http://conductor:8080/api", "store: taskgate reads the database of Conductor, not its API; name the database"),
+    ("mongodb://x", "store: expected a URL that begins with sqlite:// or postgresql://"),
+    # Neither
+    ("localhost:5432", "a URL begins with the kind of database, as in postgresql://"),
+    (f"me:{PASSWORD}@localhost:3306/db", "a URL begins with the kind of database, as in mysql://"),
+    (f"host=h dbname=x password={PASSWORD}", "these are libpq's keywords; write a URL"),
+    ('"sqlite:///x.db"', "it stands in quotes, which belong to a shell"),
+    (" sqlite:///x.db", "it begins or ends with a blank"),
+    ("", "store: it is empty"),
+    ("nonsense", "store: expected a URL that begins with"),
+]
+
+
+@pytest.mark.parametrize(("value", "sentence"), TABLE)
+def test_hint(value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        check_store(value, Layout.CONDUCTOR)
+    text = str(refused.value)
+    assert sentence in text
+    assert PASSWORD not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("url", ["rediss://h?ca_file={}", "postgresql://h/d?sslrootcert={}", "mysql://h/d?ssl_ca={}"])
+def test_file_of_authorities_that_is_none(url: str) -> None:
+    """Before the first connection, which would only find that TLS cannot be agreed on."""
+    with pytest.raises(SettingsError, match="PEM"):
+        check_store(url.format(__file__), Layout.CONDUCTOR)
+
+
+@pytest.mark.parametrize(
+    "scheme", ["jdbc:postgresql", "jdbc:mysql", "postgress", "pgsql", "spring.datasource.url=jdbc:mysql"]
+)
+@pytest.mark.parametrize("end", ["h:1/db", "h/db?useSSL=true", "h", ""])
+@pytest.mark.parametrize("password", ["JZ", "J/Z", "J?Z", "J#Z", "J@Z", "J:Z", "J&Z=1", "12:Z", "J;Z", "J,Z:6379"])
+def test_password_before_the_hosts_is_not_shown(scheme: str, end: str, password: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        check_store(f"{scheme}://user:{password}@{end}", Layout.CONDUCTOR)
+    shown = str(refused.value).replace("JDBC", "")
+    assert not {"J", "Z"} & set(shown), shown
