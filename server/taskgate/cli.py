@@ -142,8 +142,9 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
     """Load task documents into a store; safe to run again.
 
     FILE holds a Task, a list of them, one per line (NDJSON), or a Workflow with its "tasks"; "-" is standard input.
-    A document is replaced only by one whose updateTime is the same or later. Rejected documents are listed with
-    file, line and reason; all others are kept, and the exit code is then 1.
+    Of several versions of a task the latest is kept, in whatever order they come: the later updateTime or, where that
+    is the same, the one that has ended. Rejected documents are listed with file, line and reason; all others are kept,
+    and the exit code is then 1.
 
     \b
     Examples:

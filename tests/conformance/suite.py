@@ -5,13 +5,16 @@ sentence that it checks.
 """
 
 import asyncio
+import itertools
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given, settings
 
 from conformance.rig import Rig
+from support.histories import History, expected_counts, histories, latest_versions
 from support.lateness import within
 from taskgate.document import MAX_DOCUMENT_BYTES
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
@@ -299,12 +302,48 @@ class WriterSuite:
             assert writer.write([stored(update_time=10, document=b"{}")]) == WriteCounts(unchanged=1)
             assert writer.write([stored(update_time=9, document=b'{"older":1}')]) == WriteCounts(older=1)
             assert rig.stored() == {ID: b"{}"}
-            assert writer.write([stored(update_time=10, document=b'{"same":1}')]) == WriteCounts(replaced=1)
+            assert writer.write([stored(update_time=10, document=b'{"pollCount":1}')]) == WriteCounts(replaced=1)
+            assert writer.write([stored(update_time=10, document=b"{}")]) == WriteCounts(older=1)
             assert writer.write([stored(update_time=11, document=b'{"same":1}')]) == WriteCounts(replaced=1)
-            assert writer.write([stored(update_time=10, document=b'{"x":1}')]) == WriteCounts(older=1)
+            assert writer.write([stored(update_time=10, document=b'{"pollCount":2}')]) == WriteCounts(older=1)
             assert writer.write([]) == WriteCounts()
-            assert writer.total == WriteCounts(added=1, unchanged=1, older=2, replaced=2)
+            assert writer.total == WriteCounts(added=1, unchanged=1, older=3, replaced=2)
         assert rig.stored() == {ID: b'{"same":1}'}
+
+    def test_many_ties_at_once(self, rig: Rig) -> None:
+        """Between versions of one update time the finished one stays, whichever comes first, large ones included."""
+        running = {f"id-{n}": b'{"status":"IN_PROGRESS","s":"%s"}' % (b"x" * (n % 3 * 5_000_000)) for n in range(6)}
+        ended = {task_id: text.replace(b"IN_PROGRESS", b"COMPLETED") for task_id, text in running.items()}
+        with rig.open_writer() as writer:
+            for documents, counts in (
+                (running, WriteCounts(added=6)),
+                (ended, WriteCounts(replaced=6)),
+                (running, WriteCounts(older=6)),
+                (ended, WriteCounts(unchanged=6)),
+            ):
+                tasks = [stored(task_id, 7, document) for task_id, document in documents.items()]
+                assert writer.write(tasks) == counts
+        assert rig.stored() == ended
+
+    def test_any_order_leaves_the_latest_version(self, rig: Rig) -> None:
+        """The same versions, in whatever order and in however many writes, must leave the same one."""
+        runs = itertools.count()  # every example has tasks of its own in the one database
+
+        @settings(max_examples=12, deadline=None)
+        @given(history=histories())
+        def check(history: History) -> None:
+            run = next(runs)
+            counts = WriteCounts()
+            for writes in history:
+                with rig.open_writer() as writer:
+                    for versions in writes:
+                        counts += writer.write([version.task(f"{run}-{version.number}") for version in versions])
+            assert counts == expected_counts(history)
+            found = rig.stored()
+            for number, latest in latest_versions(history).items():
+                assert found[f"{run}-{number}"] == latest.task("").document
+
+        check()
 
     def test_one_id_several_times_in_a_write(self, rig: Rig) -> None:
         """Must treat several tasks with one ID as if written one after the other."""

@@ -94,8 +94,10 @@ class TaskWriter(Protocol):
         """Write ``tasks`` in one transaction and say what that did.
 
         - Must have written all of them or none, whatever interrupts it.
-        - Must count a task as *added* if its ID is new; as *older*, keeping what is stored, if the stored
-          ``update_time`` is later; as *unchanged* if the same ``update_time`` and bytes are stored; else as *replaced*.
+        - Must count a task as *added* if its ID is new; as *unchanged* if the same ``update_time`` and bytes are
+          stored; as *older*, keeping what is stored, if that is the later version; else as *replaced*.
+        - Must take for the later version the one of the later ``update_time`` or, between two of one ``update_time``,
+          of the greater ``Standing``: the same versions leave the same one, in whatever order and number of writes.
         - Must treat several tasks with one ID as if they were written one after the other.
         - Must never hold up a reader.
         - Must wait a while for another writer to finish.
