@@ -15,6 +15,7 @@ import structlog
 
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.logs import configure_logs
+from taskgate.printable import printable, printable_lines
 from taskgate.settings import Settings, load_settings, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,10 +28,10 @@ class _Taskgate(click.Group):
         try:
             return super().invoke(ctx)
         except SettingsError as error:
-            click.echo(f"taskgate: {error}", err=True)
+            click.echo(f"taskgate: {printable_lines(str(error))}", err=True)
             ctx.exit(2)
         except TaskgateError as error:
-            click.echo(f"taskgate: {error.message}", err=True)
+            click.echo(f"taskgate: {printable(error.private)}", err=True)
             ctx.exit(1)
 
 

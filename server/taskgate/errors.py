@@ -14,8 +14,9 @@ The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``
     ├── TaskNotRepresentable    the document holds what the typed ``Task`` cannot
     └── InternalError           anything unexpected; made only by the masking layer
 
-Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack or a
-document. ``STATUS_OF`` is the table of design section "Errors"; transports translate its rows and add none.
+Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack, a
+document, or the address of anything; ``private`` is what the log has in their place. ``STATUS_OF`` is the table of
+design section "Errors"; transports translate its rows and add none.
 """
 
 from dataclasses import dataclass
@@ -41,11 +42,15 @@ class ErrorStatus:
 
 
 class TaskgateError(Exception):
-    """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``."""
+    """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``.
 
-    def __init__(self, message: str, /, **metadata: str) -> None:
+    ``private`` is what the log and the commands of the operator say instead: it may name places and settings.
+    """
+
+    def __init__(self, message: str, /, *, private: str | None = None, **metadata: str) -> None:
         super().__init__(message)
         self.message = message
+        self.private = message if private is None else private
         self.metadata = metadata
 
     @property
@@ -75,7 +80,18 @@ class TaskNotFound(TaskgateError):
 
 
 class StoreUnavailable(TaskgateError):
-    """The store cannot answer now; trying again later may help."""
+    """The store cannot answer now; trying again later may help.
+
+    ``reason`` is a clause about the store, in public words. ``store`` is what the log calls it, without a password, and
+    ``node`` which of its servers it was; neither is for clients.
+    """
+
+    def __init__(self, reason: str, /, *, store: str = "", node: str = "") -> None:
+        super().__init__(
+            f"The store is unavailable: {reason}",
+            private=f"The store{store and f' {store}'} is unavailable: {reason}{node and f' (node {node})'}",
+        )
+        self.reason = reason
 
 
 class Overloaded(TaskgateError):

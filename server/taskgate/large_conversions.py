@@ -8,7 +8,7 @@ from typing import Final
 
 from taskgate.conversion import Conversion, Converted
 from taskgate.conversion_process import ConversionEndedError, ConversionProcess
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import Overloaded
 
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 """Stored values that may wait for their turn, together."""
@@ -50,7 +50,7 @@ class LargeConversions:
         """As ``conversion.convert``.
 
         Raises:
-            StoreUnavailable: too much is waiting.
+            Overloaded: too much is waiting.
         """
         job = self._job(conversion, task_id, stored)
         del stored  # an equal one is in the job
@@ -81,7 +81,10 @@ class LargeConversions:
             if job.task_id == task_id and job.conversion is conversion and job.stored == stored:
                 return job
         if self._waiting and self._waiting_bytes + len(stored) > MAX_WAITING_BYTES:
-            raise StoreUnavailable(f"Overloaded: {self._waiting_bytes >> 20} MiB of large tasks are waiting")
+            raise Overloaded(
+                f"Overloaded: {self._waiting_bytes >> 20} MiB of large tasks wait to be converted; try again",
+                limit="conversions_waiting",
+            )
         job = _Job(conversion, task_id, stored)
         self._waiting.append(job)
         self._waiting_bytes += len(stored)

@@ -12,6 +12,7 @@ from taskgate.addresses import Address
 from taskgate.beats import start_beating
 from taskgate.errors import SettingsError
 from taskgate.logs import configure_logs
+from taskgate.printable import printable_lines
 from taskgate.serve import serve
 from taskgate.settings import Settings
 from taskgate.signals import event_loop_runner
@@ -25,7 +26,7 @@ def main() -> int:
     try:
         event_loop_runner()(_serve_until_orphaned(settings))
     except SettingsError as error:
-        sys.stderr.write(f"taskgate: {error}\n")
+        sys.stderr.write(f"taskgate: {printable_lines(str(error))}\n")
         return 2
     return 0
 

@@ -110,7 +110,7 @@ ROWS = {
 
 MESSAGES = {
     UNEXPECTED: "Internal error; the server's log has it under request ID my-id",
-    AWAY: "The store is away",
+    AWAY: "The store is unavailable: it is away",
     UNREADABLE: f"The stored document of task {UNREADABLE} cannot be read",
     SLOW: "The call did not finish within 0.5 s",
 }

@@ -14,27 +14,16 @@ import pytest
 from hypothesis import given, settings
 
 from conformance.rig import Rig
+from support import public_words
 from support.histories import History, expected_counts, histories, latest_versions
 from support.lateness import within
 from taskgate.document import MAX_DOCUMENT_BYTES
-from taskgate.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.errors import DocumentUnreadable, Overloaded, StoreUnavailable
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 
 ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 OTHER_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7ff"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
-DRIVER_WORDS = (
-    "sqlite3",
-    "Error(",
-    "Traceback",
-    "errno",
-    "psycopg",
-    "asyncpg",
-    "NoHostAvailable",
-    "asyncmy",
-    "OperationalError",
-    PASSWORD,
-)
 
 
 def stored(task_id: str = ID, update_time: int = 1, document: bytes = b'{"a":1}') -> StoredTask:
@@ -42,10 +31,13 @@ def stored(task_id: str = ID, update_time: int = 1, document: bytes = b'{"a":1}'
 
 
 def assert_public(error: StoreUnavailable, rig: Rig) -> None:
-    """One sentence that names the store, without a driver's words."""
-    assert rig.name in error.message
-    assert "\n" not in error.message
-    assert not [word for word in DRIVER_WORDS if word in error.message]
+    """One sentence that says nothing of where the store is, and for the log one that names it; no driver's words."""
+    public_words.assert_public(error.message)
+    assert (
+        error.private
+        == error.message.replace("The store", f"The store {rig.name}", 1) + error.private.partition(error.reason)[2]
+    )
+    assert PASSWORD not in error.private
 
 
 async def refusals(store: TaskStore, rig: Rig) -> set[str]:
@@ -198,14 +190,17 @@ class StoreSuite:
         await store.close()
 
     async def test_overload_fails_fast(self, rig: Rig) -> None:
-        """Must raise StoreUnavailable when overloaded, and answer again afterwards."""
+        """Must raise Overloaded at once when too many reads wait, and answer again afterwards."""
         rig.create()
         rig.put(ID, "{}")
         store = rig.open_store()
         started = time.perf_counter()
         with rig.locked():
-            results = await asyncio.gather(*(store.get_document(ID) for _ in range(20_000)), return_exceptions=True)
-        assert {type(result) for result in results} == {StoreUnavailable}
+            # Of many IDs, because equal reads share one.
+            reads = (store.get_document(rig.task_id(n)) for n in range(20_000))
+            results = await asyncio.gather(*reads, return_exceptions=True)
+        assert {type(result) for result in results} <= {StoreUnavailable, Overloaded}
+        assert sum(isinstance(result, Overloaded) for result in results) > 10_000
         assert time.perf_counter() - started < 15
         await store.check()  # somebody may still be looking whether it is back
         assert await store.get_document(ID) == b"{}"
@@ -266,7 +261,6 @@ class NetworkStoreSuite(StoreSuite):
                 reads = (store.get_document(rig.task_id(n)) for n in range(50))
                 found_out = await asyncio.gather(*reads, return_exceptions=True)
             assert {type(result) for result in found_out} == {StoreUnavailable}
-            assert not [result for result in found_out if "overloaded" in str(result)]
             async with within(5):  # a second each, without a memory of the outage
                 for number in range(100):
                     with pytest.raises(StoreUnavailable) as refused:

@@ -22,7 +22,7 @@ class FaultyStore:
             case _ if task_id == UNEXPECTED:
                 raise ValueError(SECRET)
             case _ if task_id == AWAY:
-                raise StoreUnavailable("The store is away")
+                raise StoreUnavailable("it is away", store=SECRET, node=SECRET)
             case _ if task_id == UNREADABLE:
                 raise DocumentUnreadable(task_id)
             case _ if task_id == COUNTS:

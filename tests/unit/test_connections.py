@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import Overloaded, StoreUnavailable
 from taskgate.stores import circuit, connections
 from taskgate.stores.connections import Connections
 from taskgate.stores.single_flight import SingleFlight
@@ -149,9 +149,9 @@ async def test_too_many_waiting_are_refused() -> None:
     await until(lambda: sum(read.done() for read in reads) == 8)
     gate.set()
     results = await asyncio.gather(*reads, return_exceptions=True)
-    refused = [result for result in results if isinstance(result, StoreUnavailable)]
+    refused = [result for result in results if isinstance(result, Overloaded)]
     assert len(refused) == 8
-    assert {error.message for error in refused} == {"The store db is overloaded: 10 reads are waiting"}
+    assert {error.message for error in refused} == {"Overloaded: 10 reads wait for the store; try again"}
     connected.close()
 
 
@@ -304,7 +304,7 @@ async def test_close_ends_reads_under_way() -> None:
     await until(lambda: server.made and len(connected._queue) == 2)
     connected.close()
     results = await asyncio.gather(*reads, return_exceptions=True)
-    assert [str(result) for result in results] == ["The store db is closed"] * 3
+    assert [str(result) for result in results] == ["The store is unavailable: it is closed"] * 3
     with pytest.raises(StoreUnavailable, match="closed"):
         await connected.run(number_of)
     assert server.open() == 0

@@ -26,9 +26,10 @@ class TaskStore(Protocol):
         - Over a network, must fail at once when the database is known to be away, but for one read at a time.
 
         Raises:
-            StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged, overloaded or
-                closed. The message must be one sentence that names the store, without its password and without a
-                driver's words.
+            StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged or closed. The
+                message must be one sentence without a driver's words, and without anything that says where the
+                database is; ``private`` must name it, without its password.
+            Overloaded: must be raised at once when more reads wait than there is room for.
             DocumentUnreadable: must be raised when the stored value is neither text nor bytes.
         """
         ...
@@ -36,7 +37,7 @@ class TaskStore(Protocol):
     async def check(self) -> None:
         """Return if a read would be answered now.
 
-        - Must raise StoreUnavailable where a read would, in the same words.
+        - Must raise StoreUnavailable, or Overloaded, where a read would, in the same words.
         - Must return again, without a new store object, once the database is back.
         """
         ...

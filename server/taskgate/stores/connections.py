@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.circuit import Circuit
+from taskgate.stores.refusals import CLOSED, overloaded
 
 LONGEST_READ = 10.0
 """Seconds, not counting those in the queue, after which a read is given up though others are answered: it hangs."""
@@ -43,8 +44,8 @@ class Connections(Generic[C]):
     ``store`` is what messages call the database. ``explain`` turns a driver's exception into a public one; what it
     returns None for says nothing about the database, and is raised as it is.
 
-    A read fails with StoreUnavailable if it finds ``max_waiting`` others in the queue, or when it has taken ``timeout``
-    seconds and for as long nobody has been answered: a queue behind large documents is no outage.
+    A read fails with Overloaded if it finds ``max_waiting`` others in the queue, and with StoreUnavailable when it has
+    taken ``timeout`` seconds and for as long nobody has been answered: a queue behind large documents is no outage.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Connections(Generic[C]):
         self._overdue: set[asyncio.Task[object]] = set()
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0.0
-        self._circuit = Circuit(StoreUnavailable)
+        self._circuit = Circuit(self._unavailable)
         self._closed = False
 
     @property
@@ -82,10 +83,12 @@ class Connections(Generic[C]):
     async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
         """What ``read`` returns, given a connection; a lost one is replaced, and ``read`` begins anew.
 
-        ``refusable`` is False for a read that tries even if the database is known to be away. Raises StoreUnavailable.
+        ``refusable`` is False for a read that tries even if the database is known to be away.
+
+        Raises StoreUnavailable or Overloaded.
         """
         if self._closed:
-            raise StoreUnavailable(f"The store {self._store} is closed")
+            raise self._unavailable(CLOSED)
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self._run_watched(read))
         return await self._run_watched(read)
@@ -198,7 +201,7 @@ class Connections(Generic[C]):
     async def _wait(self) -> C | None:
         """Wait for another read to end: its connection, or None if there is room for a new one."""
         if len(self._queue) >= self._max_waiting:
-            raise StoreUnavailable(f"The store {self._store} is overloaded: {self._max_waiting} reads are waiting")
+            raise overloaded(self._max_waiting)
         turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         task = asyncio.current_task()
@@ -266,13 +269,16 @@ class Connections(Generic[C]):
 
     def _failed_overdue(self) -> StoreUnavailable:
         if self._closed:
-            return StoreUnavailable(f"The store {self._store} is closed")
+            return self._unavailable(CLOSED)
         error = self._silent()
         self._note_trouble(error)
         return error
 
     def _silent(self) -> StoreUnavailable:
-        return StoreUnavailable(f"The store {self._store} is unavailable: it does not answer")
+        return self._unavailable("it does not answer")
+
+    def _unavailable(self, reason: str) -> StoreUnavailable:
+        return StoreUnavailable(reason, store=self._store)
 
     def _note_trouble(self, error: StoreUnavailable) -> None:
         """Refuse others, unless there were answers until now: then one read says little."""
@@ -283,8 +289,8 @@ class Connections(Generic[C]):
         """Refuse those that wait, and others from now on but for one at a time."""
         if self._closed:
             return
-        self._circuit.open(error.message)
+        self._circuit.open(error.reason)
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
-                turn.set_exception(StoreUnavailable(error.message))
+                turn.set_exception(self._unavailable(error.reason))

@@ -110,7 +110,7 @@ class MysqlWriter(SqlWriter):
                     raise
             comment = await _value(connection, _COMMENT)
         if problem := foreign((comment or b"").decode()):
-            raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
+            raise StoreUnavailable(problem, store=self._name)
         await connection.query("INSERT IGNORE INTO taskgate_import VALUES ('', 0)")
         await connection.query("SELECT task_id, update_time, json_data FROM task LIMIT 0")
 

@@ -96,7 +96,7 @@ class PostgresqlWriter(SqlWriter):
             await connection.execute(_LAYOUT.format(table=self._table, comment=COMMENT))
             self.created = True
         elif problem := foreign(comment or ""):
-            raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
+            raise StoreUnavailable(problem, store=self._name)
         await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
         await connection.execute("COMMIT")
 

@@ -470,4 +470,4 @@ def _unavailable(name: str, path: str, error: sqlite3.Error) -> StoreUnavailable
 
 
 def _gone(name: str, reason: str) -> StoreUnavailable:
-    return StoreUnavailable(f"The store {name} is unavailable: {reason}")
+    return StoreUnavailable(reason, store=name)

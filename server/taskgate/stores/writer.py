@@ -7,6 +7,7 @@ from typing import Self
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.refusals import CLOSED
 from taskgate.stores.standing import Standing, standing_of
 
 
@@ -23,7 +24,7 @@ class Writer(ABC):
     def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """See ``TaskWriter``."""
         if self._closed:
-            raise StoreUnavailable(f"The store {self._name} is closed")
+            raise StoreUnavailable(CLOSED, store=self._name)
         return self._write(tasks)
 
     def close(self) -> None:

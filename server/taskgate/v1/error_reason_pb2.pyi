@@ -56,7 +56,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 4
-    """The store cannot answer now: it is away, locked or damaged. The message names the store.
+    """The store cannot answer now: it is away, locked or damaged. The message says why; where the store is, only the server's
+    log says, under the request ID.
 
     UNAVAILABLE · 503 · retry after a pause.
 
@@ -175,7 +176,8 @@ NOT_FOUND · 404 · do not retry, unless the task may not have reached the store
     }
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 4
-"""The store cannot answer now: it is away, locked or damaged. The message names the store.
+"""The store cannot answer now: it is away, locked or damaged. The message says why; where the store is, only the server's
+log says, under the request ID.
 
 UNAVAILABLE · 503 · retry after a pause.
 

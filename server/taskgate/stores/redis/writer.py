@@ -91,7 +91,7 @@ class RedisWriter(Writer):
             self.created = self._thread.run(self._claim())
         except Unreachable as error:
             self.close()
-            raise unavailable(self._name, error.reason) from error
+            raise unavailable(self._name, error) from error
         except BaseException:
             self.close()
             raise
@@ -108,7 +108,7 @@ class RedisWriter(Writer):
                 finally:
                     self.total += counts
         except Unreachable as error:
-            raise unavailable(self._name, error.reason) from error
+            raise unavailable(self._name, error) from error
         return counts
 
     def _release(self) -> None:
