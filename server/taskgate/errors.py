@@ -24,6 +24,8 @@ from dataclasses import dataclass
 ERROR_DOMAIN = "taskgate"
 """``google.rpc.ErrorInfo.domain`` of every error."""
 
+_NAMED_BYTES = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatus:
@@ -59,12 +61,20 @@ class TaskgateError(Exception):
         return STATUS_OF[type(self)]
 
 
+def shortened(task_id: str) -> str:
+    """``task_id`` for an error, cut after 1,024 bytes: gRPC clients take 8 KB of headers, and it is in them thrice."""
+    encoded = task_id.encode(errors="replace")
+    if len(encoded) <= _NAMED_BYTES:
+        return task_id
+    return encoded[:_NAMED_BYTES].decode(errors="ignore") + "…"
+
+
 class SettingsError(ValueError):
     """A setting has a value that taskgate cannot run with; the text is one sentence a person can act on."""
 
 
 class InvalidTaskId(TaskgateError):
-    """The ID is empty, too long, or not of the configured format."""
+    """The ID is empty, holds a control character, or is not of the configured format."""
 
 
 class InvalidRequest(TaskgateError):
@@ -76,7 +86,7 @@ class TaskNotFound(TaskgateError):
 
     def __init__(self, task_id: str) -> None:
         # The wording is Conductor's own (contract section 1.2): released SDKs show it to people.
-        super().__init__(f"Task not found for taskId: {task_id}", task_id=task_id)
+        super().__init__(f"Task not found for taskId: {shortened(task_id)}", task_id=shortened(task_id))
 
 
 class StoreUnavailable(TaskgateError):
@@ -106,7 +116,8 @@ class DocumentUnreadable(TaskgateError):
     """The stored value for this ID is not a JSON object in UTF-8."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"The stored document of task {task_id} cannot be read", task_id=task_id)
+        name = shortened(task_id)
+        super().__init__(f"The stored document of task {name} cannot be read", task_id=name)
 
 
 class DocumentTooLarge(TaskgateError):

@@ -183,12 +183,6 @@ class TestMalformed:
         assert answer.status in {400, 501}
         assert_error(answer, answer.status)
 
-    @pytest.mark.parametrize("version", [b" HTTP/1.0", b""])
-    def test_old_versions_are_426(self, gateway: Gateway, version: bytes) -> None:
-        with Http1(gateway.address) as connection:
-            connection.send(b"GET /api/tasks/a" + version + b"\r\n\r\n")
-            assert_error(connection.answer(), 426, "HTTP/1.1 or HTTP/2 is required")
-
     @pytest.mark.parametrize("headers", [[(f"h{n}", "x") for n in range(200)], [("h", "x" * 70_000)]])
     def test_too_many_headers_are_431(self, gateway: Gateway, headers: list[tuple[str, str]]) -> None:
         with Http1(gateway.address) as connection:
