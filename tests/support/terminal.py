@@ -29,5 +29,5 @@ def shown_on_a_terminal(*arguments: str, env: Mapping[str, str] | None = None) -
 
 
 def unprintable(shown: str) -> list[str]:
-    """Characters of ``shown`` that a terminal acts on or hides, but for line breaks (and "\\r" for the progress line)."""
+    """Characters of ``shown`` that a terminal acts on or hides, but for line breaks and returns to a line's start."""
     return [character for character in shown if not character.isprintable() and character not in "\r\n"]
