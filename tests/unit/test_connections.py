@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -276,6 +277,24 @@ async def test_one_read_that_hangs_is_given_up_at_last(monkeypatch: pytest.Monke
     with pytest.raises(StoreUnavailable, match="does not answer"):
         await hanging
     assert await connected.run(number_of) >= 0
+    connected.close()
+
+
+async def test_read_that_takes_its_time_to_end_is_refused_all_the_same() -> None:
+    """A driver that tidies up while it is cancelled, and is cancelled once more: its caller was never cancelled."""
+    server = Server()
+    connected = pool(server)
+
+    async def tidying(connection: Connection) -> int:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+        return connection.number
+
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await connected.run(tidying)
     connected.close()
 
 

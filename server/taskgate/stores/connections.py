@@ -6,7 +6,7 @@ known to be away, one read at a time finds out whether it is back, and all other
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
@@ -69,7 +69,7 @@ class Connections(Generic[C]):
         self._queue: deque[asyncio.Future[C | None]] = deque()  # None: there is room for a new connection
         self._reads: dict[asyncio.Task[object], float] = {}  # when each began
         self._waiting: set[asyncio.Task[object]] = set()
-        self._overdue: set[asyncio.Task[object]] = set()
+        self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often each was cancelled by us
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0.0
         self._circuit = Circuit(self._unavailable)
@@ -108,9 +108,8 @@ class Connections(Generic[C]):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        self._overdue.update(self._reads)
         for task in self._reads:
-            task.cancel()
+            self._give_up(task)
         self._discard_idle()
 
     async def _run_watched(self, read: Callable[[C], Awaitable[Answer]]) -> Answer:
@@ -122,7 +121,10 @@ class Connections(Generic[C]):
         try:
             answer = await self._run(read)
         except BaseException:
-            if task in self._overdue and not task.uncancel():  # it was not cancelled by anybody else
+            cancelled = self._overdue.pop(task, 0)
+            for _ in range(cancelled):
+                task.uncancel()
+            if cancelled and not task.cancelling():  # it was not cancelled by anybody else
                 raise self._failed_overdue() from None
             raise
         else:
@@ -131,7 +133,7 @@ class Connections(Generic[C]):
             return answer
         finally:
             del self._reads[task]
-            self._overdue.discard(task)
+            self._overdue.pop(task, None)
 
     async def _run(self, read: Callable[[C], Awaitable[Answer]]) -> Answer:
         while True:
@@ -259,13 +261,17 @@ class Connections(Generic[C]):
         for task, began in self._reads.items():
             hangs = now - began >= LONGEST_READ and task not in self._waiting
             if hangs or max(began, self._answered) <= quiet_since:
-                self._overdue.add(task)
-                task.cancel()
+                self._give_up(task)
         if self._overdue:  # before they give their connections up: those would go to others, who begin to wait anew
             self._note_trouble(self._silent())
         self._watch = None
         if self._reads:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
+
+    def _give_up(self, task: asyncio.Task[object]) -> None:
+        """Cancel it; once more where it takes its time to end."""
+        self._overdue[task] += 1
+        task.cancel()
 
     def _failed_overdue(self) -> StoreUnavailable:
         if self._closed:
