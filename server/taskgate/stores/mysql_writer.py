@@ -16,9 +16,9 @@ from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.mysql_connect import connect, explain, is_mariadb, number_of, terminate
 from taskgate.stores.mysql_url import MysqlUrl
-from taskgate.stores.sql_writer import COMMENT, SqlWriter, foreign, portions
+from taskgate.stores.sql_writer import COMMENT, SqlWriter, foreign
 from taskgate.stores.standing import Standing, digest_of, standing_of
-from taskgate.stores.writer import compare
+from taskgate.stores.writer import compare, portions
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for making a connection."""

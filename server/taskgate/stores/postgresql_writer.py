@@ -9,8 +9,9 @@ from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.postgresql_connect import connect, explain, table_of
 from taskgate.stores.postgresql_url import PostgresqlUrl
-from taskgate.stores.sql_writer import BATCH_TIMEOUT, COMMENT, SqlWriter, foreign, portions
+from taskgate.stores.sql_writer import BATCH_TIMEOUT, COMMENT, SqlWriter, foreign
 from taskgate.stores.standing import digest_of, standing_of
+from taskgate.stores.writer import portions
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for making a connection."""

@@ -6,17 +6,15 @@ And the mark by which they know their own tables: a comment.
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import WriteCounts
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.loop_thread import LoopThread
 from taskgate.stores.writer import Writer
-
-T = TypeVar("T")
 
 _MARK: Final = "taskgate layout "
 _LAYOUT_VERSION: Final = 1
@@ -31,9 +29,6 @@ PREPARE_TIMEOUT: Final = 90.0
 
 BATCH_TIMEOUT: Final = 300.0
 """Seconds after which a batch is given up: the server has stopped answering."""
-
-PORTION_BYTES: Final = 8 * 1024 * 1024
-"""Stored documents that are read at once, to compare them with what is to be written; a larger one is read alone."""
 
 INTERRUPT_GRACE: Final = 3.0
 """Seconds that Ctrl-C waits for a commit to be answered."""
@@ -136,20 +131,6 @@ class SqlWriter(Writer):
     async def _leave(self) -> None:
         """What is to be done at the end."""
         await self._disconnect()
-
-
-def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """``items`` in order, in lists of up to ``PORTION_BYTES`` by ``size``, or of one that is larger."""
-    portion: list[T] = []
-    total = 0
-    for item in items:
-        if portion and total + size(item) > PORTION_BYTES:
-            yield portion
-            portion, total = [], 0
-        portion.append(item)
-        total += size(item)
-    if portion:
-        yield portion
 
 
 def foreign(comment: str) -> str | None:

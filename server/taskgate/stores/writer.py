@@ -1,14 +1,19 @@
 """What the writers of all databases do alike: they count, refuse to write once closed, and close once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self, TypeVar
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.refusals import CLOSED
 from taskgate.stores.standing import Standing, standing_of
+
+T = TypeVar("T")
+
+PORTION_BYTES: Final = 8 * 1024 * 1024
+"""Stored documents that are read at once, to compare them with what is to be written; a larger one is read alone."""
 
 
 class Writer(ABC):
@@ -90,3 +95,17 @@ def compare(
             continue
         changed[task.task_id] = task
     return counts, list(changed.values())
+
+
+def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """``items`` in order, in lists of up to ``PORTION_BYTES`` by ``size``, or of one that is larger."""
+    portion: list[T] = []
+    total = 0
+    for item in items:
+        if portion and total + size(item) > PORTION_BYTES:
+            yield portion
+            portion, total = [], 0
+        portion.append(item)
+        total += size(item)
+    if portion:
+        yield portion

@@ -26,7 +26,7 @@ from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.servers import servers_of
 from taskgate.stores.redis.slots import slot_of
 from taskgate.stores.standing import Standing, digest_of, standing_of
-from taskgate.stores.writer import Writer, compare
+from taskgate.stores.writer import Writer, compare, portions
 
 LAYOUT_VERSION = b"1"
 """What the mark says of the layout above."""
@@ -47,22 +47,26 @@ _INTERRUPT_GRACE = 3.0
 _SLOTS_AT_ONCE = 256
 """Scripts that are on their way to a cluster at a time."""
 
-_LOOKS_AT_ONCE = 8
-"""Stored documents that are read at a time to be compared with others; each may have megabytes."""
-
 _SCAN_KEYS = "1000"
 """Keys that the server looks at in one go, half a millisecond or so."""
 
 _PUT = files("taskgate.stores.redis").joinpath("put.lua").read_text()
 
+_GET = """
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = redis.call('HMGET', key, 'update_time', 'document') end
+return found
+"""
+
 
 class _Stored:
     """What is known of a task that is stored: its update time, as text too, and of its document what is compared."""
 
-    def __init__(self, time_text: bytes, document: bytes | None) -> None:
+    def __init__(self, time_text: bytes, size: int, document: bytes | None) -> None:
         """``document`` is None where it has not been read."""
         self.time_text = time_text
-        self.update_time = int(time_text)
+        self.size = size
+        self.update_time = int(time_text) if time_text.removeprefix(b"-").isdigit() else 0  # 0: nobody knows
         self.standing = None if document is None else standing_of(document)
         self.sum = "" if document is None else hashlib.sha1(document, usedforsecurity=False).hexdigest()
 
@@ -84,7 +88,7 @@ class RedisWriter(Writer):
         self._keyspace = location.keyspace(Layout.TASKGATE)
         self._in_one = location.kind is not Kind.CLUSTER
         self._interrupts: Sequence[int] = ()  # what came while a write was under way
-        self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
+        self._looking = asyncio.Lock()
         self._thread = LoopThread()
         self._servers = servers_of(location, _PATIENCE)
         try:
@@ -161,10 +165,10 @@ class RedisWriter(Writer):
             reply = await self._patiently(self._key(changed[0]), self._put(changed, there))
             if reply is None:
                 return counts
-            for task, time_text, same in zip(changed, reply[::2], reply[1::2], strict=True):
+            for task, time_text, same, size in zip(changed, reply[::3], reply[1::3], reply[2::3], strict=True):
                 there.pop(task.task_id, None)
                 if time_text:
-                    there[task.task_id] = _Stored(time_text, task.document if same else None)
+                    there[task.task_id] = _Stored(time_text, size, task.document if same else None)
             await self._look(tasks, there)
 
     def _put(self, tasks: Sequence[StoredTask], there: Mapping[str, _Stored]) -> bytes:
@@ -179,16 +183,6 @@ class RedisWriter(Writer):
 
     async def _look(self, tasks: Sequence[StoredTask], there: dict[str, _Stored]) -> None:
         """Read those stored documents of ``there`` that share the update time of one of ``tasks`` and are not known."""
-
-        async def look(task: StoredTask) -> None:
-            async with self._looks:
-                key = self._key(task)
-                found = await self._patiently(key, pack("HMGET", key, "update_time", "document"))
-            time_text, document = found
-            del there[task.task_id]
-            if document is not None:
-                there[task.task_id] = _Stored(time_text or b"0", document)
-
         unknown = {
             task.task_id: task
             for task in tasks
@@ -196,7 +190,14 @@ class RedisWriter(Writer):
             and stored.standing is None
             and stored.update_time == task.update_time
         }
-        await asyncio.gather(*map(look, unknown.values()))
+        for part in portions(unknown.values(), lambda task: there[task.task_id].size):
+            keys = [self._key(task) for task in part]
+            async with self._looking:  # in a cluster others are written meanwhile, and a portion may have megabytes
+                reply = await self._patiently(keys[0], pack("EVAL", _GET, str(len(keys)), *keys))
+            for task, (time_text, document) in zip(part, reply, strict=True):
+                del there[task.task_id]
+                if document is not None:
+                    there[task.task_id] = _Stored(time_text or b"0", len(document), document)
 
     def _key(self, task: StoredTask) -> bytes:
         return f"{self._keyspace}TASK.{task.task_id}".encode()
