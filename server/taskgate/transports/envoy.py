@@ -167,8 +167,10 @@ class EnvoyTransport:
             },
             separators=(",", ":"),
         ).encode()
-        length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": row.http_status, "headers": [_JSON, length]})
+        headers = [_JSON, (b"content-length", str(len(body)).encode())]
+        if row.retry_after is not None:
+            headers.append((b"retry-after", str(row.retry_after).encode()))
+        await send({"type": "http.response.start", "status": row.http_status, "headers": headers})
         await send_body(send, body)
 
     async def _healthz(self, method: str, send: Send) -> None:
