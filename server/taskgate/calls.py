@@ -16,6 +16,7 @@ import structlog
 
 from taskgate.errors import DeadlineExceeded, InternalError, TaskgateError
 from taskgate.logs import log_of_calls
+from taskgate.printable import printable
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -66,24 +67,28 @@ def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) 
 
 
 def log_call() -> Layer:
-    """Write one line a call: method, status, duration in milliseconds, request and task ID. Never a payload."""
+    """Write one line a call: method, status, duration in milliseconds, request and task ID. Never a payload.
+
+    Where an error has a ``private`` message of its own, the line has it too: it is not for callers to read.
+    """
     write = log_of_calls()
 
     def layer(handler: Handler) -> Handler:
         async def logged(call: Call, request: bytes) -> bytes:
             started = time.perf_counter()
-            code, fault = "CANCELLED", False  # what stands if neither branch below is reached
+            code, fault, private = "CANCELLED", False, ""  # what stands if neither branch below is reached
             try:
                 answer = await handler(call, request)
                 code = "OK"
             except TaskgateError as error:
                 code, fault = error.status.grpc_code, error.status.http_status >= 500  # noqa: PLR2004 - HTTP's
+                private = "" if error.private == error.message else printable(error.private)
                 raise
             else:
                 return answer
             finally:
                 milliseconds = round((time.perf_counter() - started) * 1000, 3)
-                write(call.path, code, milliseconds, call.request_id, _for_log(call.task_id), fault)
+                write(call.path, code, milliseconds, call.request_id, _for_log(call.task_id), fault, private)
 
         return logged
 

@@ -15,6 +15,7 @@ import structlog
 
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.logs import configure_logs
+from taskgate.printable import printable, printable_lines
 from taskgate.settings import Settings, load_settings, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,10 +28,10 @@ class _Taskgate(click.Group):
         try:
             return super().invoke(ctx)
         except SettingsError as error:
-            click.echo(f"taskgate: {error}", err=True)
+            click.echo(f"taskgate: {printable_lines(str(error))}", err=True)
             ctx.exit(2)
         except TaskgateError as error:
-            click.echo(f"taskgate: {error.message}", err=True)
+            click.echo(f"taskgate: {printable(error.private)}", err=True)
             ctx.exit(1)
 
 
@@ -166,8 +167,9 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
     """Load task documents into a store; safe to run again.
 
     FILE holds a Task, a list of them, one per line (NDJSON), or a Workflow with its "tasks"; "-" is standard input.
-    A document is replaced only by one whose updateTime is the same or later. Rejected documents are listed with
-    file, line and reason; all others are kept, and the exit code is then 1.
+    Of several versions of a task the latest is kept, in whatever order they come: the later updateTime or, where that
+    is the same, the one that has ended. Rejected documents are listed with file, line and reason; all others are kept,
+    and the exit code is then 1.
 
     \b
     Examples:

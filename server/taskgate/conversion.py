@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from taskgate.conductor_task import NoTaskError, project_task_model
 from taskgate.document import MAX_DOCUMENT_BYTES, DocumentError
-from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound, shortened
 from taskgate.task_message import task_from_document
 
 
@@ -57,9 +57,10 @@ def convert(conversion: Conversion, task_id: str, stored: bytes) -> Converted:
 def check_servable(task_id: str, document: bytes) -> None:
     """Raise DocumentTooLarge if ``document`` is over ``MAX_DOCUMENT_BYTES``."""
     if len(document) > MAX_DOCUMENT_BYTES:
+        name = shortened(task_id)
         raise DocumentTooLarge(
-            f"Task {task_id} is a document of {len(document)} bytes; at most {MAX_DOCUMENT_BYTES} can be served",
-            task_id=task_id,
+            f"Task {name} is a document of {len(document)} bytes; at most {MAX_DOCUMENT_BYTES} can be served",
+            task_id=name,
             document_bytes=str(len(document)),
             maximum_bytes=str(MAX_DOCUMENT_BYTES),
         )

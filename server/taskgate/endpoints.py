@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from taskgate.calls import Call, Handler
 from taskgate.document import MAX_MESSAGE_BYTES
-from taskgate.errors import DocumentTooLarge, InvalidRequest
+from taskgate.errors import DocumentTooLarge, InvalidRequest, shortened
 from taskgate.service import TaskService
 from taskgate.v1.task_service_pb2 import DESCRIPTOR, GetTaskJsonRequest, GetTaskRequest
 
@@ -88,9 +88,9 @@ def _header(number: int, payload: bytes) -> bytes:
 def _checked_size(response: bytes, task_id: str) -> bytes:
     if len(response) > MAX_MESSAGE_BYTES:
         raise DocumentTooLarge(
-            f"Task {task_id} is a message of {len(response)} bytes; at most {MAX_MESSAGE_BYTES} can be sent."
+            f"Task {shortened(task_id)} is a message of {len(response)} bytes; at most {MAX_MESSAGE_BYTES} can be sent."
             " GetTaskJson may still return it",
-            task_id=task_id,
+            task_id=shortened(task_id),
             message_bytes=str(len(response)),
             maximum_bytes=str(MAX_MESSAGE_BYTES),
         )

@@ -14,14 +14,17 @@ The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``
     ├── TaskNotRepresentable    the document holds what the typed ``Task`` cannot
     └── InternalError           anything unexpected; made only by the masking layer
 
-Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack or a
-document. ``STATUS_OF`` is the table of design section "Errors"; transports translate its rows and add none.
+Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack, a
+document, or the address of anything; ``private`` is what the log has in their place. ``STATUS_OF`` is the table of
+design section "Errors"; transports translate its rows and add none.
 """
 
 from dataclasses import dataclass
 
 ERROR_DOMAIN = "taskgate"
 """``google.rpc.ErrorInfo.domain`` of every error."""
+
+_NAMED_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,15 @@ class ErrorStatus:
 
 
 class TaskgateError(Exception):
-    """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``."""
+    """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``.
 
-    def __init__(self, message: str, /, **metadata: str) -> None:
+    ``private`` is what the log and the commands of the operator say instead: it may name places and settings.
+    """
+
+    def __init__(self, message: str, /, *, private: str | None = None, **metadata: str) -> None:
         super().__init__(message)
         self.message = message
+        self.private = message if private is None else private
         self.metadata = metadata
 
     @property
@@ -54,12 +61,20 @@ class TaskgateError(Exception):
         return STATUS_OF[type(self)]
 
 
+def shortened(task_id: str) -> str:
+    """``task_id`` for an error, cut after 1,024 bytes: gRPC clients take 8 KB of headers, and it is in them thrice."""
+    encoded = task_id.encode(errors="replace")
+    if len(encoded) <= _NAMED_BYTES:
+        return task_id
+    return encoded[:_NAMED_BYTES].decode(errors="ignore") + "…"
+
+
 class SettingsError(ValueError):
     """A setting has a value that taskgate cannot run with; the text is one sentence a person can act on."""
 
 
 class InvalidTaskId(TaskgateError):
-    """The ID is empty, too long, or not of the configured format."""
+    """The ID is empty, holds a control character, or is not of the configured format."""
 
 
 class InvalidRequest(TaskgateError):
@@ -71,11 +86,22 @@ class TaskNotFound(TaskgateError):
 
     def __init__(self, task_id: str) -> None:
         # The wording is Conductor's own (contract section 1.2): released SDKs show it to people.
-        super().__init__(f"Task not found for taskId: {task_id}", task_id=task_id)
+        super().__init__(f"Task not found for taskId: {shortened(task_id)}", task_id=shortened(task_id))
 
 
 class StoreUnavailable(TaskgateError):
-    """The store cannot answer now; trying again later may help."""
+    """The store cannot answer now; trying again later may help.
+
+    ``reason`` is a clause about the store, in public words. ``store`` is what the log calls it, without a password, and
+    ``node`` which of its servers it was; neither is for clients.
+    """
+
+    def __init__(self, reason: str, /, *, store: str = "", node: str = "") -> None:
+        super().__init__(
+            f"The store is unavailable: {reason}",
+            private=f"The store{store and f' {store}'} is unavailable: {reason}{node and f' (node {node})'}",
+        )
+        self.reason = reason
 
 
 class Overloaded(TaskgateError):
@@ -90,7 +116,8 @@ class DocumentUnreadable(TaskgateError):
     """The stored value for this ID is not a JSON object in UTF-8."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"The stored document of task {task_id} cannot be read", task_id=task_id)
+        name = shortened(task_id)
+        super().__init__(f"The stored document of task {name} cannot be read", task_id=name)
 
 
 class DocumentTooLarge(TaskgateError):

@@ -12,7 +12,7 @@ import structlog
 
 from taskgate.conversion import Conversion, Converted
 from taskgate.conversion_process import ConversionEndedError, ConversionProcess
-from taskgate.errors import Overloaded, StoreUnavailable
+from taskgate.errors import Overloaded
 
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 """Stored values that may wait for their turn, together."""
@@ -69,8 +69,7 @@ class LargeConversions:
         """As ``conversion.convert``.
 
         Raises:
-            StoreUnavailable: too much is waiting.
-            Overloaded: the process was killed each time, or cannot be started.
+            Overloaded: too much is waiting, the process was killed each time, or it cannot be started.
         """
         self._refuse_what_was_given_up(conversion, task_id, stored)
         job = self._job(conversion, task_id, stored)
@@ -102,7 +101,10 @@ class LargeConversions:
             if job.task_id == task_id and job.conversion is conversion and job.stored == stored:
                 return job
         if self._waiting and self._waiting_bytes + len(stored) > MAX_WAITING_BYTES:
-            raise StoreUnavailable(f"Overloaded: {self._waiting_bytes >> 20} MiB of large tasks are waiting")
+            raise Overloaded(
+                f"Overloaded: {self._waiting_bytes >> 20} MiB of large tasks wait to be converted; try again",
+                limit="conversions_waiting",
+            )
         job = _Job(conversion, task_id, stored)
         self._waiting.append(job)
         self._waiting_bytes += len(stored)

@@ -4,19 +4,22 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TextIO
 
 import msgspec
 import structlog
 
 from taskgate.log_writer import LogWriter
+from taskgate.printable import printable, printable_lines
 
-CallLog = Callable[[str, str, float, str, str, bool], None]
+CallLog = Callable[[str, str, float, str, str, bool, str], None]
 """Writes the line of one call: method, status, milliseconds, request ID, task ID, and whether it is the server's fault.
 
-The task ID must be printable ASCII, the request ID plain characters that JSON takes as they are.
+Last comes what the log alone says of an error, or nothing. The task ID must be printable ASCII, the request ID plain
+characters that JSON takes as they are.
 """
 
 _FLUSH_AFTER = 0.1
@@ -24,7 +27,7 @@ _FLUSH_AFTER = 0.1
 
 _FLUSH_LINES = 256
 
-_LoggedCall = tuple[str, str, float, str, str, bool, float]
+_LoggedCall = tuple[str, str, float, str, str, bool, str, float]
 """What ``CallLog`` is given, and the time."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -51,7 +54,12 @@ def configure_logs(
     ]
     _state.lines = None if console else _Lines(writer, info=number <= logging.INFO)
     structlog.configure(
-        processors=[*shared, structlog.dev.ConsoleRenderer(colors=output.isatty()), _to_bytes]
+        processors=[
+            *shared,
+            _printable_values,
+            structlog.dev.ConsoleRenderer(colors=output.isatty(), exception_formatter=_write_exception),
+            _to_bytes,
+        ]
         if console
         else [
             *shared,
@@ -71,10 +79,16 @@ def log_of_calls() -> CallLog:
     log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
     def write(  # noqa: PLR0917 - see CallLog
-        method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool
+        method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool, error: str = ""
     ) -> None:
         (log.warning if fault else log.info)(
-            "call", method=method, code=code, duration_ms=milliseconds, request_id=request_id, task_id=task_id
+            "call",
+            method=method,
+            code=code,
+            duration_ms=milliseconds,
+            request_id=request_id,
+            task_id=task_id,
+            **({"error": error} if error else {}),
         )
 
     return write
@@ -118,12 +132,12 @@ class _Lines:
         self._second_text = ""
 
     def write(  # noqa: PLR0917 - see CallLog
-        self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool
+        self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool, error: str = ""
     ) -> None:
         """See ``CallLog``; a fault goes to the writer at once, anything else within ``_FLUSH_AFTER`` seconds."""
         if not fault and not self._info:
             return
-        self._waiting.append((method, code, milliseconds, request_id, task_id, fault, time.time()))
+        self._waiting.append((method, code, milliseconds, request_id, task_id, fault, error, time.time()))
         if fault or len(self._waiting) >= _FLUSH_LINES:
             self.flush()
         elif self._flush is None:
@@ -139,10 +153,11 @@ class _Lines:
             self._waiting.clear()
 
     def _line(self, call: _LoggedCall) -> str:
-        method, code, milliseconds, request_id, task_id, fault, at = call
+        method, code, milliseconds, request_id, task_id, fault, error, at = call
+        member = f'"error":{_encode(error).decode()},' if error else ""
         return (
             f'{{"method":"{method}","code":"{code}","duration_ms":{milliseconds},"request_id":"{request_id}",'
-            f'"task_id":{_encode(task_id).decode()},"event":"call","level":"{"warning" if fault else "info"}",'
+            f'"task_id":{_encode(task_id).decode()},{member}"event":"call","level":"{"warning" if fault else "info"}",'
             f'"timestamp":"{self._timestamp(at)}"}}\n'
         )
 
@@ -177,6 +192,15 @@ class _State:
 
 
 _state = _State()
+
+
+def _printable_values(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _write_exception(stream: TextIO, exc_info: Any) -> None:
+    """A traceback without local variables, which may be secrets, and without control characters in its messages."""
+    stream.write(printable_lines("".join(traceback.format_exception(*exc_info)).rstrip("\n")))
 
 
 def _to_bytes(_logger: Any, _name: str, line: Any) -> bytes:

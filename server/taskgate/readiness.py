@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import Overloaded, StoreUnavailable
 from taskgate.stores.base import TaskStore
 
 CHECK_INTERVAL = 1.0
@@ -45,8 +45,8 @@ async def _problem(store: TaskStore) -> str | None:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT):
             await store.check()
-    except StoreUnavailable as error:
-        return error.message
+    except (StoreUnavailable, Overloaded) as error:
+        return error.private
     except TimeoutError:
         return f"no answer within {CHECK_TIMEOUT:g} s"
     except Exception:  # noqa: BLE001 - the watch must outlive any fault, or the server would report its last state for ever

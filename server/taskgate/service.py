@@ -63,6 +63,7 @@ class TaskService:
             InvalidTaskId: the ID is not of the configured format; no store was asked.
             TaskNotFound: no stored task has this ID.
             StoreUnavailable: the store cannot answer now.
+            Overloaded: too many reads, or too large conversions, are waiting.
             DocumentUnreadable: the stored value is not a JSON object, or no row that Conductor could read.
             DocumentTooLarge: the document is over ``MAX_DOCUMENT_BYTES``.
         """
@@ -85,7 +86,8 @@ class TaskService:
 
         Raises:
             TaskNotRepresentable: the document holds a value that ``Task`` has no place for.
-            InvalidTaskId, TaskNotFound, StoreUnavailable, DocumentUnreadable, DocumentTooLarge: as ``get_task_json``.
+            InvalidTaskId, TaskNotFound, StoreUnavailable, Overloaded, DocumentUnreadable, DocumentTooLarge: as
+                ``get_task_json``.
         """
         stored = await self._read(task_id)
         from_rows = self._layout is Layout.CONDUCTOR

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from support.doors import DOORS, Door, GrpcDoor, open_door
-from support.faulty_store import AWAY, COUNTS, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
+from support.faulty_store import AWAY, COUNTS, FULL, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
 from support.running import eventually
 from taskgate.gateway import EnvoyProcess, GatewaySettings, InsideEnvoy
 from taskgate.gateway.inside import EnvoyWithPython, module
@@ -103,6 +103,7 @@ async def patient_grpc_door(request: pytest.FixtureRequest, patient_system: Addr
 ROWS = {
     UNEXPECTED: (500, "INTERNAL", "ERROR_REASON_INTERNAL", False),
     AWAY: (503, "UNAVAILABLE", "ERROR_REASON_STORE_UNAVAILABLE", True),
+    FULL: (503, "RESOURCE_EXHAUSTED", "ERROR_REASON_OVERLOADED", True),
     UNREADABLE: (500, "DATA_LOSS", "ERROR_REASON_DOCUMENT_UNREADABLE", False),
     SLOW: (504, "DEADLINE_EXCEEDED", "ERROR_REASON_DEADLINE_EXCEEDED", True),
 }
@@ -110,13 +111,14 @@ ROWS = {
 
 MESSAGES = {
     UNEXPECTED: "Internal error; the server's log has it under request ID my-id",
-    AWAY: "The store is away",
+    AWAY: "The store is unavailable: it is away",
+    FULL: "Overloaded: 1024 reads wait for the store; try again",
     UNREADABLE: f"The stored document of task {UNREADABLE} cannot be read",
     SLOW: "The call did not finish within 0.5 s",
 }
 
 
-@pytest.mark.parametrize("task_id", ROWS, ids=["unexpected", "away", "unreadable", "slow"])
+@pytest.mark.parametrize("task_id", ROWS, ids=["unexpected", "away", "full", "unreadable", "slow"])
 async def test_each_fault_has_its_row_of_the_error_table(faulty_door: Door, task_id: str) -> None:
     """Same status and words everywhere; nothing of an exception that nobody foresaw reaches any caller."""
     status, code, reason, retryable = ROWS[task_id]
@@ -128,6 +130,7 @@ async def test_each_fault_has_its_row_of_the_error_table(faulty_door: Door, task
         assert (code, reason) == (outcome.code, outcome.reason)
     else:
         assert retryable is outcome.retryable
+        assert outcome.headers.get("retry-after") == ("1" if task_id == FULL else None)
 
 
 async def test_grpc_callers_deadline_ends_the_call(patient_grpc_door: GrpcDoor) -> None:

@@ -5,6 +5,7 @@ exists on gRPC only, where REST has the four keys of Conductor's error body.
 """
 
 import json
+import socket
 import unicodedata
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from support.documents import (
 )
 from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
 from support.full_task import plain
-from support.running import System
+from support.running import System, eventually
 from taskgate.v1.task_pb2 import Task
 
 
@@ -105,6 +106,16 @@ def test_malformed_id_is_400(door: Door, task_id: str) -> None:
     if not refused_by_envoy(door, task_id):
         assert outcome.message.startswith("Invalid task ID")
         assert "UUID" in outcome.message
+
+
+def test_log_says_which_setting_takes_a_refused_id(door: Door, system: System) -> None:
+    """Installations with their own IDs find it in the line of the call; the caller, who has no settings, does not."""
+    task_id = f"fd7s88646e5a-4a9e-11f0-{door.name}"
+    outcome = door.get_task_json(task_id)
+    assert outcome.status == 400
+    assert "--task-id-format" not in outcome.message
+    (line,) = eventually(lambda: [call for call in system.events("call") if call["task_id"] == task_id], "its line")
+    assert line["error"] == f"{outcome.message}; --task-id-format any takes other IDs"
 
 
 def test_unknown_id_is_404_in_conductors_words(door: Door) -> None:
@@ -218,9 +229,23 @@ def test_any_format_serves_odd_ids(any_id_door: Door, any_id_system: System, tas
         assert (200, document) == (outcome.status, outcome.document)
 
 
-@pytest.mark.parametrize("task_id", ["x" * 256, "a\x00b", "a\nb", "a\x7fb"], ids=["long", "NUL", "line break", "DEL"])
+@pytest.mark.parametrize("task_id", ["x" * 256, "x" * 1024, "é😀" * 170, "x" * 5000, "\u20ac" * 3000], ids=len)
+def test_long_ids_are_unknown_as_in_conductor(any_id_door: Door, any_id_system: System, task_id: str) -> None:
+    """With --task-id-format any: longer than any column, an ID is still an ID, and no task has it, until one does.
+
+    Messages name 1,024 bytes of it: there are limits on headers, which hold errors of gRPC.
+    """
+    outcome = any_id_door.get_task_json(task_id)
+    named = task_id if len(task_id.encode()) <= 1024 else task_id.encode()[:1024].decode(errors="ignore") + "…"
+    assert (404, f"Task not found for taskId: {named}") == (outcome.status, outcome.message)
+    stored = task_id + any_id_door.name
+    put_row(any_id_system.database, stored, "{}")
+    assert any_id_door.get_task_json(stored).document == b"{}"
+
+
+@pytest.mark.parametrize("task_id", ["a\x00b", "a\nb", "a\x7fb"], ids=["NUL", "line break", "DEL"])
 def test_any_format_still_refuses(any_id_door: Door, task_id: str) -> None:
-    """Too long, or with control characters, an ID is malformed whatever the format."""
+    """With control characters, an ID is malformed whatever the format."""
     outcome = any_id_door.get_task_json(task_id)
     assert outcome.status == 400
     assert refused_by_envoy(any_id_door, task_id) or outcome.message.startswith("Invalid task ID")
@@ -248,6 +273,49 @@ def test_any_text_is_an_id_of_its_own(any_id_door: Door, any_id_system: System, 
         assert outcome.status == 404
     else:
         assert (200, document) == (outcome.status, outcome.document)
+
+
+# REST only: paths and versions of HTTP --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("search", "search?query=x", "search-v2", "%73earch", "externalstoragelocation", "external-storage-location"),
+        *("update-v2", "queue/sizes", "queue/size", "queue/all", "queue/all/verbose", "queue/polldata"),
+        *("queue/polldata/all", "queue/requeue/a", "poll/a", "poll/batch/a", f"{DOCUMENTED_ID}/log", "a/b/COMPLETED"),
+        *("a/b/COMPLETED/sync", "a/COMPLETED/signal", "a/COMPLETED/signal/sync"),
+    ],
+)
+def test_conductors_other_routes_are_no_routes(rest_door: RestDoor | Http2Door, path: str, method: str) -> None:
+    """Conductor has more below /api/tasks than {taskId}: nobody is told that "search" is a malformed ID."""
+    outcome = rest_door.get(f"/api/tasks/{path}", method)
+    assert outcome.status == 404
+    assert outcome.message == ("" if method == "HEAD" else "No such route")
+
+
+@pytest.mark.parametrize("host", ["", "host: tasks.example\r\n"], ids=["no host", "host"])
+@pytest.mark.parametrize(
+    ("path", "status", "found"),
+    [
+        (f"/api/tasks/{DOCUMENTED_ID}", 200, DOCUMENTED_COMPACT),
+        (f"/api/tasks/{UNKNOWN_ID}", 404, b"Task not found for taskId"),
+        ("/healthz", 200, b'{"healthy":true}'),
+        ("/nothing", 404, b"No such route"),
+    ],
+)
+def test_http_1_0_is_answered(system: System, host: str, path: str, status: int, found: bytes) -> None:
+    """As nginx asks what is behind it by default; the connection then ends, as HTTP/1.0 has it."""
+    address, _, port = system.http.rpartition(":")
+    with socket.create_connection((address, int(port)), 30) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n{host}connection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 %d " % status)
+    assert b"transfer-encoding" not in head.lower()
+    assert found in body
+    assert b"content-length: %d\r\n" % len(body) in head.lower() + b"\r\n"
 
 
 # gRPC only: the typed task and error details -----------------------------------------------------------------------

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, put_row
 from support.doors import RestDoor
 from support.running import running_system, taskgate
+from support.terminal import shown_on_a_terminal, unprintable
 from taskgate import supervision
 from taskgate.beats import HUNG_AFTER, LOOP_HUNG_AFTER
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
@@ -286,6 +287,29 @@ def test_get_asks_a_running_server(tmp_path: Path) -> None:
             assert unknown.returncode == 1
             assert f"NOT_FOUND: Task not found for taskId: {UNKNOWN_ID}" in unknown.stderr
         assert json.loads(exact.stdout)["taskId"] == DOCUMENTED_ID
+
+
+def test_get_shows_text_of_others_escaped_on_a_terminal(tmp_path: Path) -> None:
+    """A worker's name, a reason: nothing that a terminal would act on or hide, and ``--json`` the same value.
+
+    In a pipe ``--json`` is the document, byte for byte.
+    """
+    odd = "\x1b]0;title\x07\x7f\x85\x9b2J\u202e\u2028"
+    escaped = r"\x1b]0;title\x07\x7f\x85\x9b2J\u202e\u2028"
+    fields = {"taskId": UNKNOWN_ID, "status": "FAILED", "workerId": odd, "reasonForIncompletion": odd + "\n", "n": 1e5}
+    document = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    with running_system(tmp_path / "tasks.db", workers=1) as system:
+        put_row(tmp_path / "tasks.db", UNKNOWN_ID, document.decode())
+        server = ("--server", system.grpc)
+        summary = shown_on_a_terminal("get", UNKNOWN_ID, *server)
+        as_json = shown_on_a_terminal("get", UNKNOWN_ID, "--json", *server)
+        refused = shown_on_a_terminal("get", f"no{odd}", *server)
+        piped = taskgate("get", UNKNOWN_ID, "--json", *server).stdout
+    assert summary.count(escaped) == 2
+    assert json.loads(as_json) == fields
+    assert "INVALID_ARGUMENT" in refused
+    assert [unprintable(shown) for shown in (summary, as_json, refused)] == [[], [], []]
+    assert piped.encode() == document + b"\n"
 
 
 def test_get_without_a_server_says_so() -> None:

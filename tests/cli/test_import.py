@@ -2,8 +2,7 @@
 
 import gzip
 import json
-import os
-import pty
+import re
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, DOCUMENTED_ID, task
 from support.doors import RestDoor
 from support.running import System, eventually, running_system, taskgate
+from support.terminal import shown_on_a_terminal, unprintable
 
 
 def new_id() -> str:
@@ -117,23 +117,25 @@ def test_progress_is_drawn_on_a_terminal_only(tmp_path: Path) -> None:
     """On a terminal, a bar with a percentage; in a pipe (all other tests) none."""
     file = tmp_path / "many.ndjson"
     file.write_bytes(b"\n".join(task(str(uuid.UUID(int=number))) for number in range(20_000)))
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "taskgate", "import", str(file), "--store", f"sqlite:///{tmp_path}/tasks.db"],
-        stderr=follower,
-    )
-    os.close(follower)
-    shown = b""
-    try:
-        while data := os.read(leader, 65536):
-            shown += data
-    except OSError:  # how Linux says that the other side has closed
-        pass
-    os.close(leader)
-    assert process.wait(30) == 0
-    assert b"%  " in shown
-    assert b"[#" in shown
-    assert b"20,000 added" in shown
+    shown = shown_on_a_terminal("import", str(file), "--store", f"sqlite:///{tmp_path}/tasks.db")
+    assert "%  " in shown
+    assert "[#" in shown
+    assert "20,000 added" in shown
+
+
+def test_text_of_others_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    """Names of files and stores, IDs and reasons: progress, rejects, summary and log lines show them escaped."""
+    odd = "\x1b]0;title\x07\x9b2J\u202e"
+    file = tmp_path / f"{odd}.ndjson"
+    many = b"\n".join(task(str(uuid.UUID(int=number))) for number in range(10_000))
+    file.write_bytes(many + b"\n" + task(odd) + b'\n{"taskId":5}\n')
+    store = ("--store", f"sqlite:///{tmp_path}/{odd}.db")
+    shown = shown_on_a_terminal("import", str(file), str(tmp_path / f"no{odd}"), *store, env={f"TASKGATE_{odd}": "x"})
+    shown += shown_on_a_terminal("import", str(file), "--store", f"sqlite:///{tmp_path}/no{odd}/tasks.db")
+    assert "10,000 added" in shown
+    assert shown.count(r"\x1b]0;title\x07\x9b2J\u202e") > 8
+    colours = re.compile(r"\x1b\[[0-9;]*m")  # of our own log lines
+    assert unprintable(colours.sub("", shown)) == []
 
 
 def stored(database: Path) -> int:

@@ -7,12 +7,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from support.histories import order_of
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, WriteCounts
 
 task_ids = st.sampled_from(["a", "A", "b", "é", "c " * 50])
 update_times = st.integers(0, 3)
-documents = st.sampled_from([b"{}", b'{"a":1}', b'{"a": 1}', b'{"s":"\xc3\xa9"}'])
+documents = st.sampled_from([b"{}", b'{"a":1}', b'{"a": 1}', b'{"s":"\xc3\xa9"}', b'{"status":"FAILED"}'])
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -34,11 +35,11 @@ class StoreModel(RuleBasedStateMachine):
         for task_id, update_time, document in batch:
             if task_id not in self.model:
                 expected.added += 1
-            elif self.model[task_id][0] > update_time:
-                expected.older += 1
-                continue
             elif self.model[task_id] == (update_time, document):
                 expected.unchanged += 1
+            elif order_of(*self.model[task_id]) > order_of(update_time, document):
+                expected.older += 1
+                continue
             else:
                 expected.replaced += 1
             self.model[task_id] = (update_time, document)

@@ -19,6 +19,7 @@ import pytest
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, NetworkStoreSuite, WriterSuite, assert_public, stored
+from support import public_words
 from support.cut_wire import cut_at_commit, silent_at
 from support.database_server import DatabaseServer, free_port
 from support.dead_address import NAME, dead_address, resolve
@@ -87,7 +88,8 @@ async def refusal(store: TaskStore) -> str:
     """What a read is refused with."""
     with pytest.raises(StoreUnavailable) as refused:
         await store.get_document(ID)
-    return refused.value.message
+    public_words.assert_public(refused.value.message)
+    return refused.value.private
 
 
 async def check_reason(rig: SqlServerRig, url: str, reason: str) -> None:

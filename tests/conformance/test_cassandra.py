@@ -9,6 +9,7 @@ import pytest
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, NetworkStoreSuite, assert_public
+from support import public_words
 from support.cassandra import USER, CassandraNode, ConductorsKeyspace
 from support.database_server import free_port
 from support.lateness import within
@@ -105,7 +106,8 @@ async def refusal(store: TaskStore) -> str:
     async with within(3):
         with pytest.raises(StoreUnavailable) as refused:
             await store.get_document(ID)
-    return refused.value.message
+    public_words.assert_public(refused.value.message)
+    return refused.value.private
 
 
 class TestCassandraStore(NetworkStoreSuite):

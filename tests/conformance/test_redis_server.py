@@ -59,7 +59,8 @@ async def refusal(store: TaskStore) -> str:
     for ask in (store.get_document(ID), store.check()):
         with pytest.raises(StoreUnavailable) as refused:
             await ask
-        messages.add(refused.value.message)
+        messages.add(refused.value.private)
+        assert str(refused.value.reason) in refused.value.message
     await store.close()
     (message,) = messages
     assert PASSWORD not in message

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support import public_words
 from taskgate.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer, sqlite
 from taskgate.stores.base import StoredTask, TaskStore
@@ -69,6 +70,7 @@ def permit(path: Path, mode: int) -> None:
 async def refusal(store: TaskStore) -> str:
     with pytest.raises(StoreUnavailable) as refused:
         await store.get_document(ID)
+    public_words.assert_public(refused.value.message)
     return refused.value.message
 
 

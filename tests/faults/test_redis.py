@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, task
 from support.doors import GrpcDoor, RestDoor
 from support.load import answers, callers
+from support.public_words import assert_public
 from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched
 from support.running import System, eventually, running_system
 from taskgate.stores import open_writer
@@ -217,7 +218,13 @@ def assert_unavailable(system: System, address: str) -> None:
         outcome = rest.get_task_json(DOCUMENTED_ID)
         assert (outcome.status, outcome.retryable) == (503, True)
         assert (typed.code, typed.reason) == ("UNAVAILABLE", "ERROR_REASON_STORE_UNAVAILABLE")
-        assert f"redis://{address}/0" in typed.message
+        assert_public(typed.message)
+        assert_public(outcome.message)
+        where = f"The store redis://{address}/0 is unavailable: "
+        told = eventually(
+            lambda: [line for line in system.events("call") if line.get("error", "").startswith(where)], "in the log"
+        )
+        assert all(line["request_id"] for line in told)
         eventually(lambda: health(direct) == NOT_SERVING, "NOT_SERVING", 5)
         eventually(lambda: rest.get("/healthz").status == 503, "not healthy", 5)
         began = time.monotonic()

@@ -17,6 +17,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from taskgate.errors import STATUS_OF, TaskgateError
+from taskgate.transports.error_details import status_details
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 DOCUMENT = b'{"taskId":"d","n":9007199254740993,"x":1.0,"big":1e400,"gone":null,"dup":1,"dup":2,"s":"\\ud800\xc3\xa9"}'
@@ -68,6 +70,8 @@ class Stub:
                 return http_body(DOCUMENT)
             case ["error", code, *_]:
                 await fail(context, int(code))
+            case ["kind", name]:
+                await fail_as(context, next(kind for kind in STATUS_OF if kind.__name__ == name))
             case ["flaky", times, code, *_]:
                 if self.calls[task_id] <= int(times):
                     await fail(context, int(code))
@@ -101,6 +105,14 @@ async def fail(context: Any, code: int, *details: any_pb2.Any) -> None:
     status = status_pb2.Status(code=code, message=MESSAGE, details=details or [info])
     trailing = (("grpc-status-details-bin", status.SerializeToString()), ("x-request-id", "from-the-server"))
     await context.abort(CODES[code], MESSAGE, trailing_metadata=trailing)
+
+
+async def fail_as(context: Any, kind: type[TaskgateError]) -> None:
+    """Abort as the real server does with an error of this kind."""
+    error = kind.__new__(kind)
+    TaskgateError.__init__(error, MESSAGE)
+    details = (("grpc-status-details-bin", status_details(error)),)
+    await context.abort(grpc.StatusCode[error.status.grpc_code], MESSAGE, trailing_metadata=details)
 
 
 def http_body(data: bytes) -> bytes:

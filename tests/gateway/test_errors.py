@@ -11,6 +11,7 @@ from gateway.running import Gateway, StubServer
 from gateway.stub_server import MESSAGE
 from gateway.wire import Ask, Http1, Http2, HungUp, ask_over, assert_error
 from taskgate.addresses import Address
+from taskgate.errors import STATUS_OF, TaskgateError
 
 PATH = "/api/tasks/"
 
@@ -50,6 +51,14 @@ class TestFromTheServer:
     def test_every_code(self, ask: Ask, code: int) -> None:
         answer = ask(f"{PATH}stub.error.{code}")
         assert_error(answer, HTTP_STATUS[code], MESSAGE, retryable=code in RETRYABLE)
+
+    @pytest.mark.parametrize("kind", STATUS_OF, ids=lambda kind: kind.__name__)
+    def test_every_row_of_the_table(self, ask: Ask, kind: type[TaskgateError]) -> None:
+        """What ``STATUS_OF`` says is what REST callers see: Envoy's own tables agree with it."""
+        row = STATUS_OF[kind]
+        answer = ask(f"{PATH}stub.kind.{kind.__name__}")
+        assert_error(answer, row.http_status, MESSAGE, retryable=row.retryable)
+        assert answer.header("retry-after") == (None if row.retry_after is None else str(row.retry_after))
 
     def test_exact_bytes(self, ask: Ask) -> None:
         message = json.dumps("The request cannot be decoded")
@@ -173,12 +182,6 @@ class TestMalformed:
             answer = connection.answer()
         assert answer.status in {400, 501}
         assert_error(answer, answer.status)
-
-    @pytest.mark.parametrize("version", [b" HTTP/1.0", b""])
-    def test_old_versions_are_426(self, gateway: Gateway, version: bytes) -> None:
-        with Http1(gateway.address) as connection:
-            connection.send(b"GET /api/tasks/a" + version + b"\r\n\r\n")
-            assert_error(connection.answer(), 426, "HTTP/1.1 or HTTP/2 is required")
 
     @pytest.mark.parametrize("headers", [[(f"h{n}", "x") for n in range(200)], [("h", "x" * 70_000)]])
     def test_too_many_headers_are_431(self, gateway: Gateway, headers: list[tuple[str, str]]) -> None:

@@ -288,6 +288,7 @@ class TestOtherPaths:
                 "/API/tasks/a",
                 "/api/tasks/a/log",
                 "/api/workflow/a",
+                "/api/tasks/search",
             ),
             *("/taskgate.v1.TaskService/GetTaskJson", "/grpc.health.v1.Health/Check", "/stats", "/config_dump"),
         ],

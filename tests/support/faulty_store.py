@@ -5,9 +5,10 @@ import json
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.inside import Application
+from taskgate.stores.refusals import overloaded
 
 SECRET = "dsn postgres://user:password@host"  # noqa: S105 - made up
-UNEXPECTED, AWAY, UNREADABLE, SLOW, COUNTS = (f"00000000-0000-4000-8000-00000000000{number}" for number in range(5))
+UNEXPECTED, AWAY, UNREADABLE, SLOW, COUNTS, FULL = (f"00000000-0000-4000-8000-00000000000{n}" for n in range(6))
 
 
 class FaultyStore:
@@ -22,7 +23,9 @@ class FaultyStore:
             case _ if task_id == UNEXPECTED:
                 raise ValueError(SECRET)
             case _ if task_id == AWAY:
-                raise StoreUnavailable("The store is away")
+                raise StoreUnavailable("it is away", store=SECRET, node=SECRET)
+            case _ if task_id == FULL:
+                raise overloaded(1024)
             case _ if task_id == UNREADABLE:
                 raise DocumentUnreadable(task_id)
             case _ if task_id == COUNTS:

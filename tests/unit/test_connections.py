@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import Overloaded, StoreUnavailable
 from taskgate.stores import circuit, connections
 from taskgate.stores.connections import Connections
 from taskgate.stores.single_flight import SingleFlight
@@ -149,9 +150,9 @@ async def test_too_many_waiting_are_refused() -> None:
     await until(lambda: sum(read.done() for read in reads) == 8)
     gate.set()
     results = await asyncio.gather(*reads, return_exceptions=True)
-    refused = [result for result in results if isinstance(result, StoreUnavailable)]
+    refused = [result for result in results if isinstance(result, Overloaded)]
     assert len(refused) == 8
-    assert {error.message for error in refused} == {"The store db is overloaded: 10 reads are waiting"}
+    assert {error.message for error in refused} == {"Overloaded: 10 reads wait for the store; try again"}
     connected.close()
 
 
@@ -279,6 +280,24 @@ async def test_one_read_that_hangs_is_given_up_at_last(monkeypatch: pytest.Monke
     connected.close()
 
 
+async def test_read_that_takes_its_time_to_end_is_refused_all_the_same() -> None:
+    """A driver that tidies up while it is cancelled, and is cancelled once more: its caller was never cancelled."""
+    server = Server()
+    connected = pool(server)
+
+    async def tidying(connection: Connection) -> int:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+        return connection.number
+
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await connected.run(tidying)
+    connected.close()
+
+
 @pytest.mark.parametrize("moment", range(12))
 async def test_cancelled_reads_give_back_what_they_had(moment: int) -> None:
     """Cancelled while waiting, connecting or reading: room for connections is neither lost nor made."""
@@ -304,7 +323,7 @@ async def test_close_ends_reads_under_way() -> None:
     await until(lambda: server.made and len(connected._queue) == 2)
     connected.close()
     results = await asyncio.gather(*reads, return_exceptions=True)
-    assert [str(result) for result in results] == ["The store db is closed"] * 3
+    assert [str(result) for result in results] == ["The store is unavailable: it is closed"] * 3
     with pytest.raises(StoreUnavailable, match="closed"):
         await connected.run(number_of)
     assert server.open() == 0

@@ -17,14 +17,7 @@ from support.documents import task
 from taskgate import large_conversions
 from taskgate.conversion import Conversion, Converted, convert
 from taskgate.conversion_process import ConversionProcess
-from taskgate.errors import (
-    DocumentTooLarge,
-    DocumentUnreadable,
-    Overloaded,
-    StoreUnavailable,
-    TaskgateError,
-    TaskNotRepresentable,
-)
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, Overloaded, TaskgateError, TaskNotRepresentable
 from taskgate.large_conversions import LargeConversions
 from taskgate.v1.task_pb2 import Task
 
@@ -167,7 +160,7 @@ async def test_queue_is_bounded(conversions: LargeConversions, monkeypatch: pyte
     process, first = await stuck(conversions)
     waiting = [asyncio.create_task(conversions.convert(TO_DOCUMENT, ID, ROW)) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(StoreUnavailable, match="Overloaded"):
+    with pytest.raises(Overloaded, match="large tasks wait"):
         await conversions.convert(TO_DOCUMENT, OTHER_ID, task(OTHER_ID))
     process.resume()
     await asyncio.gather(first, *waiting)

@@ -155,6 +155,13 @@ def test_id_that_the_format_refuses_is_told_how_to_get_in() -> None:
     assert "--task-id-format any" in rejects[0].reason
 
 
+def test_id_is_no_longer_than_columns_are() -> None:
+    """Conductor's own, and those of an import into MySQL: 255 characters, each of up to four bytes."""
+    memory, rejects, _ = load(b"".join(b'{"taskId":"%s"}' % ("😀" * length).encode() for length in (255, 256)))
+    assert [len(task.task_id) for task in memory.tasks] == [255]
+    assert [reject.reason for reject in rejects] == ["taskId has 256 characters, and at most 255 can be stored"]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [(b"null", 0), (b"5", 5), (b"5.0", 5), (b"1770621022078", 1770621022078), (b'1,"updateTime":7', 7)],

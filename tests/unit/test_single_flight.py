@@ -172,7 +172,7 @@ async def test_error_reaches_every_reader_and_passes() -> None:
         database.gate.set()
         database.error = StoreUnavailable("away")
         results = await asyncio.gather(*(store.get_document("a") for _ in range(3)), return_exceptions=True)
-        assert [str(result) for result in results] == ["away"] * 3
+        assert [str(result) for result in results] == ["The store is unavailable: away"] * 3
         with pytest.raises(StoreUnavailable, match="away"):
             await store.check()
         database.error = None

@@ -32,7 +32,7 @@ def test_anything_else_is_refused_as_uuid(task_id: str) -> None:
         check_task_id(task_id, TaskIdFormat.UUID)
 
 
-@pytest.mark.parametrize("task_id", ["x", "a b", "é😀", "x" * 255, "a/b", "..", "%00", UUID, "\u200b"], ids=ascii)
+@pytest.mark.parametrize("task_id", ["x", "a b", "é😀", "x" * 100_000, "a/b", "..", "%00", UUID, "\u200b"], ids=ascii)
 def test_any_takes_any_text(task_id: str) -> None:
     check_task_id(task_id, TaskIdFormat.ANY)
 
@@ -41,7 +41,6 @@ def test_any_takes_any_text(task_id: str) -> None:
     ("task_id", "reason"),
     [
         ("", "empty"),
-        ("x" * 256, "256"),
         ("a\0", "control"),
         ("\x7f", "control"),
         ("\x85", "control"),

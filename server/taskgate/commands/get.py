@@ -8,6 +8,7 @@ import grpc
 
 from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.endpoints import SERVICE
+from taskgate.printable import printable, printable_json
 from taskgate.v1.task_pb2 import Task
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
@@ -22,7 +23,7 @@ def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
             else:
                 _print_summary(channel, task_id, timeout)
         except grpc.RpcError as error:
-            click.echo(f"taskgate: {server}: {error.code().name}: {error.details()}", err=True)
+            click.echo(printable(f"taskgate: {server}: {error.code().name}: {error.details()}"), err=True)
             return 1
     return 0
 
@@ -36,7 +37,10 @@ def _print_document(channel: grpc.Channel, task_id: str, timeout: float) -> None
         response_deserializer=HttpBody.FromString,
     )
     body = call(GetTaskJsonRequest(task_id=task_id), timeout=timeout)
-    sys.stdout.buffer.write(body.data + b"\n")
+    if sys.stdout.isatty():
+        click.echo(printable_json(body.data))
+    else:
+        sys.stdout.buffer.write(body.data + b"\n")
 
 
 def _print_summary(channel: grpc.Channel, task_id: str, timeout: float) -> None:
@@ -47,7 +51,7 @@ def _print_summary(channel: grpc.Channel, task_id: str, timeout: float) -> None:
     )
     task = call(GetTaskRequest(task_id=task_id), timeout=timeout).task
     for label, value in summary(task):
-        click.echo(f"{label:>10}  {value}")
+        click.echo(f"{label:>10}  {printable(value)}")
 
 
 def summary(task: Task) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import click
 from taskgate.errors import StoreUnavailable
 from taskgate.importing import ImportSummary, Progress, Reject, Source
 from taskgate.importing import run_import as import_sources
+from taskgate.printable import printable
 from taskgate.settings import Settings
 from taskgate.stores import open_writer, store_name
 
@@ -56,7 +57,7 @@ class _Screen:
         now = time.monotonic()
         if self._show_progress and now - self._drawn_at >= _REDRAW_SECONDS:
             self.clear()
-            self._drawn = _progress_line(progress)
+            self._drawn = printable(_progress_line(progress))
             self._drawn_at = now
             click.echo(self._drawn, err=True, nl=False)
 
@@ -64,7 +65,7 @@ class _Screen:
         """Print one rejected document as ``file:line: reason``."""
         self.clear()
         place = reject.source if reject.line is None else f"{reject.source}:{reject.line}"
-        click.echo(f"{place}: {reject.reason}", err=True)
+        click.echo(printable(f"{place}: {reject.reason}"), err=True)
 
     def clear(self) -> None:
         """Wipe the progress line."""
@@ -86,18 +87,18 @@ def _summary(summary: ImportSummary, store: str, seconds: float) -> str:
     """What was done, in a sentence or two; with several files, rejects for each."""
     written: Any = summary.written
     text = (
-        f"{store}: {written.added:,} added, {written.replaced:,} replaced, {written.unchanged:,} unchanged,"
+        f"{printable(store)}: {written.added:,} added, {written.replaced:,} replaced, {written.unchanged:,} unchanged,"
         f" {written.older:,} older than what is stored (kept), {summary.rejects:,} rejected, in {seconds:.1f} s"
     )
     if len(summary.sources) > 1:
         for source in summary.sources:
             if source.rejects:
-                text += f"\n  {source.name}: {source.rejects:,} rejected"
+                text += f"\n  {printable(source.name)}: {source.rejects:,} rejected"
     if isinstance(summary.stopped_by, KeyboardInterrupt):
         text += f"\ntaskgate: interrupted; {_trouble(summary.stopped_by)}what is counted above is stored"
         text += ", and the import can be run again"
     elif summary.stopped_by is not None:
-        text += f"\ntaskgate: {summary.stopped_by.message}; what is counted above is stored"
+        text += f"\ntaskgate: {printable(summary.stopped_by.private)}; what is counted above is stored"
     return text
 
 
@@ -106,4 +107,4 @@ def _trouble(interrupt: BaseException) -> str:
     error: BaseException | None = interrupt
     while error is not None and not isinstance(error, StoreUnavailable):
         error = error.__context__
-    return "" if error is None else f"{error.message}; "
+    return "" if error is None else f"{printable(error.private)}; "

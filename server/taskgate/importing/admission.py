@@ -29,6 +29,9 @@ class _Head(msgspec.Struct, rename="camel"):
 
 _decode_head = msgspec.json.Decoder(_Head).decode
 
+MAX_TASK_ID_CHARACTERS = 255
+"""The width of the ``task_id`` column in Conductor's own databases (contract section 3.1), and in MySQL in ours."""
+
 _LARGEST_TIME = 2**63 - 1
 _MOST_DIGITS = 400
 """A number of more digits is beyond any double, too; Python would not even convert one of 5,000."""
@@ -93,8 +96,9 @@ def _check_id(task_id: str, task_id_format: TaskIdFormat) -> None:
     try:
         check_task_id(task_id, task_id_format)
     except InvalidTaskId as error:
-        hint = "; --task-id-format any takes other IDs" if task_id_format == TaskIdFormat.UUID else ""
-        raise Refused(f"{error.message}{hint}") from error
+        raise Refused(error.private) from error
+    if len(task_id) > MAX_TASK_ID_CHARACTERS:
+        raise Refused(f"taskId has {len(task_id)} characters, and at most {MAX_TASK_ID_CHARACTERS} can be stored")
 
 
 def _is_workflow(text: bytes) -> bool:

@@ -26,9 +26,10 @@ class TaskStore(Protocol):
         - Over a network, must fail at once when the database is known to be away, but for one read at a time.
 
         Raises:
-            StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged, overloaded or
-                closed. The message must be one sentence that names the store, without its password and without a
-                driver's words.
+            StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged or closed. The
+                message must be one sentence without a driver's words, and without anything that says where the
+                database is; ``private`` must name it, without its password.
+            Overloaded: must be raised at once when more reads wait than there is room for.
             DocumentUnreadable: must be raised when the stored value is neither text nor bytes.
         """
         ...
@@ -36,7 +37,7 @@ class TaskStore(Protocol):
     async def check(self) -> None:
         """Return if a read would be answered now.
 
-        - Must raise StoreUnavailable where a read would, in the same words.
+        - Must raise StoreUnavailable, or Overloaded, where a read would, in the same words.
         - Must return again, without a new store object, once the database is back.
         """
         ...
@@ -94,8 +95,10 @@ class TaskWriter(Protocol):
         """Write ``tasks`` in one transaction and say what that did.
 
         - Must have written all of them or none, whatever interrupts it.
-        - Must count a task as *added* if its ID is new; as *older*, keeping what is stored, if the stored
-          ``update_time`` is later; as *unchanged* if the same ``update_time`` and bytes are stored; else as *replaced*.
+        - Must count a task as *added* if its ID is new; as *unchanged* if the same ``update_time`` and bytes are
+          stored; as *older*, keeping what is stored, if that is the later version; else as *replaced*.
+        - Must take for the later version the one of the later ``update_time`` or, between two of one ``update_time``,
+          of the greater ``Standing``: the same versions leave the same one, in whatever order and number of writes.
         - Must treat several tasks with one ID as if they were written one after the other.
         - Must never hold up a reader.
         - Must wait a while for another writer to finish.

@@ -16,6 +16,7 @@ from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.cassandra_session import DRIVERS_ERRORS, OUT_OF_REACH, CassandraSession, explain
 from taskgate.stores.cassandra_url import CassandraUrl
 from taskgate.stores.connections import Connections
+from taskgate.stores.refusals import CLOSED
 from taskgate.stores.url_parts import Endpoint
 
 READ_TIMEOUT: Final = 2.0
@@ -105,7 +106,7 @@ class CassandraStore:
                 self._opening.add_done_callback(asyncio.Task.exception)  # it may be that nobody waits for it any more
             await asyncio.shield(self._opening)  # others wait for it too, and the next read may
             if self._closed or self._session is None:
-                raise StoreUnavailable(f"The store {self._url.name} is closed")
+                raise StoreUnavailable(CLOSED, store=self._url.name)
         return _Lease(self._session)
 
     async def _open(self) -> None:

@@ -215,7 +215,7 @@ def explain(store: str, error: Exception) -> StoreUnavailable | None:
 
 
 def _unavailable(store: str, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"The store {store} is unavailable: {_reason(error)}")
+    return StoreUnavailable(_reason(error), store=store)
 
 
 def _reason(error: Exception) -> str:

@@ -6,13 +6,14 @@ known to be away, one read at a time finds out whether it is back, and all other
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.circuit import Circuit
+from taskgate.stores.refusals import CLOSED, overloaded
 
 LONGEST_READ = 10.0
 """Seconds, not counting those in the queue, after which a read is given up though others are answered: it hangs."""
@@ -43,8 +44,8 @@ class Connections(Generic[C]):
     ``store`` is what messages call the database. ``explain`` turns a driver's exception into a public one; what it
     returns None for says nothing about the database, and is raised as it is.
 
-    A read fails with StoreUnavailable if it finds ``max_waiting`` others in the queue, or when it has taken ``timeout``
-    seconds and for as long nobody has been answered: a queue behind large documents is no outage.
+    A read fails with Overloaded if it finds ``max_waiting`` others in the queue, and with StoreUnavailable when it has
+    taken ``timeout`` seconds and for as long nobody has been answered: a queue behind large documents is no outage.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class Connections(Generic[C]):
         self._queue: deque[asyncio.Future[C | None]] = deque()  # None: there is room for a new connection
         self._reads: dict[asyncio.Task[object], float] = {}  # when each began
         self._waiting: set[asyncio.Task[object]] = set()
-        self._overdue: set[asyncio.Task[object]] = set()
+        self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often each was cancelled by us
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0.0
-        self._circuit = Circuit(StoreUnavailable)
+        self._circuit = Circuit(self._unavailable)
         self._closed = False
 
     @property
@@ -82,10 +83,12 @@ class Connections(Generic[C]):
     async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
         """What ``read`` returns, given a connection; a lost one is replaced, and ``read`` begins anew.
 
-        ``refusable`` is False for a read that tries even if the database is known to be away. Raises StoreUnavailable.
+        ``refusable`` is False for a read that tries even if the database is known to be away.
+
+        Raises StoreUnavailable or Overloaded.
         """
         if self._closed:
-            raise StoreUnavailable(f"The store {self._store} is closed")
+            raise self._unavailable(CLOSED)
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self._run_watched(read))
         return await self._run_watched(read)
@@ -105,9 +108,8 @@ class Connections(Generic[C]):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        self._overdue.update(self._reads)
         for task in self._reads:
-            task.cancel()
+            self._give_up(task)
         self._discard_idle()
 
     async def _run_watched(self, read: Callable[[C], Awaitable[Answer]]) -> Answer:
@@ -119,7 +121,10 @@ class Connections(Generic[C]):
         try:
             answer = await self._run(read)
         except BaseException:
-            if task in self._overdue and not task.uncancel():  # it was not cancelled by anybody else
+            cancelled = self._overdue.pop(task, 0)
+            for _ in range(cancelled):
+                task.uncancel()
+            if cancelled and not task.cancelling():  # it was not cancelled by anybody else
                 raise self._failed_overdue() from None
             raise
         else:
@@ -128,7 +133,7 @@ class Connections(Generic[C]):
             return answer
         finally:
             del self._reads[task]
-            self._overdue.discard(task)
+            self._overdue.pop(task, None)
 
     async def _run(self, read: Callable[[C], Awaitable[Answer]]) -> Answer:
         while True:
@@ -198,7 +203,7 @@ class Connections(Generic[C]):
     async def _wait(self) -> C | None:
         """Wait for another read to end: its connection, or None if there is room for a new one."""
         if len(self._queue) >= self._max_waiting:
-            raise StoreUnavailable(f"The store {self._store} is overloaded: {self._max_waiting} reads are waiting")
+            raise overloaded(self._max_waiting)
         turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         task = asyncio.current_task()
@@ -256,23 +261,30 @@ class Connections(Generic[C]):
         for task, began in self._reads.items():
             hangs = now - began >= LONGEST_READ and task not in self._waiting
             if hangs or max(began, self._answered) <= quiet_since:
-                self._overdue.add(task)
-                task.cancel()
+                self._give_up(task)
         if self._overdue:  # before they give their connections up: those would go to others, who begin to wait anew
             self._note_trouble(self._silent())
         self._watch = None
         if self._reads:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
 
+    def _give_up(self, task: asyncio.Task[object]) -> None:
+        """Cancel it; once more where it takes its time to end."""
+        self._overdue[task] += 1
+        task.cancel()
+
     def _failed_overdue(self) -> StoreUnavailable:
         if self._closed:
-            return StoreUnavailable(f"The store {self._store} is closed")
+            return self._unavailable(CLOSED)
         error = self._silent()
         self._note_trouble(error)
         return error
 
     def _silent(self) -> StoreUnavailable:
-        return StoreUnavailable(f"The store {self._store} is unavailable: it does not answer")
+        return self._unavailable("it does not answer")
+
+    def _unavailable(self, reason: str) -> StoreUnavailable:
+        return StoreUnavailable(reason, store=self._store)
 
     def _note_trouble(self, error: StoreUnavailable) -> None:
         """Refuse others, unless there were answers until now: then one read says little."""
@@ -283,8 +295,8 @@ class Connections(Generic[C]):
         """Refuse those that wait, and others from now on but for one at a time."""
         if self._closed:
             return
-        self._circuit.open(error.message)
+        self._circuit.open(error.reason)
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
-                turn.set_exception(StoreUnavailable(error.message))
+                turn.set_exception(self._unavailable(error.reason))

@@ -166,7 +166,7 @@ def is_mariadb(connection: Any) -> bool:
 def explain(store: str, error: Exception) -> StoreUnavailable | None:
     """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
     reason = _reason(error)
-    return None if reason is None else StoreUnavailable(f"The store {store} is unavailable: {reason}")
+    return None if reason is None else StoreUnavailable(reason, store=store)
 
 
 def number_of(error: Exception) -> int:

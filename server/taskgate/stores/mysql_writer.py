@@ -5,11 +5,10 @@ and one for each import under way with the number of its last batch.
 """
 
 import asyncio
-import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from asyncmy import errors
 
@@ -18,7 +17,8 @@ from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.mysql_connect import connect, explain, is_mariadb, number_of, terminate
 from taskgate.stores.mysql_url import MysqlUrl
 from taskgate.stores.sql_writer import COMMENT, SqlWriter, foreign
-from taskgate.stores.writer import compare
+from taskgate.stores.standing import Standing, digest_of, standing_of
+from taskgate.stores.writer import compare, portions
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for making a connection."""
@@ -58,7 +58,11 @@ _LOCK: Final = "SELECT batch FROM taskgate_import WHERE writer = '' FOR UPDATE"
 
 _NUMBER: Final = "REPLACE INTO taskgate_import VALUES (%s, %s)"
 
-_LOOK: Final = "SELECT task_id, update_time, SHA2(json_data, 256) FROM task WHERE task_id IN %s"
+_LOOK: Final = (
+    "SELECT task_id, update_time, UNHEX(SHA2(json_data, 256)), LENGTH(json_data) FROM task WHERE task_id IN %s"
+)
+
+_DOCUMENTS: Final = "SELECT task_id, CAST(json_data AS BINARY) FROM task WHERE task_id IN %s"
 
 _INSERT: Final = "INSERT INTO task (task_id, update_time, json_data) VALUES (%s, %s, %s)"
 
@@ -106,7 +110,7 @@ class MysqlWriter(SqlWriter):
                     raise
             comment = await _value(connection, _COMMENT)
         if problem := foreign((comment or b"").decode()):
-            raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
+            raise StoreUnavailable(problem, store=self._name)
         await connection.query("INSERT IGNORE INTO taskgate_import VALUES ('', 0)")
         await connection.query("SELECT task_id, update_time, json_data FROM task LIMIT 0")
 
@@ -117,8 +121,15 @@ class MysqlWriter(SqlWriter):
             await cursor.execute("START TRANSACTION")
             await cursor.execute(_LOCK)
             await cursor.execute(_NUMBER, (self._writer, self._batch))
-            times, hashes = await _stored(cursor, tasks)
-            counts, changed = compare(tasks, times, lambda task: hashes[task.task_id] == _hash(task))
+            stored = await _stored(cursor, tasks)
+            standings = await _standings(cursor, tasks, stored)
+
+            def standing_of_stored(task: StoredTask) -> Standing | None:
+                same = stored[task.task_id].digest == digest_of(task.document)
+                return None if same else standings[task.task_id]
+
+            times = {task_id: row.update_time for task_id, row in stored.items()}
+            counts, changed = compare(tasks, times, standing_of_stored)
             if changed:
                 rows = [_row(task) for task in changed]
                 _check_size(self._connection, rows, self._largest_statement)
@@ -181,16 +192,40 @@ async def _value(connection: Any, statement: str, *parameters: object) -> Any:
     return row and row[0]
 
 
-async def _stored(cursor: Any, tasks: Sequence[StoredTask]) -> tuple[dict[str, int], dict[str, str]]:
-    """Update times and hashes of those of ``tasks`` that there are, by ID."""
-    times: dict[str, int] = {}
-    hashes: dict[str, str] = {}
+class _Stored(NamedTuple):
+    """What is known of a stored document that was not read."""
+
+    update_time: int
+    digest: bytes
+    length: int
+
+
+async def _stored(cursor: Any, tasks: Sequence[StoredTask]) -> dict[str, _Stored]:
+    """What is stored of ``tasks``, by ID."""
+    stored: dict[str, _Stored] = {}
     keys = tuple({task.task_id.encode() for task in tasks})
     for start in range(0, len(keys), _IDS_AT_ONCE):
         await cursor.execute(_LOOK, (keys[start : start + _IDS_AT_ONCE],))
-        for key, update_time, digest in await cursor.fetchall():
-            times[key.decode()], hashes[key.decode()] = update_time, digest.decode()
-    return times, hashes
+        for key, *row in await cursor.fetchall():
+            stored[key.decode()] = _Stored(*row)
+    return stored
+
+
+async def _standings(cursor: Any, tasks: Sequence[StoredTask], stored: Mapping[str, _Stored]) -> dict[str, Standing]:
+    """Standings of those documents that are stored with the update time of a task that is not the same, by ID."""
+    tied = {
+        task.task_id
+        for task in tasks
+        if (row := stored.get(task.task_id))
+        and row.update_time == task.update_time
+        and row.digest != digest_of(task.document)
+    }
+    standings: dict[str, Standing] = {}
+    for part in portions(sorted(tied), lambda task_id: stored[task_id].length):
+        await cursor.execute(_DOCUMENTS, (tuple(task_id.encode() for task_id in part),))
+        for key, document in await cursor.fetchall():
+            standings[key.decode()] = standing_of(document)
+    return standings
 
 
 def _check_size(connection: Any, rows: Sequence[tuple[bytes, int, str]], most: int) -> None:
@@ -200,10 +235,6 @@ def _check_size(connection: Any, rows: Sequence[tuple[bytes, int, str]], most: i
         # A character has up to four bytes, those that are escaped included.
         if 4 * len(document) > room and len(connection.escape(document).encode()) > room:
             raise errors.OperationalError(_PACKET_TOO_LARGE, "a statement is too long")
-
-
-def _hash(task: StoredTask) -> str:
-    return hashlib.sha256(task.document).hexdigest()
 
 
 def _row(task: StoredTask) -> tuple[bytes, int, str]:

@@ -10,6 +10,8 @@ from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.postgresql_connect import connect, explain, table_of
 from taskgate.stores.postgresql_url import PostgresqlUrl
 from taskgate.stores.sql_writer import BATCH_TIMEOUT, COMMENT, SqlWriter, foreign
+from taskgate.stores.standing import digest_of, standing_of
+from taskgate.stores.writer import portions
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for making a connection."""
@@ -29,24 +31,34 @@ CREATE TABLE {table} (
 COMMENT ON TABLE {table} IS '{comment}'
 """
 
-# In a row that was there before, xmax is the transaction that locked it: this one.
+# In a row that was there before, xmax is the transaction that locked it: this one. Rows that are left alone are locked
+# all the same, so the statements below see what this one saw.
 _UPSERT = """
-WITH written AS (
-    INSERT INTO {table} AS stored (task_id, update_time, json_data)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
-    ON CONFLICT (task_id) DO UPDATE
-    SET update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP, json_data = excluded.json_data
-    WHERE stored.update_time < excluded.update_time
-       OR (stored.update_time = excluded.update_time AND stored.json_data <> excluded.json_data)
-    RETURNING xmax = 0 AS added
-)
-SELECT count(*) FILTER (WHERE added), count(*) FILTER (WHERE NOT added) FROM written
+INSERT INTO {table} AS stored (task_id, update_time, json_data)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+ON CONFLICT (task_id) DO UPDATE
+SET update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP, json_data = excluded.json_data
+WHERE stored.update_time < excluded.update_time
+RETURNING task_id, xmax = 0
 """
 
-# Rows that were left alone are locked all the same, so this is what the statement above saw.
-_OLDER = """
-SELECT count(*) FROM unnest($1::text[], $2::bigint[]) AS given (task_id, update_time)
-JOIN {table} AS stored ON stored.task_id = given.task_id COLLATE "C" AND stored.update_time > given.update_time
+# Of rows of the same update time their digest and length, so that only documents that differ have to be read.
+_KEPT = """
+SELECT stored.task_id, tied.document IS NOT NULL, sha256(tied.document), length(tied.document)
+FROM unnest($1::text[], $2::bigint[]) AS given (task_id, update_time)
+JOIN {table} AS stored ON stored.task_id = given.task_id COLLATE "C"
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN stored.update_time = given.update_time THEN convert_to(stored.json_data, 'UTF8') END AS document
+) AS tied
+"""
+
+_DOCUMENTS = """
+SELECT task_id, convert_to(json_data, 'UTF8') FROM {table} WHERE task_id = ANY ($1::text[])
+"""
+
+_REPLACE = """
+UPDATE {table} AS stored SET modified_on = CURRENT_TIMESTAMP, json_data = given.json_data
+FROM unnest($1::text[], $2::text[]) AS given (task_id, json_data) WHERE stored.task_id = given.task_id COLLATE "C"
 """
 
 _BEGIN = "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), txid_current()"
@@ -85,7 +97,7 @@ class PostgresqlWriter(SqlWriter):
             await connection.execute(_LAYOUT.format(table=self._table, comment=COMMENT))
             self.created = True
         elif problem := foreign(comment or ""):
-            raise StoreUnavailable(f"The store {self._name} is unavailable: {problem}")
+            raise StoreUnavailable(problem, store=self._name)
         await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
         await connection.execute("COMMIT")
 
@@ -100,14 +112,32 @@ class PostgresqlWriter(SqlWriter):
         return counts
 
     async def _put_distinct(self, columns: "_Columns") -> WriteCounts:
-        ids, times, documents = columns.task_ids, columns.update_times, columns.documents
         upsert = _UPSERT.format(table=self._table)
-        counts = WriteCounts(*await self._connection.fetchrow(upsert, ids, times, documents))
-        kept = len(ids) - counts.added - counts.replaced
-        if kept:
-            counts.older = await self._connection.fetchval(_OLDER.format(table=self._table), ids, times)
-            counts.unchanged = kept - counts.older
+        rows = await self._connection.fetch(upsert, columns.task_ids, columns.update_times, columns.documents)
+        added = sum(is_new for _, is_new in rows)
+        counts = WriteCounts(added, len(rows) - added)
+        written = {task_id for task_id, _ in rows}
+        if kept := [task for task in columns.tasks if task.task_id not in written]:
+            counts += await self._settle_ties(kept)
         return counts
+
+    async def _settle_ties(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        """Write those of ``tasks`` that are later than what is stored with the same update time, or a later one."""
+        times = [task.update_time for task in tasks]
+        kept = await self._connection.fetch(_KEPT.format(table=self._table), [task.task_id for task in tasks], times)
+        tied = {task_id: (digest, length) for task_id, is_tied, digest, length in kept if is_tied}
+        others = [task for task in tasks if task.task_id in tied and digest_of(task.document) != tied[task.task_id][0]]
+        later: list[StoredTask] = []
+        for part in portions(others, lambda task: tied[task.task_id][1]):
+            documents = dict(
+                await self._connection.fetch(_DOCUMENTS.format(table=self._table), [task.task_id for task in part])
+            )
+            later += [task for task in part if standing_of(task.document) > standing_of(documents[task.task_id])]
+        if later:
+            columns = _Columns(later)
+            await self._connection.execute(_REPLACE.format(table=self._table), columns.task_ids, columns.documents)
+        older = len(tasks) - len(tied) + len(others) - len(later)
+        return WriteCounts(replaced=len(later), unchanged=len(tied) - len(others), older=older)
 
     async def _commit(self) -> None:
         try:
@@ -139,7 +169,7 @@ class _Columns:
     """Tasks with distinct IDs, as arrays; raises UnicodeDecodeError."""
 
     def __init__(self, tasks: Sequence[StoredTask]) -> None:
-        tasks = sorted(tasks, key=lambda task: task.task_id)  # two writers take their locks in the same order
+        self.tasks = tasks = sorted(tasks, key=lambda task: task.task_id)  # writers take their locks in the same order
         self.task_ids = [task.task_id for task in tasks]
         self.update_times = [task.update_time for task in tasks]
         self.documents = [task.document.decode() for task in tasks]

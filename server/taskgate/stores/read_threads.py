@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from taskgate.errors import StoreUnavailable
+from taskgate.stores.refusals import CLOSED, overloaded
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -23,8 +24,8 @@ class ReadThreads(Generic[Question, Answer]):
     """Answers questions with the blocking function ``answer``, up to ``threads`` at once.
 
     ``store`` is what error messages call the database. Questions that wait while no question at all has been answered
-    for ``timeout`` seconds fail with StoreUnavailable, and so does one that finds ``max_waiting`` others in the queue:
-    an outage never piles up work, and a queue behind large documents is no outage.
+    for ``timeout`` seconds fail with StoreUnavailable; one that finds ``max_waiting`` others in the queue fails with
+    Overloaded: an outage never piles up work, and a queue behind large documents is no outage.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class ReadThreads(Generic[Question, Answer]):
         return self._questions.qsize() > 0 and time.monotonic() - self._answered < self._timeout
 
     async def ask(self, question: Question) -> Answer:
-        """The answer, or whatever ``answer`` raises; StoreUnavailable if there is none in time."""
+        """The answer, or whatever ``answer`` raises; StoreUnavailable if there is none in time, or Overloaded."""
         if self.closed:
-            raise StoreUnavailable(f"The store {self._store} is closed")
+            raise StoreUnavailable(CLOSED, store=self._store)
         if self._questions.qsize() >= self._max_waiting:
-            raise StoreUnavailable(f"The store {self._store} is overloaded: {self._max_waiting} reads are waiting")
+            raise overloaded(self._max_waiting)
         self._loop = loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._deadlines[future] = loop.time() + self._timeout
@@ -105,7 +106,7 @@ class ReadThreads(Generic[Question, Answer]):
             answer: Answer | None = None
             problem: BaseException | None = None
             if self.closed:
-                problem = StoreUnavailable(f"The store {self._store} is closed")
+                problem = StoreUnavailable(CLOSED, store=self._store)
             else:
                 try:
                     answer = self._answer(question)
@@ -152,5 +153,5 @@ class ReadThreads(Generic[Question, Answer]):
                 return
             if not future.done():
                 future.set_exception(
-                    StoreUnavailable(f"The store {self._store} did not answer within {self._timeout:g} s")
+                    StoreUnavailable(f"it did not answer within {self._timeout:g} s", store=self._store)
                 )

@@ -114,9 +114,7 @@ class SqlWriter(Writer):
         raise self._unknown("the connection was lost while a batch was committed")
 
     def _unknown(self, why: str) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"The store {self._name} is unavailable: {why}, and it is not known whether that batch is stored"
-        )
+        return StoreUnavailable(f"{why}, and it is not known whether that batch is stored", store=self._name)
 
     @abstractmethod
     async def _prepare(self) -> None:

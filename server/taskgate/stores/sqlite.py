@@ -23,6 +23,7 @@ from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.read_threads import ReadThreads
 from taskgate.stores.sqlite_lookup import Lookup, LookupFailed, open_lookup
+from taskgate.stores.standing import Standing, standing_of
 from taskgate.stores.writer import Writer, compare
 
 T = TypeVar("T")
@@ -331,7 +332,7 @@ class SqliteWriter(Writer):
         with self._faults():
             try:
                 self._execute_patiently("BEGIN IMMEDIATE")
-                counts, changed = compare(tasks, self._stored_times(tasks), self._is_stored)
+                counts, changed = compare(tasks, self._stored_times(tasks), self._standing_of_stored)
                 self._store(changed)
                 with interrupts_held():
                     self._connection.execute("COMMIT")
@@ -416,10 +417,11 @@ class SqliteWriter(Writer):
         for start in range(0, len(items), self._rows_per_statement):
             yield items[start : start + self._rows_per_statement]
 
-    def _is_stored(self, task: StoredTask) -> bool:
+    def _standing_of_stored(self, task: StoredTask) -> Standing | None:
+        """See ``compare``. One document at a time: a tie is met for each task of an import that is run again."""
         statement = "SELECT CAST(json_data AS BLOB) FROM task WHERE task_id = ?"
         (document,) = self._connection.execute(statement, (task.task_id,)).fetchone()
-        return bool(document == task.document)
+        return None if document == task.document else standing_of(document)
 
     def _limit_log(self) -> None:
         try:
@@ -468,4 +470,4 @@ def _unavailable(name: str, path: str, error: sqlite3.Error) -> StoreUnavailable
 
 
 def _gone(name: str, reason: str) -> StoreUnavailable:
-    return StoreUnavailable(f"The store {name} is unavailable: {reason}")
+    return StoreUnavailable(reason, store=name)

@@ -1,12 +1,19 @@
 """What the writers of all databases do alike: they count, refuse to write once closed, and close once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self, TypeVar
 
 from taskgate.errors import StoreUnavailable
 from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.refusals import CLOSED
+from taskgate.stores.standing import Standing, standing_of
+
+T = TypeVar("T")
+
+PORTION_BYTES: Final = 8 * 1024 * 1024
+"""Stored documents that are read at once, to compare them with what is to be written; a larger one is read alone."""
 
 
 class Writer(ABC):
@@ -22,7 +29,7 @@ class Writer(ABC):
     def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """See ``TaskWriter``."""
         if self._closed:
-            raise StoreUnavailable(f"The store {self._name} is closed")
+            raise StoreUnavailable(CLOSED, store=self._name)
         return self._write(tasks)
 
     def close(self) -> None:
@@ -51,32 +58,54 @@ class Writer(ABC):
 
 
 def compare(
-    tasks: Sequence[StoredTask], times: dict[str, int], is_stored: Callable[[StoredTask], bool]
+    tasks: Sequence[StoredTask],
+    times: Mapping[str, int],
+    standing_of_stored: Callable[[StoredTask], Standing | None],
 ) -> tuple[WriteCounts, list[StoredTask]]:
     """What writing ``tasks`` one after the other does, as ``TaskWriter`` counts it, and which have to be stored.
 
-    ``times`` are the update times of those that are stored already, and are brought up to date; ``is_stored`` says
-    whether the document that is stored under a task's ID is the task's.
+    ``times`` are the update times of those that are stored already. ``standing_of_stored`` is asked about tasks of the
+    very update time that is stored under their IDs: it returns None where the document that is stored is the task's.
     """
     counts = WriteCounts()
     changed: dict[str, StoredTask] = {}
-    for task in tasks:
-        known = times.get(task.task_id)
-        if known is None:
-            counts.added += 1
-        elif known > task.update_time:
-            counts.older += 1
-            continue
-        elif known == task.update_time and _is_same(task, changed.get(task.task_id), is_stored):
-            counts.unchanged += 1
-            continue
+
+    def order_of(task: StoredTask, before: StoredTask | None, time: int) -> int:
+        """Positive if ``task`` is later than what is there, negative if it is older, 0 if it is the same."""
+        if task.update_time != time:
+            return 1 if task.update_time > time else -1
+        if before is None:
+            there = standing_of_stored(task)
         else:
+            there = None if before.document == task.document else standing_of(before.document)
+        if there is None:
+            return 0
+        return 1 if standing_of(task.document) > there else -1
+
+    for task in tasks:
+        before = changed.get(task.task_id)
+        time = times.get(task.task_id) if before is None else before.update_time
+        if time is None:
+            counts.added += 1
+        elif (order := order_of(task, before, time)) > 0:
             counts.replaced += 1
-        times[task.task_id] = task.update_time
+        else:
+            counts.older += order < 0
+            counts.unchanged += order == 0
+            continue
         changed[task.task_id] = task
     return counts, list(changed.values())
 
 
-def _is_same(task: StoredTask, before: StoredTask | None, is_stored: Callable[[StoredTask], bool]) -> bool:
-    """Whether ``task`` changes nothing; ``before`` is the one of the same batch that was written under its ID."""
-    return is_stored(task) if before is None else before.document == task.document
+def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """``items`` in order, in lists of up to ``PORTION_BYTES`` by ``size``, or of one that is larger."""
+    portion: list[T] = []
+    total = 0
+    for item in items:
+        if portion and total + size(item) > PORTION_BYTES:
+            yield portion
+            portion, total = [], 0
+        portion.append(item)
+        total += size(item)
+    if portion:
+        yield portion

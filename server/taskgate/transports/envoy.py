@@ -25,7 +25,7 @@ from taskgate.endpoints import (
     build_document_endpoint,
     build_endpoints,
 )
-from taskgate.errors import ErrorStatus, TaskgateError
+from taskgate.errors import STATUS_OF, ErrorStatus, InternalError, StoreUnavailable, TaskgateError
 from taskgate.logs import flush_logs
 from taskgate.readiness import watch_store
 from taskgate.service import TaskService
@@ -167,8 +167,10 @@ class EnvoyTransport:
             },
             separators=(",", ":"),
         ).encode()
-        length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": row.http_status, "headers": [_JSON, length]})
+        headers = [_JSON, (b"content-length", str(len(body)).encode())]
+        if row.retry_after is not None:
+            headers.append((b"retry-after", str(row.retry_after).encode()))
+        await send({"type": "http.response.start", "status": row.http_status, "headers": headers})
         await send_body(send, body)
 
     async def _healthz(self, method: str, send: Send) -> None:
@@ -202,8 +204,8 @@ class EnvoyTransport:
 
 
 _LOGGED = "Internal error; the server's log has it"
-_INTERNAL = ErrorStatus("INTERNAL", 500, "ERROR_REASON_INTERNAL")
-_AWAY = ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True)
+_INTERNAL = STATUS_OF[InternalError]
+_AWAY = STATUS_OF[StoreUnavailable]
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

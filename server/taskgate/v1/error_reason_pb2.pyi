@@ -25,8 +25,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not used: an `ErrorInfo` always has a reason."""
     ERROR_REASON_INVALID_TASK_ID: _ErrorReason.ValueType  # 1
-    """The task ID cannot be one: it is empty, too long, or not of the format that the server is set up for. No store was
-    asked.
+    """The task ID cannot be one: it is empty, holds a control character, or is not of the format that the server is set up
+    for. No store was asked.
 
     INVALID_ARGUMENT · 400 · do not retry; correct the ID.
 
@@ -44,7 +44,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 3
-    """The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
+    """The ID is well formed, and no stored task has it. `task_id` is cut after 1,024 bytes, as it is in messages. Conductor removes tasks with their workflows, so an ID that used to
     work may come to this.
 
     NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
@@ -56,7 +56,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 4
-    """The store cannot answer now: it is away, locked or damaged. The message names the store.
+    """The store cannot answer now: it is away, locked or damaged. The message says why; where the store is, only the server's
+    log says, under the request ID.
 
     UNAVAILABLE · 503 · retry after a pause.
 
@@ -144,8 +145,8 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not used: an `ErrorInfo` always has a reason."""
 ERROR_REASON_INVALID_TASK_ID: ErrorReason.ValueType  # 1
-"""The task ID cannot be one: it is empty, too long, or not of the format that the server is set up for. No store was
-asked.
+"""The task ID cannot be one: it is empty, holds a control character, or is not of the format that the server is set up
+for. No store was asked.
 
 INVALID_ARGUMENT · 400 · do not retry; correct the ID.
 
@@ -163,7 +164,7 @@ INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this sch
     }
 """
 ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 3
-"""The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
+"""The ID is well formed, and no stored task has it. `task_id` is cut after 1,024 bytes, as it is in messages. Conductor removes tasks with their workflows, so an ID that used to
 work may come to this.
 
 NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
@@ -175,7 +176,8 @@ NOT_FOUND · 404 · do not retry, unless the task may not have reached the store
     }
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 4
-"""The store cannot answer now: it is away, locked or damaged. The message names the store.
+"""The store cannot answer now: it is away, locked or damaged. The message says why; where the store is, only the server's
+log says, under the request ID.
 
 UNAVAILABLE · 503 · retry after a pause.
 

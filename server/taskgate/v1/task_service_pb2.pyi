@@ -26,7 +26,7 @@ class GetTaskRequest(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The ID of the task execution: a UUID in its usual 36 characters, any version, any case. A server set up for other ID
-    generators takes any 1 to 255 characters that are not control characters. Compared with stored IDs character by
+    generators takes any text that is not empty and holds no control characters. Compared with stored IDs character by
     character, case included.
     """
     def __init__(

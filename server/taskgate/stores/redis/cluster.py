@@ -12,12 +12,14 @@ from typing import Any
 
 from hiredis import ReplyError
 
+from taskgate.errors import Overloaded
 from taskgate.stores.circuit import Circuit
 from taskgate.stores.redis.connection import Dialer, pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, see_that_it_reads, silence_reason
 from taskgate.stores.redis.first import first_answer
 from taskgate.stores.redis.link import Link, Patience
 from taskgate.stores.redis.slots import SLOTS, slot_of
+from taskgate.stores.refusals import CLOSED
 from taskgate.stores.url_parts import Endpoint
 
 _CLUSTER_SLOTS = pack("CLUSTER", "SLOTS")
@@ -114,7 +116,7 @@ class Cluster:
         try:
             reply = await link.ask(command, asking=asking, refusable=refusable)
         except Unreachable as error:
-            raise Unreachable(f"{error.reason} (node {node})") from error
+            raise Unreachable(error.reason, node=str(node)) from error
         self._circuit.close()
         return reply
 
@@ -163,7 +165,10 @@ class Cluster:
             await first_answer(questions, _GRACE)
 
     async def _check_one(self, node: Endpoint, command: bytes) -> None:
-        see_that_it_reads(await self._ask_node(node, command, refusable=False))
+        try:
+            see_that_it_reads(await self._ask_node(node, command, refusable=False))
+        except Overloaded as error:  # as above
+            raise Unreachable(error.message) from error
 
     def _find_probes(self, prefix: bytes) -> None:
         """A key that begins with ``prefix`` for each node, as far as they are found soon."""
@@ -193,7 +198,7 @@ class Cluster:
                 self._circuit.open(error.reason)
             return error
         except asyncio.CancelledError:  # by ``close`` alone; those who wait are not cancelled
-            return Unreachable("it is closed")
+            return Unreachable(CLOSED)
         else:
             return None
         finally:
@@ -211,6 +216,8 @@ class Cluster:
         """Ranges of slots as ``node`` knows them, each with its primary and then its replicas."""
         try:
             reply = await self._ask_node(node, _CLUSTER_SLOTS)
+        except Overloaded as error:  # another one may be less so
+            raise Unreachable(error.message) from error
         except Unreachable as error:
             # No word about which node: none of them has answered if anybody hears of it.
             raise error.__cause__ if isinstance(error.__cause__, Unreachable) else error from error

@@ -9,11 +9,15 @@ from taskgate.errors import StoreUnavailable
 
 
 class Unreachable(Exception):
-    """There is no answer to be had; ``reason`` is public, and says why as a clause about the store."""
+    """There is no answer to be had; ``reason`` is public, and says why as a clause about the store.
 
-    def __init__(self, reason: str) -> None:
+    ``node`` is which of several servers it was, for the log.
+    """
+
+    def __init__(self, reason: str, *, node: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.node = node
 
 
 class ConnectionLost(Unreachable):
@@ -103,6 +107,6 @@ def silence_reason(seconds: float) -> str:
     return f"it did not answer within {seconds:g} s"
 
 
-def unavailable(name: str, reason: str) -> StoreUnavailable:
+def unavailable(name: str, error: Unreachable) -> StoreUnavailable:
     """What a caller of the store is told."""
-    return StoreUnavailable(f"The store {name} is unavailable: {reason}")
+    return StoreUnavailable(error.reason, store=name, node=error.node)

@@ -9,6 +9,7 @@ from typing import Any
 from taskgate.stores.circuit import Circuit
 from taskgate.stores.redis.connection import Connection, pack
 from taskgate.stores.redis.faults import ConnectionLost, Unreachable
+from taskgate.stores.refusals import CLOSED, overloaded
 
 MAX_WAITING = 1024
 """Questions that may be under way; one more is refused at once."""
@@ -21,8 +22,6 @@ _PAUSE = 0.05
 
 _BUSY = 64
 """Answers owed from which on a server that keeps sending is busy, and nobody need ask whether it is there."""
-
-_CLOSED = "it is closed"
 
 _ASKING = pack("ASKING")
 
@@ -85,12 +84,12 @@ class Link:
 
         A question that meets the end of a connection is put once more, on another one: the server may have been
         restarted since the last one. ``refusable`` is False for one that is put even to a server that is known to be
-        away. Raises Unreachable.
+        away. Raises Unreachable, or Overloaded.
         """
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self.ask(command, asking=asking, refusable=False))
         if self._waiting >= self._patience.waiting:
-            raise Unreachable(f"it is overloaded: {self._patience.waiting} reads are waiting")
+            raise overloaded(self._patience.waiting)
         self._waiting += 1
         try:
             reply = await self._ask(command, asking=asking)
@@ -154,7 +153,7 @@ class Link:
     def _begin_attempt(self) -> asyncio.Task[Connection | Unreachable]:
         """The attempt to connect that is under way, or a new one."""
         if self._closed:
-            raise Unreachable(_CLOSED)
+            raise Unreachable(CLOSED)
         if self._attempt is None:
             self._attempt = asyncio.create_task(self._try_to_connect())
         return self._attempt
@@ -176,7 +175,7 @@ class Link:
             self._next_attempt = loop.time() + _PAUSE
             return error
         except asyncio.CancelledError:  # by ``close`` alone; those who wait are not cancelled
-            return Unreachable(_CLOSED)
+            return Unreachable(CLOSED)
         else:
             return connection
         finally:

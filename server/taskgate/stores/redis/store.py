@@ -11,6 +11,7 @@ from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, una
 from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Location
 from taskgate.stores.redis.servers import servers_of
+from taskgate.stores.refusals import CLOSED
 
 _PATIENCE = Patience(connect=1.0, silence=1.0, total=2.5, waiting=MAX_WAITING, ends=True)
 
@@ -42,11 +43,11 @@ class RedisStore:
         try:
             reply = await self._servers.ask(key, self._read(key))
         except Unreachable as error:
-            raise unavailable(self._name, error.reason) from error
+            raise unavailable(self._name, error) from error
         if reply is None or type(reply) is bytes:
             return reply
         if isinstance(reply, ReplyError) and code_of(reply) != "WRONGTYPE":
-            raise unavailable(self._name, reply_reason(reply)) from reply
+            raise StoreUnavailable(reply_reason(reply), store=self._name) from reply
         raise DocumentUnreadable(task_id)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
@@ -59,7 +60,7 @@ class RedisStore:
         try:
             await self._servers.check(self._prefix, self._read)
         except Unreachable as error:
-            raise unavailable(self._name, error.reason) from error
+            raise unavailable(self._name, error) from error
 
     async def close(self) -> None:
         """See ``TaskStore``."""
@@ -71,4 +72,4 @@ class RedisStore:
 
     def _see_that_it_is_open(self) -> None:
         if self._closed:
-            raise StoreUnavailable(f"The store {self._name} is closed")
+            raise StoreUnavailable(CLOSED, store=self._name)

@@ -1,14 +1,15 @@
 """Writing tasks into Redis: what ``taskgate import`` does there.
 
 A task is a hash under ``[namespace.][stack.][domain.]TASK.<task ID>`` with fields ``document`` and ``update_time``, so
-that one command reads it and a script can compare times where they are. The string ``[...]LAYOUT`` marks keys that
-begin so as taskgate's; others are left alone.
+that one command reads it and a script sees whether it is still the one that was compared. The string ``[...]LAYOUT``
+marks keys that begin so as taskgate's; others are left alone.
 """
 
 import asyncio
+import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -24,7 +25,8 @@ from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.servers import servers_of
 from taskgate.stores.redis.slots import slot_of
-from taskgate.stores.writer import Writer
+from taskgate.stores.standing import Standing, digest_of, standing_of
+from taskgate.stores.writer import Writer, compare, portions
 
 LAYOUT_VERSION = b"1"
 """What the mark says of the layout above."""
@@ -50,6 +52,24 @@ _SCAN_KEYS = "1000"
 
 _PUT = files("taskgate.stores.redis").joinpath("put.lua").read_text()
 
+_GET = """
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = redis.call('HMGET', key, 'update_time', 'document') end
+return found
+"""
+
+
+class _Stored:
+    """What is known of a task that is stored: its update time, as text too, and of its document what is compared."""
+
+    def __init__(self, time_text: bytes, size: int, document: bytes | None) -> None:
+        """``document`` is None where it has not been read."""
+        self.time_text = time_text
+        self.size = size
+        self.update_time = int(time_text) if time_text.removeprefix(b"-").isdigit() else 0  # 0: nobody knows
+        self.standing = None if document is None else standing_of(document)
+        self.sum = "" if document is None else hashlib.sha1(document, usedforsecurity=False).hexdigest()
+
 
 class RedisWriter(Writer):
     """See ``TaskWriter``.
@@ -68,13 +88,14 @@ class RedisWriter(Writer):
         self._keyspace = location.keyspace(Layout.TASKGATE)
         self._in_one = location.kind is not Kind.CLUSTER
         self._interrupts: Sequence[int] = ()  # what came while a write was under way
+        self._looking = asyncio.Lock()
         self._thread = LoopThread()
         self._servers = servers_of(location, _PATIENCE)
         try:
             self.created = self._thread.run(self._claim())
         except Unreachable as error:
             self.close()
-            raise unavailable(self._name, error.reason) from error
+            raise unavailable(self._name, error) from error
         except BaseException:
             self.close()
             raise
@@ -91,7 +112,7 @@ class RedisWriter(Writer):
                 finally:
                     self.total += counts
         except Unreachable as error:
-            raise unavailable(self._name, error.reason) from error
+            raise unavailable(self._name, error) from error
         return counts
 
     def _release(self) -> None:
@@ -115,20 +136,68 @@ class RedisWriter(Writer):
                 if problems or self._interrupts:
                     return
                 try:
-                    reply = await self._patiently(self._key(part[0]), self._put(part))
+                    counts.__iadd__(await self._put_part(part))
                 except Unreachable as error:
                     problems.append(error)
-                else:
-                    counts.__iadd__(WriteCounts(*reply))
 
         await asyncio.gather(*(put_some() for _ in parts[:_SLOTS_AT_ONCE]))
         if problems:
             raise problems[0]
 
-    def _put(self, tasks: Sequence[StoredTask]) -> bytes:
+    async def _put_part(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        """Write ``tasks``, whose keys are on one server, all at once.
+
+        What is stored is taken to be nothing until the server says otherwise. Should another writer come in between,
+        the server says so, writes nothing, and it begins anew with what that one wrote.
+        """
+        there: dict[str, _Stored] = {}
+
+        def standing_of_stored(task: StoredTask) -> Standing | None:
+            standing = there[task.task_id].standing
+            assert standing is not None  # noqa: S101 - as ``_look`` leaves it
+            return None if standing.digest == digest_of(task.document) else standing
+
+        while True:
+            times = {task_id: stored.update_time for task_id, stored in there.items()}
+            counts, changed = compare(tasks, times, standing_of_stored)
+            if not changed:
+                return counts
+            reply = await self._patiently(self._key(changed[0]), self._put(changed, there))
+            if reply is None:
+                return counts
+            for task, time_text, same, size in zip(changed, reply[::3], reply[1::3], reply[2::3], strict=True):
+                there.pop(task.task_id, None)
+                if time_text:
+                    there[task.task_id] = _Stored(time_text, size, task.document if same else None)
+            await self._look(tasks, there)
+
+    def _put(self, tasks: Sequence[StoredTask], there: Mapping[str, _Stored]) -> bytes:
         keys = [self._key(task) for task in tasks]
-        values = [value for task in tasks for value in (str(task.update_time), task.document)]
+        values: list[str | bytes] = []
+        for task in tasks:
+            stored = there.get(task.task_id)
+            # Of a document that an earlier update time rules out, nobody has asked for the sum.
+            expected = ("", "") if stored is None else (stored.time_text, stored.sum)
+            values += (str(task.update_time), task.document, *expected)
         return pack("EVAL", _PUT, str(len(keys)), *keys, *values)
+
+    async def _look(self, tasks: Sequence[StoredTask], there: dict[str, _Stored]) -> None:
+        """Read those stored documents of ``there`` that share the update time of one of ``tasks`` and are not known."""
+        unknown = {
+            task.task_id: task
+            for task in tasks
+            if (stored := there.get(task.task_id))
+            and stored.standing is None
+            and stored.update_time == task.update_time
+        }
+        for part in portions(unknown.values(), lambda task: there[task.task_id].size):
+            keys = [self._key(task) for task in part]
+            async with self._looking:  # in a cluster others are written meanwhile, and a portion may have megabytes
+                reply = await self._patiently(keys[0], pack("EVAL", _GET, str(len(keys)), *keys))
+            for task, (time_text, document) in zip(part, reply, strict=True):
+                del there[task.task_id]
+                if document is not None:
+                    there[task.task_id] = _Stored(time_text or b"0", len(document), document)
 
     def _key(self, task: StoredTask) -> bytes:
         return f"{self._keyspace}TASK.{task.task_id}".encode()
