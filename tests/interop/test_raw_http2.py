@@ -20,6 +20,7 @@ from google.api.httpbody_pb2 import HttpBody
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.raw_grpc import GET_TASK_JSON, ConnectionLost, RawAnswer, RawGrpc, framed, request_for
 from support.running import System, eventually
+from taskgate.calls import usable_request_id
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 0, 3, 4, 8
 UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14
@@ -454,6 +455,14 @@ class TestHeaders:
             assert (sent == len(frames)) == (route == "grpcio")
             assert memory(system) - before < 25e6
             assert_goes_on(other)
+
+
+@pytest.mark.parametrize("offered", ["caller:42", "x" * 8000, "a b"])
+@pytest.mark.parametrize("message", [ASK, request_for("no task")])
+def test_answer_has_one_request_id(connection: RawGrpc, offered: str, message: bytes) -> None:
+    """The same in headers and trailers: the caller's if it is usable."""
+    (returned,) = set(connection.call(message, GET_TASK_JSON, ("x-request-id", offered)).all("x-request-id"))
+    assert (returned == offered) == (usable_request_id(offered) == offered)
 
 
 def frame(kind: int, payload: bytes) -> bytes:

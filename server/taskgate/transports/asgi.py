@@ -6,6 +6,7 @@ call of ``send`` takes effect when it is made; what it returns needs awaiting on
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,8 +26,11 @@ CHUNK_BYTES = 256 * 1024
 _POLL_INTERVAL = 0.05
 """Seconds between two looks whether the caller of a waiting call is still there."""
 
-IDLE_INTERVAL = 8.0
-"""Seconds between two looks, at most, for a stream that may be silent for hours: each costs 50 µs of CPU time."""
+IDLE_INTERVAL = 30.0
+"""Seconds between two looks, at most, for a stream that may be silent for hours."""
+
+_TICK = 1.0
+"""Looks that are at least so many seconds apart happen together: one alone costs 150 µs of CPU time, many 20 each."""
 
 
 class CallerGone(Exception):
@@ -68,7 +72,7 @@ async def caller_watched(
             if take is not None:
                 await take(event)
             if not event["more_body"]:
-                await asyncio.sleep(wait)
+                await asyncio.sleep(wait if wait < _TICK else _until_tick_after(wait))
                 wait = min(2 * wait, longest) * random.uniform(0.75, 1)  # noqa: S311 - no secret
         gone = True
         task.cancel()
@@ -90,6 +94,15 @@ async def caller_watched(
         timer.cancel()
         if watching is not None:
             watching.cancel()
+
+
+def _until_tick_after(seconds: float) -> float:
+    now = _now()
+    return math.ceil((now + seconds) / _TICK) * _TICK - now
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def uncancelled(future: Awaitable[T]) -> Awaitable[T]:
