@@ -59,10 +59,17 @@ def test_request_id_is_kept_or_made_and_returned(door: Door) -> None:
         assert len(made[0]) >= 16
 
 
-def test_request_id_unfit_for_a_log_is_replaced() -> None:
-    """Over-long or with odd characters, a caller's ID is not taken over by the server."""
-    for offered in ("", "x" * 129, "a b", "a\nb", 'a"b', "é"):
-        assert usable_request_id(offered) != offered
+def test_unusable_request_id_is_replaced_and_the_new_one_is_returned_and_logged(door: Door, system: System) -> None:
+    """Over-long or with odd characters: no door echoes what the log does not have."""
+    for offered in ("x" * 129, "x" * 6000, "a b", 'a"b', "a,b", "%0a"):
+        for task_id in (DOCUMENTED_ID, UNKNOWN_ID):
+            returned = door.get_task_json(task_id, x_request_id=offered).headers["x-request-id"]
+            assert returned != offered
+            assert usable_request_id(returned) == returned
+            eventually(
+                lambda wanted=returned: any(event["request_id"] == wanted for event in system.events("call")),
+                f"the log line of {returned}",
+            )
 
 
 def test_each_call_is_one_log_line_without_payload(door: Door, system: System) -> None:

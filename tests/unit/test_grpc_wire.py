@@ -51,7 +51,7 @@ def compressed(message: bytes, after: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("body", "encoding", "code"),
     [
-        (b"\x02\x00\x00\x00\x00", None, "INTERNAL"),
+        (b"\x02\x00\x00\x00\x00", None, "UNIMPLEMENTED"),
         (b"\x01\x00\x00\x00\x01x", None, "INTERNAL"),
         (b"\x01\x00\x00\x00\x01x", b"identity", "INTERNAL"),
         (b"\x01\x00\x00\x00\x01x", b"gzip", "INTERNAL"),

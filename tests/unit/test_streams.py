@@ -8,36 +8,25 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from support.documents import DOCUMENTED_ID
 from taskgate.stores.base import StoredTask
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
-from taskgate.transports.envoy import _Requests
+from taskgate.transports.envoy import _Parts
 from taskgate.transports.grpc_wire import frame
 from taskgate.transports.health import Health
 
 
-async def test_requests_after_the_only_one_are_dropped_without_waiting() -> None:
-    """A caller that sends for ever fills no memory, and its going is seen."""
-    requests = _Requests(None, many=False)
-    await requests.take({"body": frame(b"one"), "more_body": True})
-    messages = requests.messages()
-    assert await anext(messages) == b"one"
-    async with asyncio.timeout(5):
-        for _ in range(1000):
-            await requests.take({"body": frame(b"more"), "more_body": True})
-    await messages.aclose()
-
-
-async def test_requests_before_the_first_was_taken_wait_and_go_on() -> None:
-    """The sender is held up while the handler has not begun, and is let go once it has what it needs."""
-    requests = _Requests(None, many=False)
+async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> None:
+    """A caller that sends for ever fills no memory; it is let go on once the handler takes what it has sent."""
+    parts = _Parts(None)
 
     async def send() -> None:
         for _ in range(100):
-            await requests.take({"body": frame(b"m"), "more_body": True})
+            await parts.take({"body": frame(b"m"), "more_body": True})
 
     sending = asyncio.create_task(send())
     await asyncio.sleep(0.01)
     assert not sending.done()
-    messages = requests.messages()
-    assert await anext(messages) == b"m"
+    messages = parts.messages()
+    for _ in range(100):
+        assert await anext(messages) == b"m"
     await asyncio.wait_for(sending, 5)
     await messages.aclose()
 
@@ -46,11 +35,7 @@ async def test_health_watch_says_not_serving_and_ends_when_the_service_ends() ->
     """An open watch must not hold up a drain, and its caller is to look elsewhere."""
     health = Health([""])
     await health.report(True)
-
-    async def ask() -> object:
-        yield HealthCheckRequest().SerializeToString()
-
-    watch = health.watch(ask())  # type: ignore[arg-type] # an async generator is an iterator
+    watch = health.watch(HealthCheckRequest().SerializeToString())
     assert await anext(watch) == HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
     health.end()
     async with asyncio.timeout(5):

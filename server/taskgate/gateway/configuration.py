@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ _ROUTE = f"{_LISTENER}/{_ROUTES_OF_LISTENER}/get-task"
 _PYTHON = f"{_MANAGER}/http_filters/taskgate.python/typed_config"
 _TRANSCODER = f"{_MANAGER}/http_filters/envoy.filters.http.grpc_json_transcoder/typed_config"
 _CLUSTER = "static_resources/clusters/taskgate"
+_CLUSTER_OF_STREAMS = "static_resources/clusters/taskgate-streams"
 
 _CONNECTIONS = (
     "overload_manager/resource_monitors/envoy.resource_monitors.global_downstream_max_connections/typed_config"
@@ -105,7 +106,9 @@ class GatewaySettings:
     """The name of this node in REST error bodies."""
 
     request_timeout: float = 15.0
-    """Seconds until a REST caller gets 504; the server is told of it. gRPC callers bring their own deadline."""
+    """Seconds until a REST caller gets 504; the server is told of it. gRPC callers bring their own deadline.
+
+    A request that has not arrived whole a second after that is ended."""
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """The largest answer that REST callers can get. gRPC messages are streamed, and not limited here."""
@@ -141,7 +144,9 @@ def render(settings: GatewaySettings) -> str:
         _move_inside(config, yaml.load(_gateway_file("inside.yaml").read_text(encoding="utf-8")), settings.inside)
     else:
         _set_limits(config, settings)
-        _set_upstreams(config, settings)
+        for cluster in (_CLUSTER, _CLUSTER_OF_STREAMS):
+            _set_upstreams(config, cluster, settings.upstreams)
+    _put(config, f"{_MANAGER}/request_timeout", f"{_milliseconds(settings.request_timeout) / 1000 + 1:g}s")
     _set_listener(config, settings)
     _put(config, _CONNECTIONS, settings.max_connections)
     _set_descriptor(config, settings.descriptor)
@@ -218,8 +223,9 @@ def _set_socket_address(listener: Any, host: str, port: int) -> None:
 
 def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
     """Put the parts of ``gateway/inside.yaml`` in their places."""
-    _find(config, _MANAGER)["request_timeout"] = parts["request_timeout"]
-    _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
+    extensions = _find(config, f"{_MANAGER}/early_header_mutation_extensions")
+    extensions.remove(_find(extensions, "protocol"))
+    extensions += parts["early_header_mutation_extensions"]
     _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}", parts["routes"])
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
     _put(config, "static_resources/clusters", parts["clusters"])
@@ -240,7 +246,7 @@ def _add_address(config: Any, address: Any) -> None:
 
 
 def _set_limits(config: Any, settings: GatewaySettings) -> None:
-    milliseconds = math.ceil(settings.request_timeout * 1000)
+    milliseconds = _milliseconds(settings.request_timeout)
     _put(config, f"{_ROUTE}/route/timeout", f"{milliseconds / 1000:g}s")
     _put(config, f"{_ROUTE}/request_headers_to_add/0/header/value", f"{milliseconds}m")
     _put(config, f"{_TRANSCODER}/max_response_body_size", settings.max_message_bytes + _FRAMING_BYTES)
@@ -249,16 +255,20 @@ def _set_limits(config: Any, settings: GatewaySettings) -> None:
         _put(config, f"{thresholds}/{limit}", settings.max_concurrent_requests)
 
 
-def _set_upstreams(config: Any, settings: GatewaySettings) -> None:
-    if not settings.upstreams:
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(seconds * 1000)
+
+
+def _set_upstreams(config: Any, cluster: str, upstreams: Sequence[Address]) -> None:
+    if not upstreams:
         raise GatewayError("upstreams: at least one server is needed")
-    hosts = [_CONNECTABLE.get(address.host, address.host) for address in settings.upstreams]
+    hosts = [_CONNECTABLE.get(address.host, address.host) for address in upstreams]
     if not all(map(_is_ip, hosts)):
-        _put(config, f"{_CLUSTER}/type", "STRICT_DNS")
-    endpoints = _find(config, f"{_CLUSTER}/load_assignment/endpoints/0/lb_endpoints")
+        _put(config, f"{cluster}/type", "STRICT_DNS")
+    endpoints = _find(config, f"{cluster}/load_assignment/endpoints/0/lb_endpoints")
     pattern = endpoints[0]
     endpoints.clear()
-    for host, address in zip(hosts, settings.upstreams, strict=True):
+    for host, address in zip(hosts, upstreams, strict=True):
         endpoints.append(deepcopy(pattern))
         socket_address = f"{len(endpoints) - 1}/endpoint/address/socket_address"
         _put(endpoints, f"{socket_address}/address", _host(host))

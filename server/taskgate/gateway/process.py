@@ -341,10 +341,13 @@ class EnvoyProcess:
         raise GatewayError("Envoy runs but does not listen")
 
     async def _busy(self) -> bool:
-        """Whether requests are running, or answers are still on their way to a slow reader."""
-        statistics = await self._ask("GET", "/stats/prometheus?filter=downstream_(rq_active|cx_tx_bytes_buffered)$")
-        values = re.findall(r'^\w+\{[^}]*prefix="taskgate"[^}]*\} (\d+)$', statistics or "", re.MULTILINE)
-        return any(int(value) for value in values)
+        """Whether requests are running, or answers are still on their way to a slow reader; streams do not count."""
+        wanted = "downstream_rq_active|downstream_cx_tx_bytes_buffered|taskgate-streams.upstream_rq_active"
+        statistics = await self._ask("GET", f"/stats/prometheus?filter=({wanted})$") or ""
+        found = re.findall(r'^envoy_(\w+)\{[^}]*"taskgate(?:-streams)?"[^}]*\} (\d+)$', statistics, re.MULTILINE)
+        values = {name: int(value) for name, value in found}
+        running = values.get("http_downstream_rq_active", 0) - values.get("cluster_upstream_rq_active", 0)
+        return running > 0 or values.get("http_downstream_cx_tx_bytes_buffered", 0) > 0
 
     async def _admin_status(self, target: str, seconds: float) -> int | None:
         """The status that the admin interface answers with, or None if it does not."""

@@ -9,8 +9,7 @@ This module must not import grpcio: a process in Envoy would carry it for nothin
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -34,13 +33,13 @@ from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
 from taskgate.transports.asgi import (
     CHUNK_BYTES,
+    IDLE_INTERVAL,
     CallerGone,
     Receive,
     Scope,
     Send,
     caller_watched,
     finish,
-    received_within,
     released,
     send_body,
 )
@@ -51,14 +50,14 @@ from taskgate.transports.grpc_wire import (
     Refused,
     check_encoding,
     frame,
+    late_request,
+    no_whole_message,
     prefix,
     split_frame,
     status,
     status_of_error,
     timeout_seconds,
 )
-
-StreamHandler = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
 
 _TASK_PATH = b"/api/tasks/"
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -85,18 +84,16 @@ class EnvoyTransport:
         self._health = health.Health(HEALTH_SERVICES)
         self._watch: asyncio.Task[None] | None = None
         self._service = service = TaskService(store, settings.task_id_format, layout=settings.layout, python=python)
-        limit = settings.request_timeout
+        self._limit = limit = settings.request_timeout
         self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
         self._unary: Mapping[bytes, Handler] = {
             path.encode(): handler
             for path, handler in build_handlers(build_endpoints(service), request_timeout=limit).items()
         }
         self._health_check = f"/{health.SERVICE_NAME}/Check".encode()
-        described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
-        self._streams: Mapping[bytes, tuple[StreamHandler, bool]] = {  # whether it takes more than one message
-            f"/{health.SERVICE_NAME}/Watch".encode(): (self._health.watch, False),
-            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo".encode(): (described.info, True),
-        }
+        self._health_watch = f"/{health.SERVICE_NAME}/Watch".encode()
+        self._reflection = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        self._reflection_info = f"/{reflection.SERVICE_NAME}/ServerReflectionInfo".encode()
 
     async def start(self) -> None:
         """Begin to watch the store; health is NOT_SERVING until it has answered."""
@@ -186,17 +183,20 @@ class EnvoyTransport:
         try:
             _check_protocol(scope, headers)
             path: bytes = scope["raw_path"]
-            seconds = timeout_seconds(headers.get(b"grpc-timeout"))
+            request = _Request(headers, receive, send, self._limit)
             if (handler := self._unary.get(path)) is not None:
-                message, seconds = await _message_in_time(receive, headers, seconds)
-                await _unary_call(handler, Call(path.decode(), _request_id(headers), seconds), message, receive, send)
+                message = await request.only_message()
+                call = Call(path.decode(), _request_id(headers), request.seconds_left())
+                await _unary_call(handler, call, message, receive, send)
             elif path == self._health_check:
-                message, _ = await _message_in_time(receive, headers, seconds)
-                await _send_message(send, await self._health.check(message), _GRPC_OK)
-            elif (stream := self._streams.get(path)) is not None:
-                stream_handler, many = stream
-                requests = _Requests(headers.get(b"grpc-encoding"), many=many)
-                await _stream_call(stream_handler, requests, seconds, receive, send)
+                await _send_message(send, await self._health.check(await request.only_message()), _GRPC_OK)
+            elif path == self._health_watch:
+                messages = self._health.watch(await request.only_message())
+                await _stream_call(messages, request.callers_seconds_left(), receive, send)
+            elif path == self._reflection_info:
+                parts = _Parts(headers.get(b"grpc-encoding"))
+                messages = self._reflection.info(parts.messages())
+                await _stream_call(messages, request.seconds_left(), receive, send, parts.take)
             else:
                 await _send_status(send, status("UNIMPLEMENTED", "Method not found!"))  # grpcio's own words
         except Refused as refused:
@@ -223,42 +223,73 @@ def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
     check_encoding(headers.get(b"grpc-encoding"))
 
 
-async def _message_in_time(
-    receive: Receive, headers: Mapping[bytes, bytes], seconds: float | None
-) -> tuple[bytes, float | None]:
-    """The one message of a unary request, and what is left of the ``seconds`` that its caller waits."""
-    if seconds is None:  # then Envoy's request_timeout is the limit
-        return await _only_message(receive, headers), None
-    began = time.monotonic()
-    try:
-        message = await _only_message(received_within(receive, seconds), headers)
-    except TimeoutError:
-        raise _too_late(seconds) from None
-    return message, seconds - (time.monotonic() - began)
+class _Request:
+    """A request whose one message, and whose answer, must be there in time: ours, and that of its caller."""
 
+    __slots__ = ("_began", "_encoding", "_given_up", "_limit", "_loop", "_receive", "_seconds", "_send")
 
-async def _only_message(receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
-    """The one message of a unary request; does not wait for the caller to close its side."""
-    body = bytearray()
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
+    def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, limit: float) -> None:
+        """``limit`` are the seconds that any call may take. Raises Refused for a malformed grpc-timeout."""
+        self._encoding = headers.get(b"grpc-encoding")
+        self._seconds = timeout_seconds(headers.get(b"grpc-timeout"))
+        self._receive, self._send, self._limit = receive, send, limit
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._given_up = False
+
+    def seconds_left(self) -> float:
+        """How long the call may still take."""
+        return (self._limit if self._seconds is None else min(self._seconds, self._limit)) - self._waited()
+
+    def callers_seconds_left(self) -> float | None:
+        """How long the caller still waits; None: for ever."""
+        return None if self._seconds is None else self._seconds - self._waited()
+
+    def _waited(self) -> float:
+        return self._loop.time() - self._began
+
+    async def only_message(self) -> bytes:
+        """The one message of the request; does not wait for the caller to close its side.
+
+        When time runs out the answer is given from a timer, and Envoy then ends the request: that costs 1 µs a call,
+        and a timeout around ``receive`` 8. Raises CallerGone after that.
+        """
+        timer = self._loop.call_later(self.seconds_left(), self._give_up)
+        try:
+            message = await self._read()
+        finally:
+            timer.cancel()
+        if self._given_up:
             raise CallerGone
-        body += event["body"]
-        if (found := split_frame(body, headers.get(b"grpc-encoding"))) is not None:
-            message, end = found
-            if end != len(body):
-                raise Refused("UNIMPLEMENTED", "The method takes one message; the request has more")
-            return message
-        if not event["more_body"]:
-            raise Refused(
-                "UNIMPLEMENTED" if not body else "INTERNAL",
-                "The method takes one message; the request " + ("has none" if not body else "ends within it"),
-            )
+        return message
+
+    def _give_up(self) -> None:
+        self._given_up = True
+        seconds = self._seconds
+        refused = late_request(self._limit if seconds is None or seconds > self._limit else seconds)
+        answering = self._loop.create_task(_send_status(self._send, status(refused.code, refused.message)))
+        answering.add_done_callback(_forget)
+
+    async def _read(self) -> bytes:
+        body = bytearray()
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise CallerGone
+            body += event["body"]
+            if (found := split_frame(body, self._encoding)) is not None:
+                message, end = found
+                if end != len(body):
+                    raise no_whole_message("more")
+                return message
+            if not event["more_body"]:
+                raise no_whole_message()
 
 
-def _too_late(seconds: float) -> Refused:
-    return Refused("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s")
+def _forget(answering: asyncio.Task[None]) -> None:
+    """Take what ``send`` raised because the caller had gone."""
+    if not answering.cancelled() and isinstance(error := answering.exception(), OSError):
+        released(error)
 
 
 async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Receive, send: Send) -> None:
@@ -272,16 +303,11 @@ async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Rec
         await _send_message(send, response, (*_GRPC_OK, identity))
 
 
-class _Requests:
-    """The messages of a streaming request, as they come.
+class _Parts:
+    """The parts of a streaming request as they come, and the messages in them. Few are kept: the caller has to wait."""
 
-    What a handler does not take must not pile up, nor keep anyone from seeing that the caller has gone: after the first
-    message all is dropped unless the handler takes ``many``.
-    """
-
-    def __init__(self, encoding: bytes | None, *, many: bool) -> None:
+    def __init__(self, encoding: bytes | None) -> None:
         self._encoding = encoding
-        self._many = many
         self._parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue(maxsize=_STREAM_PARTS)
         self._ended = False
 
@@ -299,8 +325,6 @@ class _Requests:
             while (found := split_frame(body, self._encoding)) is not None:
                 message, end = found
                 del body[:end]
-                if not self._many:
-                    self._drop()
                 yield message
             if not more:
                 break
@@ -308,23 +332,25 @@ class _Requests:
             body += part["body"]
             more = part["more_body"]
         if body:
-            raise Refused("INTERNAL", "The request ends within a message")
-
-    def _drop(self) -> None:
-        self._ended = True
-        while not self._parts.empty():
-            self._parts.get_nowait()
+            raise no_whole_message()
 
 
 async def _stream_call(
-    handler: StreamHandler, requests: _Requests, seconds: float | None, receive: Receive, send: Send
+    messages: AsyncIterator[bytes],
+    seconds: float | None,
+    receive: Receive,
+    send: Send,
+    take: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
 ) -> None:
-    """Send what ``handler`` yields as it comes; a refusal after the first message goes into the trailers."""
+    """Send ``messages`` as they come; a refusal after the first goes into the trailers.
+
+    ``take`` gets what else comes of the request, which is dropped otherwise.
+    """
     begun = False
     trailers: Headers = status("OK", "")
     try:
-        async with asyncio.timeout(seconds), caller_watched(receive, requests.take):
-            async for message in handler(requests.messages()):
+        async with asyncio.timeout(seconds), caller_watched(receive, take, longest=IDLE_INTERVAL):
+            async for message in messages:
                 if not begun:
                     await send(_GRPC_START)
                     begun = True
@@ -332,7 +358,7 @@ async def _stream_call(
     except Refused as refused:
         trailers = status(refused.code, refused.message)
     except TimeoutError:
-        trailers = status("DEADLINE_EXCEEDED", _too_late(seconds or 0).message)
+        trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {seconds or 0:.3g} s")
     if not begun:
         await _send_status(send, trailers)
         return

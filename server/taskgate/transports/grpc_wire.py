@@ -45,6 +45,21 @@ class Refused(Exception):
         """Further headers of the answer."""
 
 
+def no_whole_message(why: str = "none that is whole") -> Refused:
+    """The refusal of a request without a message where the method takes one, for the reason ``why``.
+
+    gRPC's table of status codes has UNIMPLEMENTED for a request with any other number of messages than one. A message
+    that is cut off, or whose flag is unknown, is none: grpcio's core does not tell the three from each other, and this
+    status is the same from every transport.
+    """
+    return Refused("UNIMPLEMENTED", f"The method takes one message; the request has {why}")
+
+
+def late_request(seconds: float) -> Refused:
+    """The refusal of a request that is not there within ``seconds``."""
+    return Refused("DEADLINE_EXCEEDED", f"The request did not arrive whole within {seconds:.3g} s")
+
+
 def prefix(message: bytes) -> bytes:
     """What gRPC puts before ``message``."""
     return b"\0" + len(message).to_bytes(4)
@@ -71,7 +86,7 @@ def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes,
     if body[0] == 0:
         return message, end
     if body[0] != 1:
-        raise Refused("INTERNAL", f"The flag before a message is {body[0]}; gRPC knows 0 and 1")
+        raise no_whole_message(f"one whose flag is {body[0]}, where gRPC knows 0 and 1")
     return _decompress(message, encoding), end
 
 

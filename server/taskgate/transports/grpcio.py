@@ -2,20 +2,22 @@
 
 Handlers take and give raw bytes: decoding belongs to the endpoints, where a malformed request gets our error and not
 grpcio's "Exception deserializing request!", and a document of megabytes is not copied through a message object.
+
+Every method is registered as one that takes a stream. grpcio runs the handler of a unary method only once the message
+has arrived: a call whose message never comes, is cut off or has an unknown flag would stay in the server for ever.
+The handlers here start with the call, wait for its message for a limited time, and answer the call in any case.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from taskgate.addresses import Address, check_port_free
 from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, build_handlers, usable_request_id
-from taskgate.document import MAX_MESSAGE_BYTES
+from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.endpoints import HEALTH_SERVICES, SERVICE, build_endpoints
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.file_limit import connections_within, raise_file_limit
@@ -25,7 +27,9 @@ from taskgate.service import TaskService
 from taskgate.settings import Settings
 from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
+from taskgate.transports import health, reflection
 from taskgate.transports.error_details import status_details
+from taskgate.transports.grpc_wire import Refused, late_request, no_whole_message
 
 _FILES = 48
 """Files that a server has open beside connections and its store: 22 of its own, and those of large conversions."""
@@ -48,7 +52,7 @@ class GrpcServer:
         # Of several processes on a port, the one that starts them warns.
         connections = most_connections(settings, warn=not share_port)
         self._server = grpc.aio.server(options=_options(share_port=share_port, connections=connections))
-        self._health = health.aio.HealthServicer()
+        self._health = health.Health(HEALTH_SERVICES)
         self._watch: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("taskgate.server")
 
@@ -60,17 +64,21 @@ class GrpcServer:
         address = self._settings.grpc
         if not self._share_port:
             check_port_free(address, key="grpc")
-        handlers = build_handlers(build_endpoints(self._service), request_timeout=self._settings.request_timeout)
-        self._server.add_generic_rpc_handlers(_generic_handlers(handlers))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        await self._report_health(False)
+        limit = self._settings.request_timeout
+        handlers = build_handlers(build_endpoints(self._service), request_timeout=limit)
+        described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        methods = {path: _unary(path, handler, limit) for path, handler in handlers.items()} | {
+            f"/{health.SERVICE_NAME}/Check": _check(self._health, limit),
+            f"/{health.SERVICE_NAME}/Watch": _watch(self._health, limit),
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(described, limit),
+        }
+        self._server.add_generic_rpc_handlers(_by_service(methods))
         try:
             port = self._server.add_insecure_port(str(address))
         except RuntimeError as error:
             raise SettingsError(f"grpc: cannot listen on {address}") from error
         await self._server.start()
-        self._watch = asyncio.create_task(watch_store(self._store, self._report_health))
+        self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
         bound = Address(address.host, port)
         self._log.info("listening", grpc=str(bound))
         return bound
@@ -86,18 +94,13 @@ class GrpcServer:
         self._log.info("shutting down", drain_delay=self._settings.drain_delay)
         if self._watch is not None:
             self._watch.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await asyncio.sleep(self._settings.drain_delay)
         await self._server.stop(self._settings.shutdown_grace)
         await self._service.close()
         await self._store.close()
         flush_logs()
         self._log.info("stopped")
-
-    async def _report_health(self, answers: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if answers else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in HEALTH_SERVICES:
-            await self._health.set(name, status)
 
 
 def most_connections(settings: Settings, *, warn: bool) -> int:
@@ -109,10 +112,7 @@ def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]
     return (
         ("grpc.so_reuseport", int(share_port)),
         ("grpc.max_allowed_incoming_connections", connections),
-        # gRPC's default. Not the 64 KiB that the other transport takes: with those, grpcio 1.85 leaves even more of the
-        # calls whose message begins with an unknown flag without any answer. With any limit some have none before
-        # their deadline.
-        ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         # An 8 KB path arrives from Envoy twice, as task ID and as metadata; by default gRPC drops such calls at random.
         ("grpc.max_metadata_size", 64 * 1024),
@@ -121,29 +121,48 @@ def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]
         # on gRPC answers CANCELLED at random, to callers that did no such thing; by default from a thousand on.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
-        # Clients may ping an idle connection every 10 s; the default of 5 minutes cuts off common keepalive settings.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # What one connection can hold, as in Envoy: a client with more calls waits, or opens another connection.
+        ("grpc.max_concurrent_streams", 100),
+        # Clients may ping once a second, with calls or without; a few that come faster end their connection. Without
+        # the first option grpcio wants two hours between two pings of a connection that has no call, without the second
+        # five minutes: a client with a keepalive of 10 s would be cut off at its third ping.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        # As in Envoy: a caller that vanished without a word does not keep its connection and watches for ever.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
     )
 
 
-def _generic_handlers(handlers: Mapping[str, Handler]) -> tuple[Any, ...]:
+_Behaviour = Callable[[Any, Any], Awaitable[Any]]
+"""What grpc.aio calls with an iterator of the request's messages and the call's context; it reads from the latter."""
+
+
+def _by_service(methods: Mapping[str, Any]) -> tuple[Any, ...]:
     """The grpcio handlers for every path, grouped by service."""
     services: dict[str, dict[str, Any]] = {}
-    for path, handler in handlers.items():
+    for path, method_handler in methods.items():
         service, method = path.removeprefix("/").split("/")
-        services.setdefault(service, {})[method] = grpc.unary_unary_rpc_method_handler(_unary(path, handler))
-    return tuple(grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items())
+        services.setdefault(service, {})[method] = method_handler
+    return tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
 
 
-def _unary(path: str, handler: Handler) -> Any:
-    """A grpc.aio behaviour that carries one call between grpcio and ``handler``."""
+def _unary(path: str, handler: Handler, limit: float) -> Any:
+    """A grpc.aio method that carries one call between grpcio and ``handler``, within ``limit`` seconds."""
 
-    async def behave(request: bytes, context: Any) -> bytes:
+    async def behave(_: Any, context: Any) -> bytes:
+        try:
+            message, left = await _only_message(context, limit)
+        except Refused as refused:
+            await _refuse(context, refused)
+            raise  # never reached: abort raises
         metadata = dict(context.invocation_metadata())
-        call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), context.time_remaining())
+        remaining = context.time_remaining()
+        timeout = left if remaining is None else min(left, remaining)
+        call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
         identity = ((REQUEST_ID_HEADER, call.request_id),)
         try:
-            response = await handler(call, request)
+            response = await handler(call, message)
         except TaskgateError as error:
             code = _STATUS_CODES[error.status.grpc_code]
             details = (("grpc-status-details-bin", status_details(error)),)
@@ -152,4 +171,91 @@ def _unary(path: str, handler: Handler) -> Any:
         context.set_trailing_metadata(identity)
         return response
 
-    return behave
+    return grpc.stream_unary_rpc_method_handler(behave)
+
+
+def _check(service: health.Health, limit: float) -> Any:
+    async def behave(_: Any, context: Any) -> bytes:
+        message, _left = await _only_message(context, limit)
+        return await service.check(message)
+
+    return grpc.stream_unary_rpc_method_handler(_refusing(behave))
+
+
+def _watch(service: health.Health, limit: float) -> Any:
+    """A watch may last; only its one message has to come within ``limit`` seconds."""
+
+    async def behave(_: Any, context: Any) -> None:
+        message, _left = await _only_message(context, limit)
+        async for response in service.watch(message):
+            await context.write(response)
+
+    return grpc.stream_stream_rpc_method_handler(_refusing(behave))
+
+
+def _reflect(described: reflection.Reflection, limit: float) -> Any:
+    """A stream of questions, ended after ``limit`` seconds; tools open another one."""
+
+    async def behave(_: Any, context: Any) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                async for response in described.info(_messages(context)):
+                    await context.write(response)
+        except TimeoutError:
+            raise late_request(limit) from None
+
+    return grpc.stream_stream_rpc_method_handler(_refusing(behave))
+
+
+def _refusing(behave: _Behaviour) -> _Behaviour:
+    """``behave`` with its ``Refused`` turned into a status, and all else that it raises into INTERNAL and the log."""
+
+    async def refusing(requests: Any, context: Any) -> Any:
+        try:
+            return await behave(requests, context)
+        except Refused as refused:
+            await _refuse(context, refused)
+        except Exception:  # noqa: BLE001 - grpcio would show its class and text to the client
+            structlog.get_logger("taskgate.server").exception("a request could not be answered")
+            await _refuse(context, Refused("INTERNAL", "Internal error; the server's log has it"))
+
+    return refusing
+
+
+async def _only_message(context: Any, limit: float) -> tuple[bytes, float]:
+    """The one message of a request and the seconds that are left of ``limit``. Raises Refused if there is none in time.
+
+    grpcio does not tell a request without a message from one that ends within its message or has an unknown flag before
+    it; of the latter it hands some on as an empty message. What comes after the first message is not read.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - grpc.aio runs each call in a task
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = loop.call_later(limit, expire)  # asyncio.timeout, for an eighth of its time
+    try:
+        message = await context.read()
+    except asyncio.CancelledError:
+        if expired and task.uncancel() == 0:
+            raise late_request(limit) from None
+        raise
+    finally:
+        timer.cancel()
+    if message is grpc.aio.EOF:
+        raise no_whole_message()
+    return message, timer.when() - loop.time()
+
+
+async def _messages(context: Any) -> AsyncIterator[bytes]:
+    """Each message of a streaming request."""
+    while (message := await context.read()) is not grpc.aio.EOF:
+        yield message
+
+
+async def _refuse(context: Any, refused: Refused) -> None:
+    await context.abort(_STATUS_CODES[refused.code], refused.message)

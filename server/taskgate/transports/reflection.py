@@ -1,4 +1,4 @@
-"""Server reflection for the transport without grpcio: the answers are made by grpcio-reflection, imported at first use.
+"""Server reflection for both transports: the answers are made by grpcio-reflection, imported at first use.
 
 It is a developer's tool and rarely asked; until then a server inside Envoy need not carry grpcio.
 """
