@@ -64,7 +64,7 @@ class EnvoyWithPython(EnvoyProcess):
     async def hung(self) -> None:
         """Return when the interpreter or its event loop has been silent for too long, or has ended."""
         if self._beats is not None:
-            await until_silent(self._beats)
+            await until_silent(self._beats, self.pid)
 
     async def drain(self, seconds: float | None = None) -> None:
         """As ``EnvoyProcess``; gRPC health checks fail too."""
