@@ -54,9 +54,10 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> 
 class Running:
     """A running ``taskgate up`` or ``serve``; its output is collected while it runs."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
+        """``prefix`` comes before the command, and is to run it in its own place."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "taskgate", *arguments],
+            [*prefix, sys.executable, "-m", "taskgate", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(env),
@@ -192,6 +193,7 @@ class System(Running):
         transport: str = "envoy",
         workers: int = 2,
         env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
         self.database: Any = database
@@ -203,6 +205,7 @@ class System(Running):
             *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
             *("--log-format", "json", *arguments),
             env={"TASKGATE_STORE": store} | (env or {}),
+            prefix=prefix,
         )
 
     def wait_ready(self) -> Self:
