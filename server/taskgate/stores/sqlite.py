@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -284,6 +284,7 @@ class SqliteWriter(Writer):
         super().__init__(path)
         self._path = os.path.abspath(path)  # noqa: PTH100 - as in the reader
         with ExitStack() as on_failure, self._faults():
+            _make_private(self._path)
             # Not SQLite's own waiting for locks: it would keep Ctrl-C waiting too.
             self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
             on_failure.callback(self._connection.close)
@@ -402,6 +403,13 @@ class SqliteWriter(Writer):
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error:
             return  # nothing is lost: what is in the log is in the database
+
+
+def _make_private(path: str) -> None:
+    """Make the file where there is none, for its owner alone; SQLite gives its log and its index the same mode."""
+    if not os.path.exists(path):  # noqa: PTH110 - as in the reader
+        with suppress(OSError):  # SQLite meets it again, and says what it is
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _identity(path: str) -> tuple[int, int] | None:
