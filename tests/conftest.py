@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import slow_disk
 from support.cassandra import CassandraNode
 from tools import mysql_server
 
@@ -22,9 +23,11 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The one part that a machine may lack must not be missed."""
+    """What a machine may lack must not be missed."""
     if reason := mysql_server.why_missing():
         terminalreporter.write_line(f"LEFT OUT: MySQL (MariaDB was there), because {reason}", red=True, bold=True)
+    if reason := slow_disk.why_missing():
+        terminalreporter.write_line(f"LEFT OUT: all that needs a slow disk, because {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")

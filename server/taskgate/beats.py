@@ -2,13 +2,16 @@
 
 There are two kinds. A thread beats for as long as the interpreter runs, a task for as long as the event loop turns. A
 loop that is busy with large answers may take seconds to come round; an interpreter never does, whatever its threads
-compute.
+compute. Both may wait for a disk: a process that the kernel keeps waiting gets more time, since another one would wait
+for the same.
 """
 
 import asyncio
 import os
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 HUNG_AFTER = 1.0
 """Seconds without any sign after which a process counts as hung."""
@@ -19,6 +22,9 @@ each that come at once keep it so for seconds."""
 
 SECOND_LOOK = 0.3
 """Seconds to wait once more: if it was the supervisor that stood still, the signs of that time are yet to be read."""
+
+BLOCKED_HUNG_AFTER = 60.0
+"""Seconds of silence after which a process counts as hung although the kernel keeps it waiting."""
 
 _INTERVAL = 0.1
 _INTERPRETER, _LOOP = b"i", b"l"
@@ -34,19 +40,35 @@ def start_beating(descriptor: int) -> asyncio.Task[None]:
     return asyncio.create_task(_beat_in_loop(descriptor))
 
 
-async def until_silent(beats: asyncio.StreamReader) -> None:
-    """Return when the interpreter or its event loop has been silent for too long, or the pipe has ended."""
+async def until_silent(beats: asyncio.StreamReader, pid: int | None = None) -> None:
+    """Return when the interpreter or its event loop has been silent for too long, or the pipe has ended.
+
+    ``pid`` is the process, which gets up to ``BLOCKED_HUNG_AFTER`` seconds while it is blocked in the kernel.
+    """
     loop = asyncio.get_running_loop()
-    looped = loop.time()
+    heard = looped = loop.time()
     while True:
         try:
             read = await _read_within(HUNG_AFTER, beats) or await _read_within(SECOND_LOOK, beats)
         except EOFError:
             return
-        if _LOOP in read:
-            looped = loop.time()
-        if not read or loop.time() - looped > LOOP_HUNG_AFTER:
-            return
+        now = loop.time()
+        heard = now if read else heard
+        looped = now if _LOOP in read else looped
+        if not read or now - looped > LOOP_HUNG_AFTER:
+            silence = now - (looped if read else heard)
+            if silence > BLOCKED_HUNG_AFTER or pid is None or not _is_blocked(pid):
+                return
+
+
+def _is_blocked(pid: int) -> bool:
+    """Whether a thread of the process waits in the kernel and cannot be interrupted; False where nothing tells."""
+    for status in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # the thread has ended
+            # The state comes after the name, which is in brackets and may hold any character.
+            if status.read_bytes().rpartition(b")")[2].split()[0] == b"D":
+                return True
+    return False
 
 
 async def _read_within(seconds: float, beats: asyncio.StreamReader) -> bytes:

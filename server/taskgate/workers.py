@@ -64,7 +64,7 @@ class WorkerProcess:
         """Return when its interpreter or event loop has been silent for too long, or has ended."""
         assert self._process is not None  # noqa: S101 - it has been started
         assert self._process.stdout is not None  # noqa: S101 - for the type checker: PIPE was asked for
-        await until_silent(self._process.stdout)
+        await until_silent(self._process.stdout, self.pid)
         return Problem("it hung")
 
     async def drain(self, seconds: float) -> None:

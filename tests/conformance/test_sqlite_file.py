@@ -257,6 +257,28 @@ def test_database_is_marked_and_has_conductors_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "umask", "after"), [(None, 0o000, 0o600), (None, 0o077, 0o600), (0o640, 0o022, 0o640)]
+)
+def test_database_is_its_owners_alone_unless_it_was_there(
+    tmp_path: Path, before: int | None, umask: int, after: int
+) -> None:
+    """Tasks may hold secrets: 0600, for the log and its index too; a mode that somebody gave stays."""
+    file = tmp_path / "tasks.db"
+    if before is not None:
+        file.touch()
+        file.chmod(before)
+    mask = os.umask(umask)
+    try:
+        with open_writer(url_of(file)) as writer:
+            writer.write([StoredTask(ID, 1, b"{}")])
+            assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+                ("tasks.db", "tasks.db-wal", "tasks.db-shm"), after
+            )
+    finally:
+        os.umask(mask)
+
+
+@pytest.mark.parametrize(
     "script",
     [
         "CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT NOT NULL, created_on, modified_on)",

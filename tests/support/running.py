@@ -55,11 +55,20 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> 
 class Running:
     """A running ``taskgate up`` or ``serve``; its output is collected while it runs."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, files: int | None = None) -> None:
-        """``files`` is its hard limit of open files; None for that of this process."""
+    def __init__(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        files: int | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """``files`` is its hard limit of open files, None for that of this process.
+
+        ``prefix`` comes before the command, and is to run it in its own place.
+        """
         limited = [] if files is None else ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [*limited, sys.executable, "-m", "taskgate", *arguments],
+            [*prefix, *limited, sys.executable, "-m", "taskgate", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=_environment(env),
@@ -197,6 +206,7 @@ class System(Running):
         workers: int = 2,
         env: dict[str, str] | None = None,
         files: int | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
         self.database: Any = database
@@ -209,6 +219,7 @@ class System(Running):
             *("--log-format", "json", *arguments),
             env={"TASKGATE_STORE": store} | (env or {}),
             files=files,
+            prefix=prefix,
         )
 
     def wait_ready(self) -> Self:

@@ -4,9 +4,11 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from support.slow_disk import SlowDisk, why_missing
 from taskgate import beats
 
 BUSY = """
@@ -70,3 +72,41 @@ async def test_end_of_the_process_ends_the_watch(busy: asyncio.subprocess.Proces
     busy.kill()
     await asyncio.wait_for(watch, 10)
     assert await busy.wait() == -signal.SIGKILL
+
+
+READING = """
+import asyncio, sys
+from pathlib import Path
+from taskgate.beats import start_beating
+
+async def main():
+    task = start_beating(sys.stdout.fileno())
+    await asyncio.sleep(0.2)
+    Path(sys.argv[1]).read_bytes()
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+"""A process whose event loop reads a file."""
+
+
+@pytest.mark.skipif(why_missing() is not None, reason=str(why_missing()))  # the summary of the run says so in red
+async def test_loop_that_waits_for_a_disk_gets_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not for ever."""
+    monkeypatch.setattr(beats, "LOOP_HUNG_AFTER", 0.5)
+    file = tmp_path / "file"
+    file.write_bytes(bytes(100_000))
+    with SlowDisk(tmp_path / "disk", file) as disk:
+        disk.stand_still()
+        command = [*disk.inside, sys.executable, "-c", READING, str(disk.file)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        await process.stdout.readexactly(1)
+        watch = asyncio.create_task(beats.until_silent(process.stdout, process.pid))
+        done, _ = await asyncio.wait((watch,), timeout=3)
+        assert not done
+        monkeypatch.setattr(beats, "BLOCKED_HUNG_AFTER", 4.0)
+        await asyncio.wait_for(watch, 10)
+        assert process.returncode is None
+        process.kill()
+        await process.wait()

@@ -106,6 +106,50 @@ async def test_reader_that_comes_as_the_second_read_begins_takes_a_third() -> No
         assert (await second, await third) == (b"1", b"3")
 
 
+async def test_reader_of_a_file_waits_for_the_read_before_however_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one would only wait for the same page of the disk, in one more thread."""
+    monkeypatch.setattr(single_flight, "LONGEST_WAIT", 0.01)
+    database = Database()
+    store = SingleFlight(database, patient=True)
+    reads = [asyncio.create_task(store.get_document("a")) for _ in range(3)]
+    await turns()
+    reads += [asyncio.create_task(store.get_document("a")) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    assert database.reads == 1
+    database.gate.set()
+    assert await asyncio.gather(*reads) == [b"1"] * 6
+    assert database.reads == 2
+    await store.close()
+
+
+async def test_few_large_documents_are_read_at_once() -> None:
+    """And small ones beside them; a large one whose caller has gone keeps its turn until the database is done."""
+    async with opened() as (database, store):
+        database.gate.set()
+        database.value = b"x" * (single_flight.LARGE_DOCUMENT + 1)
+        large = [f"large {number}" for number in range(12)]
+        for task_id in large:
+            await store.get_document(task_id)
+        database.gate.clear()
+        database.reads = 0
+        reads = [asyncio.create_task(store.get_document(task_id)) for task_id in large]
+        await turns()
+        assert database.reads == 4
+        for read in reads:
+            read.cancel()
+        await asyncio.wait(reads)
+        assert database.abandoned == 0
+        small = asyncio.create_task(store.get_document("small"))
+        await turns()
+        assert database.reads == 5
+        database.value = b"1"
+        database.gate.set()
+        await small
+        await turns()
+        assert database.reads == 5  # those that waited for their turn have left without reading
+        assert await store.get_document(large[0]) == b"1"
+
+
 async def test_no_reader_waits_long_for_the_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that hangs holds up nobody: the next sets out by itself, and as many as there must be."""
     monkeypatch.setattr(single_flight, "LONGEST_WAIT", 0.05)

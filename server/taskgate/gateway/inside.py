@@ -65,7 +65,7 @@ class EnvoyWithPython(EnvoyProcess):
     async def _until_silent(self) -> Problem:
         """Watch the interpreter and its event loop."""
         if self._beats is not None:
-            await until_silent(self._beats)
+            await until_silent(self._beats, self.pid)
         return Problem("it hung")
 
     async def drain(self, seconds: float | None = None) -> None:

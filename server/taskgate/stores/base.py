@@ -20,9 +20,9 @@ class TaskStore(Protocol):
         - Must take any string; one that no database could hold is an ID that no task has.
         - Must see every write that was finished before the read began.
         - Must return the old document or the new one, whole, while a writer replaces it.
-        - Must leave the event loop free while the database is locked or away; while it is cold or its documents are
-          large, must not hold the loop up for more than a small part of the time.
-        - Must answer later reads as usual after a read was cancelled; none must stand in a queue behind it.
+        - Must leave the event loop free while the database is locked or away, or waits for its disk.
+        - Must answer later reads as usual after a read was cancelled; none must stand in a queue behind it, and no
+          small one behind many large ones.
         - Over a network, must fail at once when the database is known to be away, but for one read at a time.
 
         Raises:

@@ -1,12 +1,29 @@
-"""Many identical reads at once cost a database no more than one: a ``TaskStore`` around a ``TaskStore``."""
+"""What reads share and what they may take from one another: a ``TaskStore`` around a ``TaskStore``.
+
+Many identical reads at once cost a database no more than one. Large documents are read a few at a time, so that there
+are always connections, or threads, for small ones.
+"""
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 from typing import Any, Final, Protocol
 
 from taskgate.stores.base import TaskStore
+from taskgate.stores.recent import Recent
+
+LARGE_DOCUMENT: Final = 256 * 1024
+"""Bytes of a document that is slow to read wherever it comes from."""
 
 LONGEST_WAIT: Final = 0.5
 """Seconds that a read waits for the one before it: short, because both together must fail within three."""
+
+
+_LARGE_AT_ONCE: Final = 4
+"""Reads of documents known to be large that a store has at once: half of a database's connections."""
+
+_KNOWN_LARGE: Final = (10_000, 600.0)
+"""How many tasks are known to be large, for how many seconds; twice that at most."""
 
 
 class AbandonableStore(TaskStore, Protocol):
@@ -24,12 +41,15 @@ class SingleFlight:
     takes the next one, which leaves when the first is back: a crowd costs two reads at a time, not one for each caller.
     """
 
-    def __init__(self, store: AbandonableStore) -> None:
-        """``store`` does the reading."""
+    def __init__(self, store: AbandonableStore, *, patient: bool = False) -> None:
+        """``store`` does the reading. If ``patient``, a flight waits for the one before it however long that takes."""
         self._store = store
+        self._longest_wait = None if patient else LONGEST_WAIT
         self._boarding: dict[str, _Flight] = {}
         self._flying: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._large = Recent(*_KNOWN_LARGE)
+        self._large_turns = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``. The read is nobody's own: it goes on when a caller is cancelled, but the last one."""
@@ -47,7 +67,8 @@ class SingleFlight:
             return await passenger
         except asyncio.CancelledError:
             flight.wanted -= 1
-            if not flight.wanted and flight.left and flight.task is not None:
+            # A large one keeps its turn until the store is done with it: an answer that is on its way comes anyway.
+            if not flight.wanted and flight.left and not flight.large and flight.task is not None:
                 self._store.abandon(flight.task)
             raise
 
@@ -78,32 +99,43 @@ class SingleFlight:
                     passenger.set_result(document)
 
     async def _read(self, task_id: str, flight: "_Flight") -> bytes | None:
-        try:
-            before = self._flying.get(task_id)
-            if before is not None:
-                await asyncio.wait([before], timeout=LONGEST_WAIT)
-        finally:
-            del self._boarding[task_id]  # the read begins: from here on nobody else may come along
-        if not flight.wanted:
-            return None
+        flight.large = self._large.has(task_id, time.monotonic())
+        async with AsyncExitStack() as turn:
+            try:
+                before = self._flying.get(task_id)
+                if before is not None:
+                    await asyncio.wait([before], timeout=self._longest_wait)
+                if flight.large:
+                    await turn.enter_async_context(self._large_turns)
+            finally:
+                del self._boarding[task_id]  # the read begins: from here on nobody else may come along
+            return await self._depart(task_id, flight) if flight.wanted else None
+
+    async def _depart(self, task_id: str, flight: "_Flight") -> bytes | None:
         flight.left = True
         task = flight.task
         assert task is not None  # noqa: S101 - this is a coroutine of it
         self._flying[task_id] = task
         try:
-            return await self._store.get_document(task_id)
+            document = await self._store.get_document(task_id)
         finally:
             if self._flying.get(task_id) is task:
                 del self._flying[task_id]
+        if document is not None and len(document) > LARGE_DOCUMENT:
+            self._large.add(task_id, time.monotonic())
+        elif flight.large:
+            self._large.discard(task_id)
+        return document
 
 
 class _Flight:
     """A read, and who waits for it."""
 
-    __slots__ = ("left", "passengers", "task", "wanted")
+    __slots__ = ("large", "left", "passengers", "task", "wanted")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.passengers: list[asyncio.Future[bytes | None]] = []
         self.wanted = 0  # by how many passengers that were not cancelled
         self.left = False
+        self.large = False

@@ -13,16 +13,16 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.cold_reads import ColdReads
 from taskgate.stores.interrupts import interrupts_held
-from taskgate.stores.read_threads import ReadThreads
-from taskgate.stores.sqlite_lookup import Lookup, LookupFailed, open_lookup
+from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.standing import Standing, standing_of
 from taskgate.stores.writer import Writer, compare
 
@@ -34,14 +34,11 @@ READ_BUSY_TIMEOUT = 1.0
 _BUSY_INTERVAL = 0.005
 """Seconds between two tries of a read that waits for a lock."""
 
-_SLOW_READ = 0.004
-"""Seconds after which a read on the event loop has held up the calls beside it for too long."""
+_VERY_SLOW_READ = 0.1
+"""Seconds of a read on the event loop after which the next ones are left to threads."""
 
-_LARGE_DOCUMENT = 256 * 1024
-"""Bytes of a document that is slow to read wherever it comes from: it is copied page by page."""
-
-_THREADS_AFTER_SLOW_READ = 0.25
-"""Seconds for which reads are left to threads after a slow one, so that slow reads hold up calls 2 % of the time."""
+_LEAVE_FACTOR = 60
+"""For how many times as long, so that slow reads hold up calls 2 % of the time."""
 
 WRITE_BUSY_TIMEOUT = 30.0
 """Seconds an import waits for another writer."""
@@ -106,49 +103,43 @@ _NOT_A_FILE = "it is not a file"
 
 
 class SqliteStore:
-    """Reads the table ``task`` of one file, which may be missing, locked, removed or replaced at any time."""
+    """Reads the table ``task`` of one file, which may be missing, locked, removed or replaced at any time.
+
+    What will not have to wait for the disk is read on the event loop, everything else in a thread.
+    """
 
     def __init__(self, path: str, layout: Layout = Layout.TASKGATE) -> None:
         """``path`` is looked up anew for every read; nothing is opened here. Both layouts have the same two columns."""
         del layout
         self._connections = _Connections(path)
-        self._threads = ReadThreads(path, self._read_patiently)
+        self._cold = ColdReads(path, self._read_patiently)
+        # Patient: however often a caller tries again, a task that waits for the disk has one thread.
+        self._flights = SingleFlight(self._cold, patient=True)
         self._in_threads_until = 0.0
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``."""
         began = time.monotonic()
-        if began < self._in_threads_until or self._threads.closed:
-            return await self._threads.ask(task_id)
-        document: bytes | None = None
+        if began < self._in_threads_until or not self._cold.is_quick(task_id, began):
+            return await self._flights.get_document(task_id)
         try:
-            document = self._read_at_once(task_id)
+            document = self._read(task_id, for_loop=True)
         except _Busy:
-            return await self._threads.ask(task_id)
-        finally:  # a read that fails may be slow too
-            ended = time.monotonic()
-            if ended - began > _SLOW_READ or (document is not None and len(document) > _LARGE_DOCUMENT):
-                self._in_threads_until = ended + _THREADS_AFTER_SLOW_READ
+            return await self._flights.get_document(task_id)
+        seconds = time.monotonic() - began
+        self._cold.note(task_id, document, seconds)
+        if seconds > _VERY_SLOW_READ:
+            self._in_threads_until = began + _LEAVE_FACTOR * seconds
         return document
 
     async def check(self) -> None:
         """See ``TaskStore``."""
-        if not self._threads.moving:
-            await self._threads.ask("")  # as good as any ID: the answer does not matter
+        await self._cold.check()
 
     async def close(self) -> None:
         """See ``TaskStore``."""
-        await self._threads.close()
+        await self._flights.close()
         self._connections.discard()
-
-    def _read_at_once(self, task_id: str) -> bytes | None:
-        """``_read``, by the quickest way there is; for the event loop's thread only."""
-        try:
-            return self._connections.look_up(task_id)
-        except LookupFailed:
-            return self._read(task_id)  # it knows what to do, and how to say it
-        except UnicodeEncodeError:  # a lone surrogate
-            return None
 
     def _read_patiently(self, task_id: str) -> bytes | None:
         """``_read``, again and again while there is a lock, for up to ``READ_BUSY_TIMEOUT`` seconds."""
@@ -161,9 +152,9 @@ class SqliteStore:
                     raise busy.public from busy.__cause__
             time.sleep(_BUSY_INTERVAL)
 
-    def _read(self, task_id: str) -> bytes | None:
+    def _read(self, task_id: str, *, for_loop: bool = False) -> bytes | None:
         try:
-            row = self._connections.fetch_one(_SELECT, task_id)
+            row = self._connections.fetch_one(_SELECT, task_id, for_loop=for_loop)
         except UnicodeEncodeError:  # a lone surrogate
             return None
         if row is None:
@@ -195,16 +186,19 @@ class _Connections:
         self._file: tuple[int, int] | None = None  # device and inode of what the connections below are to
         self._generation = 0  # counts such files
         self._idle: list[sqlite3.Connection] = []
+        self._idle_for_loop: list[sqlite3.Connection] = []  # one at most
         self._in_use = 0
-        self._lookup: Lookup | None = None
         self._outdated = 0  # in use, but of an earlier generation: closed when they come back
 
-    def fetch_one(self, statement: str, parameter: str) -> tuple[Any, ...] | None:
-        """The first row, text as bytes; raises StoreUnavailable, or _Busy. Waits for nothing but the disk."""
+    def fetch_one(self, statement: str, parameter: str, *, for_loop: bool = False) -> tuple[Any, ...] | None:
+        """The first row, text as bytes; raises StoreUnavailable, or _Busy. Waits for nothing but the disk.
+
+        ``for_loop`` takes a connection that threads have opened and leave alone. If there is none it raises _Busy.
+        """
         generation = self._reserve()
         connection: sqlite3.Connection | None = None
         try:
-            connection = self._idle_or_new()
+            connection = self._for_loop() if for_loop else self._idle_or_new()
             return connection.execute(statement, (parameter,)).fetchone()  # type: ignore[no-any-return]
         except sqlite3.Error as error:
             public = _unavailable(self._name, self._path, error)
@@ -214,41 +208,6 @@ class _Connections:
             raise public from error
         finally:
             self._take_back(connection, generation)
-
-    def look_up(self, task_id: str) -> bytes | None:
-        """The document, by a connection that one thread alone uses, without giving up the interpreter lock.
-
-        Raises LookupFailed where that cannot be done; ``fetch_one`` can then, or says why not.
-        """
-        with self._mutex:
-            if self._lookup is not None and self._lookup.moved():
-                self._discard()
-            elif self._lookup is not None:
-                try:
-                    return self._lookup.find(task_id)
-                except LookupFailed:
-                    self._close_lookup()
-                    raise
-        self._open_lookup()
-        raise LookupFailed
-
-    def _open_lookup(self) -> None:
-        """Open the connection for ``look_up`` if the file is still the one that all others are to."""
-        with self._mutex:
-            if self._file is None or self._outdated:
-                return  # nobody has read yet, or it was just replaced; the next time
-            if os.path.realpath(self._path) != self._path:
-                return  # SQLite would not notice that a link leads elsewhere
-            lookup = open_lookup(self._uri, _SELECT)
-            if lookup is not None and self._file == _identity(self._path):
-                self._lookup = lookup
-            elif lookup is not None:
-                lookup.close()
-
-    def _close_lookup(self) -> None:
-        if self._lookup is not None:
-            self._lookup.close()
-            self._lookup = None
 
     def discard(self) -> None:
         """Close every connection, those in use as soon as they come back."""
@@ -273,12 +232,18 @@ class _Connections:
         except IndexError:
             return self._open()
 
+    def _for_loop(self) -> sqlite3.Connection:
+        try:
+            return self._idle_for_loop.pop()
+        except IndexError:
+            raise _Busy(_gone(self._name, "no connection to it is open")) from None
+
     def _take_back(self, connection: sqlite3.Connection | None, generation: int) -> None:
         with self._mutex:
             if generation == self._generation:
                 self._in_use -= 1
                 if connection is not None:
-                    self._idle.append(connection)
+                    (self._idle if self._idle_for_loop else self._idle_for_loop).append(connection)
                 return
             if connection is not None:
                 connection.close()
@@ -305,11 +270,11 @@ class _Connections:
     def _discard(self) -> None:
         self._generation += 1
         self._file = None
-        self._close_lookup()
         self._outdated += self._in_use
         self._in_use = 0
-        while self._idle:
-            self._idle.pop().close()
+        for connections in (self._idle, self._idle_for_loop):
+            while connections:
+                connections.pop().close()
 
 
 class SqliteWriter(Writer):
@@ -320,6 +285,7 @@ class SqliteWriter(Writer):
         super().__init__(path)
         self._path = os.path.abspath(path)  # noqa: PTH100 - as in the reader
         with ExitStack() as on_failure, self._faults():
+            _make_private(self._path)
             # Not SQLite's own waiting for locks: it would keep Ctrl-C waiting too.
             self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
             on_failure.callback(self._connection.close)
@@ -439,6 +405,13 @@ class SqliteWriter(Writer):
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error:
             return  # nothing is lost: what is in the log is in the database
+
+
+def _make_private(path: str) -> None:
+    """Make the file where there is none, for its owner alone; SQLite gives its log and its index the same mode."""
+    if not os.path.exists(path):  # noqa: PTH110 - as in the reader
+        with suppress(OSError):  # SQLite meets it again, and says what it is
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -1,0 +1,97 @@
+"""A disk that is slow, or stands still: only who asks for what is not in memory waits for it."""
+
+import sqlite3
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support.documents import task
+from support.doors import GrpcDoor, Outcome, RestDoor
+from support.load import in_threads
+from support.running import System, eventually
+from support.slow_disk import SlowDisk, why_missing
+from taskgate.conductor_task import project_task_model
+
+TASKS = 4000
+HOT = [f"65fc73fe-0586-11f1-8b8d-{number:012}" for number in range(0, TASKS, TASKS // 10)]
+COLD = [f"65fc73fe-0586-11f1-8b8d-{number:012}" for number in range(150, TASKS, 700)]
+
+
+def row(task_id: str) -> bytes:
+    return task(task_id, outputData={"text": "x" * 3000})
+
+
+def expected(task_id: str) -> bytes:
+    return project_task_model(row(task_id), 0).document
+
+
+def make(file: Path) -> Path:
+    """A database that is read without any other file; each task has a page of its own."""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
+        ids = (f"65fc73fe-0586-11f1-8b8d-{number:012}" for number in range(TASKS))
+        connection.executemany("INSERT INTO task VALUES (?, ?)", ((task_id, row(task_id)) for task_id in ids))
+    return file
+
+
+@pytest.mark.skipif(why_missing() is not None, reason=str(why_missing()))  # the summary of the run says so in red
+@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
+    """Two reads a second, then none for four seconds: tasks read before are served as ever, and no process is replaced.
+
+    Who asks for others, by whichever door and however often, gets the answer or the end of the deadline.
+    """
+    with (
+        SlowDisk(tmp_path / "disk", make(tmp_path / "made.db")) as disk,
+        System(disk.file, "--layout", "conductor", transport=transport, workers=1, prefix=disk.inside) as system,
+    ):
+        system.wait_ready()
+        with closing(RestDoor("rest", system.http)) as door:
+            for task_id in HOT * 2:
+                assert door.get_task_json(task_id).document == expected(task_id)
+        before = {member.pid for member in system.family()}
+        waits: list[float] = []
+        problems: list[Outcome] = []
+
+        def probe(number: int, stop: threading.Event) -> None:
+            with closing((RestDoor, GrpcDoor)[number % 2]("probe", (system.http, system.grpc)[number % 2])) as door:
+                while not stop.wait(0.05):
+                    task_id = HOT[len(waits) % len(HOT)]
+                    began = time.monotonic()
+                    outcome = door.get_task_json(task_id)
+                    waits.append(time.monotonic() - began)
+                    if outcome.document != expected(task_id):
+                        problems.append(outcome)
+
+        def ask(task_id: str) -> Outcome:
+            with closing(RestDoor("cold", system.http)) as door:
+                return door.get_task_json(task_id)
+
+        with in_threads(2, probe), ThreadPoolExecutor(len(COLD) * 4) as callers:
+            disk.slow_down(0.5)
+            slow = list(callers.map(ask, COLD[:2] * 4))
+            disk.stand_still()
+            waiting = [callers.submit(ask, task_id) for task_id in COLD[2:] * 4]
+            time.sleep(4)  # on purpose: the disk stands still
+            assert not any(call.done() for call in waiting)
+            disk.recover()
+            slow += [call.result() for call in waiting]
+            served = len(waits)
+            eventually(lambda: len(waits) > served + 20, "probes after it")
+        assert not problems, problems[0]
+        assert {outcome.status for outcome in slow} <= {200, 504}
+        assert {outcome.document for outcome in slow if outcome.status == 200} <= {
+            expected(task_id) for task_id in COLD
+        }
+        assert {member.pid for member in system.family()} == before
+        assert system.events("worker gone; replacing it") == []
+        print(  # noqa: T201 - for make faults
+            f"{transport}: {len(waits)} probes beside {len(slow)} calls that waited for the disk: none failed,"
+            f" p50 {statistics.median(waits) * 1000:.1f}, longest {max(waits) * 1000:.0f} ms"
+        )
+        assert max(waits) < 2  # a page that is waited for takes half a second, and a lookup several of them

@@ -1,0 +1,75 @@
+"""Where SQLite's reads happen: on the event loop or in a thread."""
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from taskgate.stores import sqlite
+from taskgate.stores.sqlite import SqliteStore
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "tasks.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data)")
+        connection.execute("INSERT INTO task VALUES ('a', '{}')")
+        connection.execute("PRAGMA journal_mode = WAL")
+    return path
+
+
+async def happens_on_the_loop(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the next read does."""
+    seen: list[threading.Thread] = []
+    fetch_one = store._connections.fetch_one
+
+    def noted(statement: str, parameter: str, *, for_loop: bool = False) -> tuple[object, ...] | None:
+        seen.append(threading.current_thread())
+        return fetch_one(statement, parameter, for_loop=for_loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._connections, "fetch_one", noted)
+        assert await store.get_document("a") == b"{}"
+    return seen[-1] is threading.current_thread()
+
+
+async def test_only_the_first_read_of_a_task_needs_a_thread(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(str(database))
+    assert not await happens_on_the_loop(store, monkeypatch)
+    for _ in range(3):
+        assert await happens_on_the_loop(store, monkeypatch)
+    await store.close()
+
+
+async def test_slow_read_on_the_loop_sends_the_next_ones_to_threads(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And after a while they are tried on the loop again."""
+    store = SqliteStore(str(database))
+    await store.get_document("a")
+    monkeypatch.setattr(sqlite, "_VERY_SLOW_READ", 0)
+    monkeypatch.setattr(sqlite, "_LEAVE_FACTOR", 1e9)
+    assert await happens_on_the_loop(store, monkeypatch)
+    assert not await happens_on_the_loop(store, monkeypatch)
+    store._in_threads_until = 0.0
+    assert await happens_on_the_loop(store, monkeypatch)
+    await store.close()
+
+
+async def test_lock_sends_the_read_to_a_thread(database: Path) -> None:
+    """The loop never waits for a lock; the read is answered when the lock is gone."""
+    store = SqliteStore(str(database))
+    with closing(sqlite3.connect(database)) as other:
+        assert other.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    for _ in range(2):
+        assert await store.get_document("a") == b"{}"
+    locking = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    locking.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.3, locking.close)
+    release.start()
+    assert await store.get_document("a") == b"{}"
+    release.join()
+    await store.close()
