@@ -22,11 +22,17 @@ much memory again."""
 _ENTRY_BYTES = 400
 """What an entry takes beside its key and its answer: two objects, a tuple, a place in the table and in the order."""
 
+_GENERATION = 16 * 1024
+"""Values of which it is known that they were asked for once: 3 MB for two generations."""
+
 Key = tuple[Conversion, bytes]
 
 
 class ConversionCache:
     """The answers that were asked for last, up to ``capacity`` bytes with their keys. For one event loop.
+
+    Once it is full, others make room only for a value that is asked for again. Tasks that are each asked for once would
+    drive out those that are not, and turning over all that memory would cost half as much as converting them.
 
     A key is the stored value itself or its SHA-256, so no two values can be made that are taken for one.
     """
@@ -35,6 +41,9 @@ class ConversionCache:
         self._capacity = capacity
         self._largest = capacity // _LARGEST_SHARE
         self._kept: OrderedDict[Key, bytes] = OrderedDict()  # the one asked for longest ago first
+        # Hashes of what was not kept of late: of one generation of calls, and of the one before.
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
         self.held_bytes = 0
         self.hits = 0
         """Calls that needed no conversion."""
@@ -55,14 +64,24 @@ class ConversionCache:
         return answer
 
     def keep(self, key: Key, answer: bytes) -> None:
-        """Keep ``answer``, and drop as many others as it takes."""
+        """Keep ``answer`` if it may stay, and drop as many others as it takes."""
         size = _size(key, answer)
         if size > self._largest or key in self._kept:
+            return
+        if self.held_bytes + size > self._capacity and not self._seen_again(hash(key)):
             return
         self._kept[key] = answer
         self.held_bytes += size
         while self.held_bytes > self._capacity:
             self.held_bytes -= _size(*self._kept.popitem(last=False))
+
+    def _seen_again(self, value: int) -> bool:
+        if value in self._seen or value in self._seen_before:
+            return True
+        self._seen.add(value)
+        if len(self._seen) >= _GENERATION:
+            self._seen, self._seen_before = set(), self._seen
+        return False
 
 
 def key_of(conversion: Conversion, stored: bytes) -> Key:

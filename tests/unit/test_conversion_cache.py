@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from support.documents import task
 from taskgate.conversion import Conversion
-from taskgate.conversion_cache import ConversionCache, key_of
+from taskgate.conversion_cache import ConversionCache, Key, key_of
 from taskgate.errors import DocumentUnreadable, TaskNotFound
 from taskgate.layout import Layout
 from taskgate.service import TaskService
@@ -124,14 +124,35 @@ def stored_values(count: int, size: int) -> list[bytes]:
     return [b"%0*d" % (size, number) for number in range(count)]
 
 
-def test_what_was_asked_for_longest_ago_goes_first() -> None:
-    cache = ConversionCache(10 * 3400)  # ten entries of 1,000 and 2,000 bytes, 400 for the entry itself
-    keys = [key_of(Conversion.ROW_TO_TASK, stored) for stored in stored_values(12, 1000)]
-    for number, key in enumerate(keys):
+def full_cache() -> tuple[ConversionCache, list[Key]]:
+    """One with ten entries, in the order in which they were asked for."""
+    cache = ConversionCache(10 * 3400)  # 1,000 and 2,000 bytes, 400 for the entry itself
+    keys = [key_of(Conversion.ROW_TO_TASK, stored) for stored in stored_values(10, 1000)]
+    for key in keys:
         cache.keep(key, b"x" * 2000)
-        assert cache.get(keys[0])
-        assert len(cache) == min(number + 1, 10)
-    assert [cache.get(key) is not None for key in keys] == [True, False, False, *[True] * 9]
+    assert (len(cache), cache.held_bytes) == (10, 34_000)
+    return cache, keys
+
+
+def test_what_was_asked_for_longest_ago_makes_room() -> None:
+    cache, keys = full_cache()
+    new = key_of(Conversion.ROW_TO_DOCUMENT, stored_values(1, 1000)[0])
+    assert cache.get(keys[0])
+    for _ in range(2):
+        cache.keep(new, b"x" * 2000)
+    assert [cache.get(key) is not None for key in (*keys, new)] == [True, False, *[True] * 9]
+
+
+def test_values_that_are_asked_for_once_drive_out_none_that_are_not() -> None:
+    """Nor do so many of them that not even their hashes are remembered."""
+    cache, keys = full_cache()
+    once = [key_of(Conversion.ROW_TO_DOCUMENT, stored) for stored in stored_values(100_000, 100)]
+    for key in once:
+        cache.keep(key, b"x")
+    cache.keep(once[0], b"x")
+    assert all(cache.get(key) for key in keys)
+    cache.keep(once[-1], b"x")
+    assert cache.get(once[-1])
 
 
 def test_no_answer_takes_more_than_an_eighth() -> None:
@@ -157,8 +178,10 @@ def test_what_is_counted_is_what_is_taken(size: int) -> None:
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for number in range(40_000 if size < 1000 else 4000):
+        number = 0
+        while len(cache) == number:  # until one is not kept
             cache.keep(key_of(Conversion.ROW_TO_TASK, b"%0*d" % (size, number)), bytes(size))
+            number += 1
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
