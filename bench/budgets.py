@@ -76,8 +76,8 @@ def budgets(results: Results) -> list[Budget]:
         Budget("memory of one Envoy with Python inside, idle", "MiB", IDLE_MEBIBYTES, _idle_envoy(results)),
         _growth(results),
         *_imports(results.imports),
-        _conversions(results),
         _projection(results),
+        _conversions(results),
     ]
 
 

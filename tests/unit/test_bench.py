@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from bench import store_servers
+from bench import projection, store_servers
 from bench.__main__ import write
 from bench.beside import ALONE, READERS, TYPED, Beside
 from bench.budgets import budgets, sustained_rate
@@ -44,6 +44,7 @@ from bench.peers.go_build import protoc_command
 from bench.plan import CONNECTIONS, Cell, full_plan, quick_plan
 from bench.plot import panels
 from bench.processes import CpuTime, ServerProcess, cpu_spent, describe_command
+from bench.projection import RowTimes
 from bench.ratios import COMPARISONS, ratios
 from bench.rendering import number
 from bench.report import render_markdown, render_text
@@ -744,6 +745,18 @@ def test_real_workflows_are_compared_with_conductor_and_with_their_import() -> N
         ["3.00", "1.00", "1.00"],
     ]
     assert list(verdicts(found).values())[10] == "met"
+
+
+def test_the_projection_is_measured_beside_json_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each subject over each row; the report divides by ``json.loads``, and so does the budget."""
+    monkeypatch.setattr(projection, "ROUNDS", 1)
+    times = projection.measure_projection()
+    assert [len(of.rows_us) for of in times] == [96, 96, 96]
+    found = results()
+    found.projection = [RowTimes(projection.PROJECTION, [1.9] * 10), RowTimes(projection.JSON, [2.0] * 10)]
+    lines = table(render_text(found), "CPU for each of the 96 rows of recorded workflows")
+    assert [line.split()[-4:] for line in lines[2:4]] == [["1.9", "1.9", "19", "0.95"], ["2.0", "2.0", "20", "1.00"]]
+    assert list(verdicts(found).values())[-2] == "MISSED"
 
 
 def test_a_store_is_divided_by_sqlite_and_by_the_peer_asked_alike() -> None:
