@@ -19,6 +19,7 @@ from taskgate.beats import HUNG_AFTER, LOOP_HUNG_AFTER
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.gateway import inside
 from taskgate.gateway.configuration import envoy_command
+from taskgate.settings import Settings
 from taskgate.workers import START_TIMEOUT
 
 
@@ -52,7 +53,6 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     config = YAML(typ="safe").load(taskgate("gateway", "--transport", "grpcio").stdout)
     (listener,) = config["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    inside = YAML(typ="safe").load(taskgate("gateway").stdout)["static_resources"]["listeners"][0]
     cluster = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"][0]
     routes = {route["name"]: route for route in manager["route_config"]["virtual_hosts"][0]["routes"]}
     connections, heap = config["overload_manager"]["resource_monitors"]
@@ -67,8 +67,8 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     assert " · ".join(stops).replace("s", " s") in line("headers of a request · a reader")
     in_minutes = manager["common_http_protocol_options"]["idle_timeout"], routes["grpc"]["route"]["idle_timeout"]
     assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("a connection without calls")
-    assert inside["filter_chains"][0]["filters"][0]["typed_config"]["request_timeout"] == "60s"
-    assert "60 s" in line("the message of a gRPC call")
+    assert manager["request_timeout"] == f"{Settings().request_timeout + 1:g}s"
+    assert "--request-timeout and 1 s" in line("a request, until it is there whole")
     assert f"{connections['typed_config']['max_active_downstream_connections']:,}," in line("connections  ")
     assert "ulimit -Hn" in line("open files")
     assert f"{manager['http2_protocol_options']['max_concurrent_streams']} (" in line("calls on one HTTP/2 connection")

@@ -23,7 +23,7 @@ class Disk:
         self.released = threading.Event()
         self.read: list[str] = []
 
-    def __call__(self, task_id: str) -> bytes | None:
+    def __call__(self, task_id: str, _asked: float = 0.0) -> bytes | None:
         self.read.append(task_id)
         if task_id.startswith("slow"):
             self.released.wait(30)
@@ -137,7 +137,7 @@ async def test_one_too_many_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) 
     async with opened() as (disk, reads):
         slow = begin(reads, *("slow 1", "slow 2", "slow 3"))
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="has 3 reads under way"):
+        with pytest.raises(Overloaded, match="3 reads wait for the store"):
             await reads.get_document("a")
         disk.released.set()
         await asyncio.gather(*slow)
@@ -194,7 +194,7 @@ async def test_answers_are_not_kept_after_they_were_given() -> None:
 
     held = weakref.WeakSet[Held]()
 
-    def read(_: str) -> bytes | None:
+    def read(_task_id: str, _asked: float) -> bytes | None:
         one = Held()
         held.add(one)
         return one  # type: ignore[return-value] # as good as any bytes

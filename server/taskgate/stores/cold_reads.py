@@ -54,10 +54,11 @@ class _Job:
 class ColdReads:
     """An ``AbandonableStore`` that does each read by ``read``, which may block for as long as it takes, in a thread.
 
-    For one event loop. ``store`` is what messages call the database.
+    For one event loop. ``store`` is what messages call the database. ``read`` gets a task ID, and the time of
+    ``time.monotonic`` at which it was asked for.
     """
 
-    def __init__(self, store: str, read: Callable[[str], bytes | None]) -> None:
+    def __init__(self, store: str, read: Callable[[str, float], bytes | None]) -> None:
         self._store = store
         self._read = read
         self._threads = ThreadPoolExecutor(_THREADS, "read")
@@ -122,7 +123,7 @@ class ColdReads:
         assert task is not None  # noqa: S101 - coroutines run in tasks
         now = time.monotonic()
         threads = self._threads_for_repeats if self._in_memory.has(task_id, now) else self._threads
-        job = threads.submit(self._timed, task_id)
+        job = threads.submit(self._timed, task_id, now)
         self._jobs[task] = _Job(job, now)
         try:
             return await asyncio.wrap_future(job)
@@ -133,9 +134,9 @@ class ColdReads:
         finally:
             del self._jobs[task]
 
-    def _timed(self, task_id: str) -> tuple[bytes | None, float]:
+    def _timed(self, task_id: str, asked: float) -> tuple[bytes | None, float]:
         began = time.monotonic()
-        document = self._read(task_id)
+        document = self._read(task_id, asked)
         return document, time.monotonic() - began
 
     def _waits_long(self, now: float) -> bool:

@@ -141,9 +141,12 @@ class SqliteStore:
         await self._flights.close()
         self._connections.discard()
 
-    def _read_patiently(self, task_id: str) -> bytes | None:
-        """``_read``, again and again while there is a lock, for up to ``READ_BUSY_TIMEOUT`` seconds."""
-        deadline = time.monotonic() + READ_BUSY_TIMEOUT
+    def _read_patiently(self, task_id: str, asked: float) -> bytes | None:
+        """``_read``, again while there is a lock, until ``READ_BUSY_TIMEOUT`` seconds after it was ``asked`` for.
+
+        Waiting for a thread counts: a lock holds up a full queue no longer than one read.
+        """
+        deadline = asked + READ_BUSY_TIMEOUT
         while True:
             try:
                 return self._read(task_id)
