@@ -10,11 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import structlog
 
 from taskgate.errors import DeadlineExceeded, InternalError, TaskgateError
+from taskgate.in_flight import Peer, Room
 from taskgate.logs import log_of_calls
 from taskgate.printable import printable
 
@@ -31,16 +32,30 @@ class Call:
     """One call in flight.
 
     ``path`` is the gRPC path, ``timeout`` the seconds its caller still waits (None: no deadline), ``task_id`` is set
-    by the endpoint once the request has been decoded, and is not yet known to be well formed.
+    by the endpoint once the request has been decoded, and is not yet known to be well formed. ``peer`` is who asks,
+    ``copies`` how many copies of a large answer the transport makes, and ``room``, where the answer is large, what the
+    transport releases once it has been sent.
     """
 
     path: str
     request_id: str
     timeout: float | None = None
     task_id: str = ""
+    peer: Peer | None = None
+    copies: int = 0
+    room: Room | None = None
 
 
-Handler = Callable[[Call, bytes], Coroutine[Any, Any, bytes]]
+class LargeAnswer(NamedTuple):
+    """Response bytes in two parts, ``head`` and the large ``payload``, so that joining them copies nothing."""
+
+    head: bytes
+    payload: bytes
+
+
+Answer = bytes | LargeAnswer
+
+Handler = Callable[[Call, bytes], Coroutine[Any, Any, Answer]]
 """An endpoint, or an endpoint with layers around it: request bytes to response bytes."""
 
 Layer = Callable[[Handler], Handler]
@@ -74,7 +89,7 @@ def log_call() -> Layer:
     write = log_of_calls()
 
     def layer(handler: Handler) -> Handler:
-        async def logged(call: Call, request: bytes) -> bytes:
+        async def logged(call: Call, request: bytes) -> Answer:
             started = time.perf_counter()
             code, fault, private = "CANCELLED", False, ""  # what stands if neither branch below is reached
             try:
@@ -99,7 +114,7 @@ def mask_unexpected(handler: Handler) -> Handler:
     """Turn anything that is not a domain error into ``InternalError``; the log gets all of it, the client an ID."""
     log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
-    async def masked(call: Call, request: bytes) -> bytes:
+    async def masked(call: Call, request: bytes) -> Answer:
         try:
             return await handler(call, request)
         except TaskgateError:
@@ -118,7 +133,7 @@ def limit_time(limit: float) -> Layer:
     """Give every call at most ``limit`` seconds, and no more than its caller still waits."""
 
     def layer(handler: Handler) -> Handler:
-        async def limited(call: Call, request: bytes) -> bytes:
+        async def limited(call: Call, request: bytes) -> Answer:
             seconds = limit if call.timeout is None else min(limit, call.timeout)
             if seconds <= 0:
                 raise _too_late(seconds)
@@ -160,6 +175,7 @@ class Started(Generic[T]):
     def __await__(self) -> Generator[Any, Any, T]:
         """The rest; to be awaited once, and only if it is not ``done``."""
         waits_for = self._waits_for
+        del self._waits_for  # a future keeps its result: the document that was read, perhaps dropped since
         try:
             while True:
                 try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from taskgate.calls import Call, Handler
+from taskgate.calls import Answer, Call, Handler, LargeAnswer
 from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.errors import DocumentTooLarge, InvalidRequest, shortened
 from taskgate.service import TaskService
@@ -24,41 +24,52 @@ _HTTP_BODY_TYPE = b"\x0a\x10application/json"  # google.api.HttpBody.content_typ
 
 
 GET_TASK_JSON = f"/{SERVICE}/GetTaskJson"
-"""The RPC that ``GET /api/tasks/{taskId}`` is transcoded to."""
+
+STREAM_TASK_JSON = f"/{SERVICE}/StreamTaskJson"
+"""The RPC that ``GET /api/tasks/{taskId}`` is transcoded to. Large answers are ``body_part`` by ``body_part``."""
 
 
 def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
     """Endpoints by gRPC path."""
 
-    async def get_task(call: Call, request: bytes) -> bytes:
+    async def get_task(call: Call, request: bytes) -> Answer:
         call.task_id = _decode(GetTaskRequest, request).task_id
-        task = await service.get_task(call.task_id)
-        return _checked_size(_header(1, task) + task, call.task_id)  # GetTaskResponse.task = 1
+        task = await service.get_task(call.task_id, call)
+        header = _header(1, task)  # GetTaskResponse.task = 1
+        _check_size(len(header) + len(task), call.task_id)
+        return LargeAnswer(header, task) if call.room else header + task
 
-    async def get_task_json(call: Call, request: bytes) -> bytes:
+    async def get_task_json(call: Call, request: bytes) -> Answer:
         call.task_id = _decode(GetTaskJsonRequest, request).task_id
-        document = await service.get_task_json(call.task_id)
+        document = await service.get_task_json(call.task_id, call)
         # HttpBody by hand: a message object would copy a document of megabytes twice more.
-        return b"".join((_HTTP_BODY_TYPE, _header(2, document), document))  # HttpBody.data = 2
+        header = _HTTP_BODY_TYPE + _header(2, document)  # HttpBody.data = 2
+        return LargeAnswer(header, document) if call.room else header + document
 
     return {
         f"/{SERVICE}/GetTask": get_task,
         GET_TASK_JSON: get_task_json,
+        STREAM_TASK_JSON: get_task_json,  # what is not large is one message, and the requests are the same bytes
         f"/{CONDUCTOR_SERVICE}/GetTask": get_task,
     }
 
 
 def build_document_endpoint(service: TaskService) -> Handler:
-    """``GetTaskJson`` for a transport that is itself the REST server: bytes of the ID to the bare document."""
+    """``StreamTaskJson`` for a transport that is itself the REST server: bytes of the ID to the bare document."""
 
-    async def get_document(call: Call, request: bytes) -> bytes:
+    async def get_document(call: Call, request: bytes) -> Answer:
         try:
             call.task_id = request.decode()
         except UnicodeDecodeError as error:  # what protobuf says of the same bytes in a string field
             raise _not_a_message(GetTaskJsonRequest.DESCRIPTOR.full_name) from error
-        return await service.get_task_json(call.task_id)
+        return await service.get_task_json(call.task_id, call)
 
     return get_document
+
+
+def body_part(part: bytes, *, first: bool) -> bytes:
+    """A ``HttpBody`` with ``part`` of a document; the first says what it is."""
+    return (_HTTP_BODY_TYPE if first else b"") + _header(2, part) + part
 
 
 def _decode(message: Callable[[], Any], request: bytes) -> Any:
@@ -85,13 +96,12 @@ def _header(number: int, payload: bytes) -> bytes:
     return bytes(header)
 
 
-def _checked_size(response: bytes, task_id: str) -> bytes:
-    if len(response) > MAX_MESSAGE_BYTES:
+def _check_size(message_bytes: int, task_id: str) -> None:
+    if message_bytes > MAX_MESSAGE_BYTES:
         raise DocumentTooLarge(
-            f"Task {shortened(task_id)} is a message of {len(response)} bytes; at most {MAX_MESSAGE_BYTES} can be sent."
+            f"Task {shortened(task_id)} is a message of {message_bytes} bytes; at most {MAX_MESSAGE_BYTES} can be sent."
             " GetTaskJson may still return it",
             task_id=shortened(task_id),
-            message_bytes=str(len(response)),
+            message_bytes=str(message_bytes),
             maximum_bytes=str(MAX_MESSAGE_BYTES),
         )
-    return response

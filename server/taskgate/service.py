@@ -8,6 +8,7 @@ from taskgate.conversion import Conversion, Converted, check_servable, convert
 from taskgate.conversion_cache import ConversionCache, key_of
 from taskgate.document import CheckedDocuments, DocumentError, check_document, sha256
 from taskgate.errors import DocumentUnreadable, TaskNotFound
+from taskgate.in_flight import COUNTED_BYTES, Caller, InFlight, Room
 from taskgate.large_conversions import LargeConversions
 from taskgate.layout import Layout
 from taskgate.stores.base import TaskStore
@@ -30,6 +31,14 @@ interpreter lock from the event loop."""
 _HUGE_CONVERSION_BYTES = 2 * 1024 * 1024
 """Larger values are converted in one more: they may take seconds, and others need not wait for them."""
 
+_SIZES = 4096
+"""Large documents whose size is known, so that there is room for them before they are read."""
+
+_SLOW_READ_BYTES = 1024 * 1024
+_SLOW_READS = 2
+"""Documents over ``_SLOW_READ_BYTES`` that are read at a time, where that is known before: small reads have the rest of
+the store's threads and connections."""
+
 _THREADS = 4
 """More would only take the interpreter lock from one another."""
 
@@ -43,12 +52,20 @@ class TaskService:
         task_id_format: TaskIdFormat,
         *,
         layout: Layout = Layout.TASKGATE,
+        in_flight: InFlight | None = None,
         python: str = sys.executable,
     ) -> None:
-        """``layout`` is what the store holds, ``python`` the interpreter that large conversions run in."""
+        """``layout`` is what the store holds, ``python`` the interpreter that large conversions run in.
+
+        ``in_flight`` is the budget for large answers: a method that is given a ``caller`` counts its answer there, and
+        whoever asked releases ``caller.room``. Without either nothing is counted.
+        """
+        self._in_flight = in_flight or InFlight(sys.maxsize, own_bytes=0)
         self._layout = layout
         self._store = store
         self._task_id_format = task_id_format
+        self._slow_reads = asyncio.Semaphore(_SLOW_READS)
+        self._sizes: dict[str, int] = {}  # of large documents, as they were read last
         self._large = CheckedDocuments(sha256)
         self._middle = CheckedDocuments(hash)
         self._threads = ThreadPoolExecutor(_THREADS, "check")
@@ -56,32 +73,37 @@ class TaskService:
         self._large_conversions = LargeConversions(python)
         self._huge_conversions = LargeConversions(python)
 
-    async def get_task_json(self, task_id: str) -> bytes:
+    async def get_task_json(self, task_id: str, caller: Caller | None = None) -> bytes:
         """The task's REST document: one JSON object in UTF-8, byte for byte as stored, or as Conductor would answer.
 
         Raises:
             InvalidTaskId: the ID is not of the configured format; no store was asked.
             TaskNotFound: no stored task has this ID.
             StoreUnavailable: the store cannot answer now.
-            Overloaded: too many reads, or too large conversions, are waiting.
+            Overloaded: too many reads or large conversions are waiting, or there is no room for a large answer.
             DocumentUnreadable: the stored value is not a JSON object, or no row that Conductor could read.
             DocumentTooLarge: the document is over ``MAX_DOCUMENT_BYTES``.
         """
-        stored = await self._read(task_id)
+        stored = await self._read(task_id, caller)
         if self._layout is Layout.CONDUCTOR:
-            return await self._converted(Conversion.ROW_TO_DOCUMENT, task_id, stored)
+            return await self._made(Conversion.ROW_TO_DOCUMENT, task_id, stored, caller)
+        room = None if caller is None else caller.room
         try:
-            if len(stored) > _LARGE_DOCUMENT_BYTES:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._large.check, stored)
-            elif len(stored) > _MIDDLE_DOCUMENT_BYTES:
+            if len(stored) <= _MIDDLE_DOCUMENT_BYTES:
+                check_document(stored)
+            elif room is not None and room.checked:
+                pass
+            elif len(stored) <= _LARGE_DOCUMENT_BYTES:
                 self._middle.check(stored)
             else:
-                check_document(stored)
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._large.check, stored)
         except DocumentError as error:
             raise DocumentUnreadable(task_id) from error
+        if room is not None:
+            room.checked = True
         return stored
 
-    async def get_task(self, task_id: str) -> bytes:
+    async def get_task(self, task_id: str, caller: Caller | None = None) -> bytes:
         """The task as a serialised ``Task`` message.
 
         Raises:
@@ -89,10 +111,10 @@ class TaskService:
             InvalidTaskId, TaskNotFound, StoreUnavailable, Overloaded, DocumentUnreadable, DocumentTooLarge: as
                 ``get_task_json``.
         """
-        stored = await self._read(task_id)
+        stored = await self._read(task_id, caller)
         from_rows = self._layout is Layout.CONDUCTOR
         conversion = Conversion.ROW_TO_TASK if from_rows else Conversion.DOCUMENT_TO_TASK
-        return await self._converted(conversion, task_id, stored)
+        return await self._made(conversion, task_id, stored, caller)
 
     async def close(self) -> None:
         """End what converts; calls that still wait for it are cancelled. The store stays open."""
@@ -100,13 +122,57 @@ class TaskService:
         await self._huge_conversions.close()
         self._threads.shutdown(wait=False)
 
-    async def _read(self, task_id: str) -> bytes:
+    async def _read(self, task_id: str, caller: Caller | None) -> bytes:
         check_task_id(task_id, self._task_id_format)
+        if caller is None:
+            return await self._stored(task_id)
+        size = self._sizes.get(task_id)
+        if size is None:
+            stored = await self._stored(task_id)
+            if len(stored) <= COUNTED_BYTES:
+                return stored
+            size = len(stored)
+            room = caller.room = self._in_flight.room(caller)
+            if room.take(task_id, stored):
+                return room.document
+            del stored  # what it takes is for others meanwhile
+        else:
+            room = caller.room = self._in_flight.room(caller)
+        return await self._read_large(task_id, size, room)
+
+    async def _read_large(self, task_id: str, size: int, room: Room) -> bytes:
+        """A document of about ``size`` bytes, read once there is room for it."""
+        if not room.may_share(task_id):
+            await room.wait(size)
+        while not room.take(task_id, stored := await self._stored_in_turn(task_id, size)):
+            size = len(stored)
+            del stored
+            await room.wait(size)
+        if len(room.document) <= COUNTED_BYTES:  # it was large when it was read last
+            self._sizes.pop(task_id, None)
+        return room.document
+
+    async def _stored_in_turn(self, task_id: str, size: int) -> bytes:
+        if size <= _SLOW_READ_BYTES:
+            return await self._stored(task_id)
+        async with self._slow_reads:
+            return await self._stored(task_id)
+
+    async def _stored(self, task_id: str) -> bytes:
         stored = await self._store.get_document(task_id)
         if stored is None:
             raise TaskNotFound(task_id)
         check_servable(task_id, stored)
+        if len(stored) > COUNTED_BYTES:
+            self._sizes[task_id] = len(stored)
+            if len(self._sizes) > _SIZES:
+                del self._sizes[next(iter(self._sizes))]
         return stored
+
+    async def _made(self, conversion: Conversion, task_id: str, stored: bytes, caller: Caller | None) -> bytes:
+        """``_converted``, with room for the answer in place of what it was made from."""
+        answer = await self._converted(conversion, task_id, stored)
+        return answer if caller is None or caller.room is None else caller.room.replace((conversion, task_id), answer)
 
     async def _converted(self, conversion: Conversion, task_id: str, stored: bytes) -> bytes:
         """The answer for ``stored``, which the store has just given; made only if it is not kept from another call."""

@@ -74,6 +74,13 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         default=15.0, gt=0, le=3600, description="Seconds a call may take at most, whatever its caller allows."
     )
+    in_flight_mib: int = Field(
+        default=512,
+        ge=64,
+        le=65536,
+        description="MiB of large answers, over 64 KiB each, that one process may be sending; one address gets half of"
+        " it, one connection a quarter. More wait for 5 s and are then refused as retryable.",
+    )
     drain_delay: float = Field(
         default=2.0,
         ge=0,

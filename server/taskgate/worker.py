@@ -1,7 +1,8 @@
 """One server process under a supervisor: ``python -m taskgate.worker``.
 
 The protocol is two pipes. Standard input carries the settings as one JSON line (they may hold a password, which has no
-place in a process list), then nothing; its end means that the supervisor is gone, and the worker drains and leaves.
+place in a process list), the token by which it knows its Envoy as another, then nothing; its end means that the
+supervisor is gone, and the worker drains and leaves.
 Standard output carries one line, the address, once the port is bound, and from then on beats (module ``beats``); from a
 worker that cannot start, one line after ``REFUSAL`` that says why.
 """
@@ -27,11 +28,12 @@ def main() -> int:
     The exit code is 0, 2 for settings that cannot be used, or 1.
     """
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
+    peer_token = sys.stdin.buffer.readline().decode().strip() or None
     configure_logs(settings.log_level, settings.log_format)
 
     announced: list[Address] = []
     try:
-        event_loop_runner()(_serve_until_orphaned(settings, announced))
+        event_loop_runner()(_serve_until_orphaned(settings, peer_token, announced))
     except Exception as error:
         if announced:
             raise
@@ -44,7 +46,7 @@ def main() -> int:
     return 0
 
 
-async def _serve_until_orphaned(settings: Settings, announced: list[Address]) -> None:
+async def _serve_until_orphaned(settings: Settings, peer_token: str | None, announced: list[Address]) -> None:
     """Serve; the end of standard input stops it, as a signal does. ``announced`` gets the address that is served."""
     orphaned = asyncio.Event()
     reader = asyncio.StreamReader()
@@ -62,7 +64,7 @@ async def _serve_until_orphaned(settings: Settings, announced: list[Address]) ->
         announced.append(address)
         tasks.append(start_beating(sys.stdout.fileno()))
 
-    await serve(settings, share_port=True, announce=announce, stop=orphaned)
+    await serve(settings, share_port=True, peer_token=peer_token, announce=announce, stop=orphaned)
     for task in tasks:
         task.cancel()
 

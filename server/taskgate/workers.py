@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,9 +28,13 @@ _KILL_AFTER = 5.0
 class WorkerProcess:
     """One ``python -m taskgate.worker``; ``taskgate.supervision`` says what each method is for."""
 
-    def __init__(self, settings: Settings) -> None:
-        """It will listen on ``settings.grpc``, and let others listen there too."""
+    def __init__(self, settings: Settings, *, peer_token: str = "") -> None:
+        """It will listen on ``settings.grpc``, and let others listen there too.
+
+        ``peer_token`` is that of ``GrpcServer``.
+        """
         self._settings = settings
+        self._peer_token = peer_token
         self._process: asyncio.subprocess.Process | None = None
         self._log = structlog.get_logger("taskgate.workers")
 
@@ -110,7 +115,7 @@ class WorkerProcess:
         assert process.stdin is not None  # noqa: S101 - for the type checker: PIPE was asked for
         assert process.stdout is not None  # noqa: S101 - same
         with suppress(BrokenPipeError, ConnectionResetError):  # it died at once; its exit code says so below
-            process.stdin.write(self._settings.model_dump_json().encode() + b"\n")
+            process.stdin.write(f"{self._settings.model_dump_json()}\n{self._peer_token}\n".encode())
             await process.stdin.drain()
         line = (await process.stdout.readline()).decode(errors="replace")
         if line.startswith(REFUSAL):
@@ -135,8 +140,10 @@ class WorkerPool(Supervisor[WorkerProcess]):
         """
         reservations = reserve_all(addresses, key="grpc")
         self.addresses = [reservation.address for reservation in reservations]
+        self.peer_token = secrets.token_hex(16)
+        """What the Envoy in front must put before the address of its caller, to be believed."""
         makers = [
-            partial(WorkerProcess, settings.model_copy(update={"grpc": address}))
+            partial(WorkerProcess, settings.model_copy(update={"grpc": address}), peer_token=self.peer_token)
             for address in self.addresses
             for _ in range(per_address)
         ]

@@ -129,7 +129,7 @@ async def main() -> None:
     server = grpc.aio.server(options=LIMITS)
     handler: Any = grpc.unary_unary_rpc_method_handler(stub.get_task_json)
     for service in ("taskgate.v1.TaskService", "conductor.grpc.tasks.TaskService"):
-        methods = {"GetTask": handler, "GetTaskJson": handler}
+        methods = {"GetTask": handler, "GetTaskJson": handler, "StreamTaskJson": handler}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     health_pb2_grpc.add_HealthServicer_to_server(stub.health, server)
     await stub.health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -24,6 +24,9 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104 - rendered, not bound
 AS_IN_THE_FILE = GatewaySettings(descriptor=ROOT / "gateway/taskgate.binpb", instance="taskgate", access_log="stdout")
 
 
+PEER = "0a1b"
+
+
 def rendered(**settings: Any) -> Any:
     """The configuration for these settings, as data."""
     return YAML(typ="safe").load(render(GatewaySettings(**settings)))
@@ -117,10 +120,17 @@ class TestRender:
     def test_servers_with_names_are_looked_up_by_envoy(self) -> None:
         assert cluster(rendered(upstreams=(Address("tasks.internal", 1),)))["type"] == "STRICT_DNS"
 
-    def test_timeout_is_envoys_and_the_servers(self) -> None:
-        config = rendered(request_timeout=2.5)
-        assert route(config)["route"]["timeout"] == "2.5s"
-        assert route(config)["request_headers_to_add"] == [{"header": {"key": "grpc-timeout", "value": "2500m"}}]
+    def test_stream_on_which_nothing_happens_ends_after_the_servers_own_timeout(self) -> None:
+        routes = manager(rendered(request_timeout=2.5))["route_config"]["virtual_hosts"][0]["routes"]
+        timeouts = {route["name"]: route["route"]["idle_timeout"] for route in routes if "route" in route}
+        assert timeouts["get-task"] == timeouts["grpc-unary"] == "4.5s"
+
+    def test_servers_are_told_who_calls_by_a_token(self) -> None:
+        routes = manager(rendered(peer_token=PEER))["route_config"]["virtual_hosts"][0]["routes"]
+        for name in ("get-task", "grpc-unary"):
+            added = next(route for route in routes if route["name"] == name)["request_headers_to_add"][0]
+            assert added["header"] == {"key": "x-taskgate-peer", "value": f"{PEER} %DOWNSTREAM_REMOTE_ADDRESS%"}
+            assert added["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
 
     def test_limits(self) -> None:
         config = rendered(max_message_bytes=1000, max_concurrent_requests=7)
@@ -158,7 +168,7 @@ class TestComplaints:
         [
             ("    - name: taskgate\n      address:", "    - name: other\n      address:"),
             ("- name: get-task\n", "- name: fetch-task\n"),
-            ("timeout: 15s", "max_grpc_timeout: 15s"),
+            ("idle_timeout: 17s", "idle: 17s"),
             ("filter_context:", "context:"),
             ("proto_descriptor:", "descriptor:"),
             ("max_response_body_size:", "max_body_size:"),
@@ -188,10 +198,10 @@ class TestComplaints:
         ("before", "after", "words"),
         [
             ("codec_type: AUTO", "codec_typo: AUTO", "no such field: 'codec_typo'"),
-            ("timeout: 15s", "timeout: banana", "timeout.*duration must start with an integer"),
+            ("request_timeout: 16s", "request_timeout: banana", "timeout.*duration must start with an integer"),
             ("cluster: taskgate\n", "cluster: nowhere\n", "unknown cluster 'nowhere'"),
             ("port_value: 8080", "port_value: 80800", "PortValue: value must be less than or equal to 65535"),
-            ("max_requests: 1024", "max_requests: [", "yaml-cpp: error at line"),
+            ("max_requests: 4096", "max_requests: [", "yaml-cpp: error at line"),
             ("function envoy_on_request", "functoin envoy_on_request", "script load error"),
         ],
     )

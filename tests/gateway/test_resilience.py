@@ -35,7 +35,7 @@ class TestRetries:
         assert ask(f"{PATH}stub.calls.{name}").body == b"1"
 
     def test_a_call_that_timed_out_is_not(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
-        name = f"sleep.1.0.{uuid.uuid4()}"
+        name = f"sleep.4.0.{uuid.uuid4()}"
         ask = ask_over("http1", start_gateway(stub, request_timeout=0.3).address)
         assert ask(f"{PATH}stub.{name}").status == 504
         assert ask(f"{PATH}stub.calls.{name}").body == b"1"

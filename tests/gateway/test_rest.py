@@ -287,8 +287,9 @@ class TestHeaders:
         assert got["x-forwarded-for"].startswith("203.0.113.9,")
         assert not got["x-forwarded-for"].endswith("203.0.113.9")
 
-    def test_the_server_is_told_the_deadline(self, ask: Ask) -> None:
-        assert 14 < described(ask(f"{PATH}a"))["remaining"] <= 15.01  # grpcio counts in hundredths
+    def test_the_server_is_told_no_deadline(self, ask: Ask) -> None:
+        """A large answer takes as long as its reader does; what the server may take until then is its own setting."""
+        assert described(ask(f"{PATH}a"))["remaining"] is None
 
 
 class TestOtherPaths:

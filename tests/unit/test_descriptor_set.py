@@ -40,10 +40,10 @@ def test_it_and_the_stubs_are_of_one_schema(pool: DescriptorPool, module: object
         assert fields == {field.number: (field.name, field.type) for field in message.fields}
 
 
-def test_only_get_task_json_has_a_rest_form_and_it_is_conductors_path() -> None:
+def test_only_stream_task_json_has_a_rest_form_and_it_is_conductors_path() -> None:
     service = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
     bindings = {method.name: method.GetOptions().Extensions[annotations_pb2.http] for method in service.methods}
-    assert bindings.keys() == {"GetTask", "GetTaskJson"}
-    assert bindings["GetTask"].WhichOneof("pattern") is None
-    assert bindings["GetTaskJson"].get == "/api/tasks/{task_id}"
-    assert not bindings["GetTaskJson"].additional_bindings
+    assert bindings.keys() == {"GetTask", "GetTaskJson", "StreamTaskJson"}
+    assert bindings["GetTask"].WhichOneof("pattern") is bindings["GetTaskJson"].WhichOneof("pattern") is None
+    assert bindings["StreamTaskJson"].get == "/api/tasks/{task_id}"
+    assert not bindings["StreamTaskJson"].additional_bindings

@@ -107,7 +107,7 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses, grace=grace)
         gateway = gateway_settings(settings, pool.addresses)
         connections = connections_within(raise_file_limit(), others=files_of_envoy(len(pool.addresses)))
-        envoy = EnvoyProcess(replace(gateway, max_connections=connections))
+        envoy = EnvoyProcess(replace(gateway, max_connections=connections, peer_token=pool.peer_token))
         keeper = Supervisor([lambda: envoy], name="Envoy", grace=settings.shutdown_grace)
 
         def abandon() -> None:

@@ -30,6 +30,7 @@ from taskgate.errors import SettingsError
 from taskgate.file_limit import MOST_CONNECTIONS
 
 _FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
+_IDLE_SLACK = 2.0  # a request that does not arrive has its own answer after one
 _VALIDATE_TIMEOUT = 30.0
 _MAX_COMPLAINT = 800  # characters of Envoy's own words in an error
 
@@ -113,11 +114,14 @@ class GatewaySettings:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """The largest answer that REST callers can get. gRPC messages are streamed, and not limited here."""
 
-    max_concurrent_requests: int = 1024
+    max_concurrent_requests: int = 4096
     """Calls that may run at a time; further ones get 503 at once."""
 
     max_connections: int = MOST_CONNECTIONS
     """Connections of callers that may be open; further ones are closed at once."""
+
+    peer_token: str = ""
+    """What tells our own servers that the address of a caller comes from this gateway."""
 
     drain_seconds: float = 2.0
     """How long ``EnvoyProcess.drain`` goes on serving by default, for balancers to notice."""
@@ -147,6 +151,7 @@ def render(settings: GatewaySettings) -> str:
         for cluster in (_CLUSTER, _CLUSTER_OF_STREAMS):
             _set_upstreams(config, cluster, settings.upstreams)
     _put(config, f"{_MANAGER}/request_timeout", f"{_milliseconds(settings.request_timeout) / 1000 + 1:g}s")
+    _set_idle_timeouts(config, settings)
     _set_listener(config, settings)
     _put(config, _CONNECTIONS, settings.max_connections)
     _set_descriptor(config, settings.descriptor)
@@ -245,10 +250,17 @@ def _add_address(config: Any, address: Any) -> None:
     _find(config, _LISTENER).setdefault("additional_addresses", []).append({"address": address})
 
 
+def _set_idle_timeouts(config: Any, settings: GatewaySettings) -> None:
+    """End streams of tasks on which nothing has happened for two seconds more than the service allows itself."""
+    seconds = _milliseconds(settings.request_timeout) / 1000 + _IDLE_SLACK
+    for route in ("get-task", "grpc-unary"):
+        _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}/{route}/route/idle_timeout", f"{seconds:g}s")
+
+
 def _set_limits(config: Any, settings: GatewaySettings) -> None:
-    milliseconds = _milliseconds(settings.request_timeout)
-    _put(config, f"{_ROUTE}/route/timeout", f"{milliseconds / 1000:g}s")
-    _put(config, f"{_ROUTE}/request_headers_to_add/0/header/value", f"{milliseconds}m")
+    if settings.peer_token:
+        header = _find(config, f"{_ROUTE}/request_headers_to_add/0/header")  # of both routes: an alias
+        header["value"] = f"{settings.peer_token} {header['value']}"
     _put(config, f"{_TRANSCODER}/max_response_body_size", settings.max_message_bytes + _FRAMING_BYTES)
     thresholds = f"{_CLUSTER}/circuit_breakers/thresholds/0"
     for limit in ("max_requests", "max_pending_requests", "max_connections"):

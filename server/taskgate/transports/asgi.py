@@ -13,15 +13,13 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from taskgate.calls import Started
+from taskgate.transports.pace import send_in_parts
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 T = TypeVar("T")
-
-CHUNK_BYTES = 256 * 1024
-"""A body is handed to Envoy in parts of this size, each when there is room: a slow reader pins little memory."""
 
 _POLL_INTERVAL = 0.05
 """Seconds between two looks whether the caller of a waiting call is still there."""
@@ -122,17 +120,28 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 
 async def send_body(send: Send, body: bytes, *, last: bool = True) -> None:
-    """Send ``body``, in parts if it is large; ``last`` unless more is to follow. Raises CallerGone."""
-    start = 0
+    """Send ``body``, small enough for one part; ``last`` unless more is to follow. Raises CallerGone."""
     try:
-        while len(body) - start > CHUNK_BYTES:
-            await _send_part(send, body[start : start + CHUNK_BYTES])
-            start += CHUNK_BYTES
-        rest = body[start:] if start else body
         if last:
-            await send({"type": "http.response.body", "body": rest})
+            await send({"type": "http.response.body", "body": body})
         else:
-            await _send_part(send, rest)
+            await _send_part(send, body)
+    except OSError as error:
+        released(error)
+        raise CallerGone from None
+
+
+async def send_large(send: Send, body: bytes, wrap: Callable[[bytes], bytes] = bytes) -> None:
+    """Send ``body``, to which nothing or more may follow, in parts; returns when Envoy has taken the last of them.
+
+    ``wrap`` makes of a part what is sent of it.
+
+    Raises:
+        CallerGone: the caller is not there any more.
+        ReaderTooSlow: it reads too slowly.
+    """
+    try:
+        await send_in_parts(lambda part: _send_part(send, wrap(part)), body, len(body))
     except OSError as error:
         released(error)
         raise CallerGone from None

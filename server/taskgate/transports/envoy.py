@@ -16,15 +16,26 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 
-from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, Started, build_handlers, usable_request_id
+from taskgate.calls import (
+    REQUEST_ID_HEADER,
+    Answer,
+    Call,
+    Handler,
+    LargeAnswer,
+    Started,
+    build_handlers,
+    usable_request_id,
+)
 from taskgate.endpoints import (
-    GET_TASK_JSON,
     HEALTH_SERVICES,
     SERVICE,
+    STREAM_TASK_JSON,
+    body_part,
     build_document_endpoint,
     build_endpoints,
 )
 from taskgate.errors import STATUS_OF, ErrorStatus, InternalError, StoreUnavailable, TaskgateError
+from taskgate.in_flight import InFlight
 from taskgate.logs import flush_logs
 from taskgate.readiness import watch_store
 from taskgate.service import TaskService
@@ -32,7 +43,6 @@ from taskgate.settings import Settings
 from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
 from taskgate.transports.asgi import (
-    CHUNK_BYTES,
     IDLE_INTERVAL,
     CallerGone,
     Receive,
@@ -42,6 +52,7 @@ from taskgate.transports.asgi import (
     finish,
     released,
     send_body,
+    send_large,
 )
 from taskgate.transports.grpc_wire import (
     ACCEPTED_ENCODINGS,
@@ -58,6 +69,7 @@ from taskgate.transports.grpc_wire import (
     status_of_error,
     timeout_seconds,
 )
+from taskgate.transports.pace import PINNED_BYTES, ReaderTooSlow
 
 _TASK_PATH = b"/api/tasks/"
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -69,6 +81,7 @@ _GRPC_START = {
     "trailers": True,
 }
 _GRPC_OK = ((b"grpc-status", b"0"),)
+_TRAILERS_OK = {"type": "http.response.trailers", "headers": _GRPC_OK, "more_trailers": False}
 
 _STREAM_PARTS = 16
 """Parts of a streaming request that wait for its handler, before its caller is made to wait."""
@@ -83,7 +96,13 @@ class EnvoyTransport:
         self._store = store
         self._health = health.Health(HEALTH_SERVICES)
         self._watch: asyncio.Task[None] | None = None
-        self._service = service = TaskService(store, settings.task_id_format, layout=settings.layout, python=python)
+        self._service = service = TaskService(
+            store,
+            settings.task_id_format,
+            layout=settings.layout,
+            in_flight=InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES),
+            python=python,
+        )
         self._limit = limit = settings.request_timeout
         self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
         self._unary: Mapping[bytes, Handler] = {
@@ -118,15 +137,17 @@ class EnvoyTransport:
         path = headers.get(b"x-envoy-original-path")
         try:
             if path is not None:
-                await self._rest(path, headers, receive, send)
+                await self._rest(scope, path, headers, receive, send)
             elif scope["method"] == "POST":
                 await self._grpc(scope, headers, receive, send)
             elif scope["path"] == "/healthz":
                 await self._healthz(scope["method"], send)
             else:  # a GET that called itself gRPC, and so passed the transcoder by
-                await self._rest(scope["raw_path"], headers, receive, send)
+                await self._rest(scope, scope["raw_path"], headers, receive, send)
         except (CallerGone, asyncio.CancelledError):
             return
+        except ReaderTooSlow:
+            structlog.get_logger("taskgate.server").warning("a reader was too slow; its answer was not gone on with")
         except OSError as error:  # what "send" raises once the caller has gone; handlers let none of their own out
             released(error)
         except Exception:  # noqa: BLE001 - see above
@@ -137,21 +158,29 @@ class EnvoyTransport:
                 else:
                     await self._send_json_error(send, _INTERNAL, _LOGGED)
 
-    async def _rest(self, path: bytes, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
+    async def _rest(
+        self, scope: Scope, path: bytes, headers: Mapping[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
         """``GET /api/tasks/{taskId}``. The path alone names the task, never a query parameter or a body."""
         task_id = path.partition(b"?")[0][len(_TASK_PATH) :]
         if b"%" in task_id:
             task_id = unquote_to_bytes(task_id)
-        call = Call(GET_TASK_JSON, _request_id(headers))
+        call = Call(STREAM_TASK_JSON, _request_id(headers), peer=scope["client"])
         try:
             started = Started(self._get_document(call, task_id))
             document = started.result if started.done else await finish(started, receive)
+            assert isinstance(document, bytes)  # noqa: S101 - it is nothing but the document
+            length = (b"content-length", str(len(document)).encode())
+            await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
+            if call.room is not None:
+                await send_large(send, document)
+                document = b""
+            await send_body(send, document)
         except TaskgateError as error:
             await self._send_json_error(send, error.status, error.message)
-            return
-        length = (b"content-length", str(len(document)).encode())
-        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
-        await send_body(send, document)
+        finally:
+            if call.room is not None:
+                call.room.release()
 
     async def _send_json_error(self, send: Send, row: ErrorStatus, message: str) -> None:
         """The error in Conductor's shape (design section "Errors")."""
@@ -186,10 +215,11 @@ class EnvoyTransport:
             request = _Request(headers, receive, send, self._limit)
             if (handler := self._unary.get(path)) is not None:
                 message = await request.only_message()
-                call = Call(path.decode(), _request_id(headers), request.seconds_left())
+                call = Call(path.decode(), _request_id(headers), request.seconds_left(), peer=scope["client"])
                 await _unary_call(handler, call, message, receive, send)
             elif path == self._health_check:
-                await _send_message(send, await self._health.check(await request.only_message()), _GRPC_OK)
+                await _send_message(send, await self._health.check(await request.only_message()))
+                await send(_TRAILERS_OK)
             elif path == self._health_watch:
                 messages = self._health.watch(await request.only_message())
                 await _stream_call(messages, request.callers_seconds_left(), receive, send)
@@ -297,10 +327,16 @@ async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Rec
     try:
         started = Started(handler(call, message))
         response = started.result if started.done else await finish(started, receive)
+        if call.path == STREAM_TASK_JSON and isinstance(response, LargeAnswer):
+            await _send_stream(send, response.payload)
+        else:
+            await _send_message(send, response)
+        await send({"type": "http.response.trailers", "headers": (*_GRPC_OK, identity), "more_trailers": False})
     except TaskgateError as error:
         await _send_status(send, [*status_of_error(error), identity])
-    else:
-        await _send_message(send, response, (*_GRPC_OK, identity))
+    finally:
+        if call.room is not None:
+            call.room.release()
 
 
 class _Parts:
@@ -366,14 +402,24 @@ async def _stream_call(
     await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
 
 
-async def _send_message(send: Send, message: bytes, trailers: Headers) -> None:
+async def _send_message(send: Send, message: Answer) -> None:
+    """All of a unary answer but its trailers."""
     await send(_GRPC_START)
-    if len(message) > CHUNK_BYTES:  # not worth a copy
-        await send_body(send, prefix(message), last=False)
-        await send_body(send, message)
+    if isinstance(message, LargeAnswer):
+        head, payload = message
+        await send_body(send, prefix(len(head) + len(payload)) + head, last=False)
+        await send_large(send, payload)
+        await send_body(send, b"")
     else:
         await send_body(send, frame(message))
-    await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+
+
+async def _send_stream(send: Send, document: bytes) -> None:
+    """All of a streaming answer but its trailers."""
+    await send(_GRPC_START)
+    await send_body(send, frame(body_part(b"", first=True)), last=False)
+    await send_large(send, document, lambda part: frame(body_part(part, first=False)))
+    await send_body(send, b"")
 
 
 async def _send_status(send: Send, trailers: Headers) -> None:

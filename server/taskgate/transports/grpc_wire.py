@@ -60,14 +60,14 @@ def late_request(seconds: float) -> Refused:
     return Refused("DEADLINE_EXCEEDED", f"The request did not arrive whole within {seconds:.3g} s")
 
 
-def prefix(message: bytes) -> bytes:
-    """What gRPC puts before ``message``."""
-    return b"\0" + len(message).to_bytes(4)
+def prefix(size: int) -> bytes:
+    """What gRPC puts before a message of ``size`` bytes."""
+    return b"\0" + size.to_bytes(4)
 
 
 def frame(message: bytes) -> bytes:
     """``message`` with its prefix."""
-    return prefix(message) + message
+    return prefix(len(message)) + message
 
 
 def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes, int] | None:

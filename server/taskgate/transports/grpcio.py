@@ -16,11 +16,13 @@ import grpc
 import structlog
 
 from taskgate.addresses import Address, check_port_free
-from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, build_handlers, usable_request_id
+from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, LargeAnswer, build_handlers, usable_request_id
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
-from taskgate.endpoints import HEALTH_SERVICES, SERVICE, build_endpoints
+from taskgate.endpoints import HEALTH_SERVICES, SERVICE, STREAM_TASK_JSON, body_part, build_endpoints
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.file_limit import connections_within, raise_file_limit
+from taskgate.heap import trim_heap
+from taskgate.in_flight import InFlight, Peer
 from taskgate.logs import flush_logs
 from taskgate.readiness import watch_store
 from taskgate.service import TaskService
@@ -30,9 +32,24 @@ from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
 from taskgate.transports.error_details import status_details
 from taskgate.transports.grpc_wire import Refused, late_request, no_whole_message
+from taskgate.transports.pace import PART_BYTES, PINNED_BYTES, ReaderTooSlow, send_in_parts
 
 _FILES = 48
 """Files that a server has open beside connections and its store: 22 of its own, and those of large conversions."""
+
+_COPIES = 2
+"""Copies of a large answer that a unary call has for itself: the message, and grpcio's own."""
+
+PEER_HEADER = "x-taskgate-peer"
+"""Where Envoy says who its caller is, as ``TOKEN ADDRESS:PORT``."""
+
+_TRIM_AGAIN_SECONDS = 5.0
+
+LENGTH_HEADER = "x-taskgate-length"
+"""How long the document of a stream is; Envoy makes it the ``content-length`` of a REST answer."""
+
+_PARKED_SECONDS = 120.0
+"""How long a call whose reader is too slow waits for Envoy to reset it."""
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
@@ -43,11 +60,18 @@ class GrpcServer:
     Use as ``await start()``, then ``await stop()``; a server is not started twice.
     """
 
-    def __init__(self, settings: Settings, store: TaskStore, *, share_port: bool = False) -> None:
-        """``share_port`` lets other processes listen on the same port (SO_REUSEPORT)."""
+    def __init__(
+        self, settings: Settings, store: TaskStore, *, share_port: bool = False, peer_token: str | None = None
+    ) -> None:
+        """``share_port`` lets other processes listen on the same port (SO_REUSEPORT).
+
+        ``peer_token`` is what only our own Envoy knows: ``PEER_HEADER`` is believed where it begins with that.
+        """
         self._settings = settings
         self._store = store
-        self._service = TaskService(store, settings.task_id_format, layout=settings.layout)
+        self._peer_token = peer_token
+        in_flight = InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, when_idle=_give_memory_back)
+        self._service = TaskService(store, settings.task_id_format, layout=settings.layout, in_flight=in_flight)
         self._share_port = share_port
         # Of several processes on a port, the one that starts them warns.
         connections = most_connections(settings, warn=not share_port)
@@ -67,7 +91,7 @@ class GrpcServer:
         limit = self._settings.request_timeout
         handlers = build_handlers(build_endpoints(self._service), request_timeout=limit)
         described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
-        methods = {path: _unary(path, handler, limit) for path, handler in handlers.items()} | {
+        methods = {path: _unary(path, handler, limit, self._peer_token) for path, handler in handlers.items()} | {
             f"/{health.SERVICE_NAME}/Check": _check(self._health, limit),
             f"/{health.SERVICE_NAME}/Watch": _watch(self._health, limit),
             f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(described, limit),
@@ -147,8 +171,13 @@ def _by_service(methods: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
 
 
-def _unary(path: str, handler: Handler, limit: float) -> Any:
-    """A grpc.aio method that carries one call between grpcio and ``handler``, within ``limit`` seconds."""
+def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) -> Any:
+    """A grpc.aio method that carries one call between grpcio and ``handler``, within ``limit`` seconds.
+
+    A streaming method is a unary one that writes before it returns its last message: for the answers that are a single
+    message, which most are, grpcio then sends all in one go.
+    """
+    streams = path == STREAM_TASK_JSON
 
     async def behave(_: Any, context: Any) -> bytes:
         try:
@@ -160,16 +189,23 @@ def _unary(path: str, handler: Handler, limit: float) -> Any:
         remaining = context.time_remaining()
         timeout = left if remaining is None else min(left, remaining)
         call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
+        call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
+        call.copies = 0 if streams else _COPIES
         identity = ((REQUEST_ID_HEADER, call.request_id),)
         try:
             response = await handler(call, message)
+            context.set_trailing_metadata(identity)
+            if not isinstance(response, LargeAnswer):
+                return response
+            return await (_stream if streams else _whole)(call, response, context)
         except TaskgateError as error:
-            code = _STATUS_CODES[error.status.grpc_code]
-            details = (("grpc-status-details-bin", status_details(error)),)
-            await context.abort(code, error.message, trailing_metadata=identity + details)
+            _release(call)
+            trailers = identity + _error_trailers(error)
+            await context.abort(_STATUS_CODES[error.status.grpc_code], error.message, trailing_metadata=trailers)
             raise  # never reached: abort raises
-        context.set_trailing_metadata(identity)
-        return response
+        except BaseException:
+            _release(call)
+            raise
 
     return grpc.stream_unary_rpc_method_handler(behave)
 
@@ -259,3 +295,65 @@ async def _messages(context: Any) -> AsyncIterator[bytes]:
 
 async def _refuse(context: Any, refused: Refused) -> None:
     await context.abort(_STATUS_CODES[refused.code], refused.message)
+
+
+async def _whole(call: Call, answer: LargeAnswer, context: Any) -> bytes:
+    """The message of a unary answer; its room is given back when the call is over."""
+    context.add_done_callback(lambda _: _release(call))
+    if context.done():  # it was over before that
+        _release(call)
+    return b"".join(answer)
+
+
+async def _stream(call: Call, answer: LargeAnswer, context: Any) -> bytes:
+    """Write all parts of the document but the last, which is returned."""
+    document = answer.payload
+    length = ((LENGTH_HEADER, str(len(document))),)  # a REST answer in parts would have none
+    await context.send_initial_metadata(length)
+    await context.write(body_part(b"", first=True))
+    end = len(document) - PART_BYTES
+
+    async def write(part: bytes) -> None:
+        await context.write(body_part(part, first=False))
+
+    try:
+        await send_in_parts(write, document, end)
+    except ReaderTooSlow:
+        document = b""
+        _release(call)
+        structlog.get_logger("taskgate.server").warning(
+            "a reader was too slow; its answer was not gone on with", request_id=call.request_id
+        )
+        await asyncio.sleep(_PARKED_SECONDS)  # an error would be queued behind what it does not read
+        raise
+    _release(call)
+    return body_part(document[end:], first=False)
+
+
+def _give_memory_back() -> None:
+    """Now, and again when gRPC's threads have freed what is left of calls that were broken off."""
+    loop = asyncio.get_running_loop()
+    loop.run_in_executor(None, trim_heap)
+    loop.call_later(_TRIM_AGAIN_SECONDS, loop.run_in_executor, None, trim_heap)
+
+
+def _release(call: Call) -> None:
+    if call.room is not None:
+        call.room.release()
+
+
+def _error_trailers(error: TaskgateError) -> tuple[tuple[str, str | bytes], ...]:
+    details = ("grpc-status-details-bin", status_details(error))
+    if error.status.retry_after is None:
+        return (details,)
+    return (details, ("retry-after", str(error.status.retry_after)))  # REST callers get it as a header
+
+
+def _peer(told: str | None, token: str | None, context: Any) -> Peer | None:
+    """Who calls: as our Envoy says, else who connected."""
+    if told is not None and token is not None and told.startswith(token):
+        where = told[len(token) :].strip()
+    else:  # ipv4:ADDRESS:PORT
+        where = context.peer().partition(":")[2]
+    address, _, port = where.rpartition(":")
+    return (address, int(port)) if port.isdigit() else None

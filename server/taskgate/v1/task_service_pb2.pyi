@@ -74,7 +74,7 @@ class GetTaskJsonRequest(_message.Message):
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The ID of the task execution, as in `GetTaskRequest`; over REST, the last segment of the path, percent-decoded."""
+    """The ID of the task execution, as in `GetTaskRequest`."""
     def __init__(
         self,
         *,
@@ -87,3 +87,25 @@ class GetTaskJsonRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTaskJsonRequest: _TypeAlias = GetTaskJsonRequest  # noqa: Y015
+
+@_typing.final
+class StreamTaskJsonRequest(_message.Message):
+    """Which task `TaskService.StreamTaskJson` returns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The ID of the task execution, as in `GetTaskRequest`; over REST, the last segment of the path, percent-decoded."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTaskJsonRequest: _TypeAlias = StreamTaskJsonRequest  # noqa: Y015

@@ -29,8 +29,8 @@ if _version_not_supported:
 class TaskServiceStub:
     """Reads executions of Conductor tasks by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
-    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
@@ -57,13 +57,18 @@ class TaskServiceStub:
                 request_serializer=taskgate_dot_v1_dot_task__service__pb2.GetTaskJsonRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.StreamTaskJson = channel.unary_stream(
+                '/taskgate.v1.TaskService/StreamTaskJson',
+                request_serializer=taskgate_dot_v1_dot_task__service__pb2.StreamTaskJsonRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
     """Reads executions of Conductor tasks by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
-    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
@@ -82,7 +87,7 @@ class TaskServiceServicer:
         if it is many small values. The whole task is read, converted and sent, whichever fields the caller wants.
 
         This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
-        reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+        reorder keys, which Conductor's clients do not expect. REST callers get `StreamTaskJson`. The same bytes also answer
         `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
         Returns:
@@ -107,16 +112,33 @@ class TaskServiceServicer:
         """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
         keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-        This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
-        wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
-        given with each `ErrorReason`.
-
         Cost: one lookup by primary key, and a pass over the document to see that it is JSON: microseconds for 2 kB. By far
         the cheaper method for large tasks.
 
         Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
 
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `StreamTaskJson` answers with it, too.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamTaskJson(self, request, context):
+        """Returns what `GetTaskJson` does, a document over 64 KiB in several messages of at most 256 KiB: for clients that
+        accept no large messages, and for servers, which hold little of it for a client that reads slowly. The `data` of all
+        messages, joined, is the document; `content_type` is set in the first. Until OK, it is not whole.
+
+        This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+        wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+        given with each `ErrorReason`.
+
+        A client that takes less than 64 KiB a second for 10 seconds finds its stream ended.
+
+        Returns: as `GetTaskJson`.
+
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE as above.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME as above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +157,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     request_deserializer=taskgate_dot_v1_dot_task__service__pb2.GetTaskJsonRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
+            'StreamTaskJson': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTaskJson,
+                    request_deserializer=taskgate_dot_v1_dot_task__service__pb2.StreamTaskJsonRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'taskgate.v1.TaskService', rpc_method_handlers)
@@ -146,8 +173,8 @@ def add_TaskServiceServicer_to_server(servicer, server):
 class TaskService:
     """Reads executions of Conductor tasks by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
-    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
@@ -201,6 +228,33 @@ class TaskService:
             target,
             '/taskgate.v1.TaskService/GetTaskJson',
             taskgate_dot_v1_dot_task__service__pb2.GetTaskJsonRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTaskJson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/taskgate.v1.TaskService/StreamTaskJson',
+            taskgate_dot_v1_dot_task__service__pb2.StreamTaskJsonRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

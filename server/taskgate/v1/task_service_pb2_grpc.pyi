@@ -30,8 +30,8 @@ GRPC_VERSION: str
 class TaskServiceStub:
     """Reads executions of Conductor tasks by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
-    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
@@ -54,7 +54,7 @@ class TaskServiceStub:
     if it is many small values. The whole task is read, converted and sent, whichever fields the caller wants.
 
     This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
-    reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+    reorder keys, which Conductor's clients do not expect. REST callers get `StreamTaskJson`. The same bytes also answer
     `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
     Returns:
@@ -75,24 +75,37 @@ class TaskServiceStub:
     """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
     keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-    This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
-    wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
-    given with each `ErrorReason`.
-
     Cost: one lookup by primary key, and a pass over the document to see that it is JSON: microseconds for 2 kB. By far
     the cheaper method for large tasks.
 
     Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
 
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `StreamTaskJson` answers with it, too.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
+    """
+    StreamTaskJson: _grpc.UnaryStreamMultiCallable[_task_service_pb2.StreamTaskJsonRequest, _httpbody_pb2.HttpBody]
+    """Returns what `GetTaskJson` does, a document over 64 KiB in several messages of at most 256 KiB: for clients that
+    accept no large messages, and for servers, which hold little of it for a client that reads slowly. The `data` of all
+    messages, joined, is the document; `content_type` is set in the first. Until OK, it is not whole.
+
+    This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+    wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+    given with each `ErrorReason`.
+
+    A client that takes less than 64 KiB a second for 10 seconds finds its stream ended.
+
+    Returns: as `GetTaskJson`.
+
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE as above.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME as above.
     """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
     """Reads executions of Conductor tasks by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
-    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
@@ -112,7 +125,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     if it is many small values. The whole task is read, converted and sent, whichever fields the caller wants.
 
     This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
-    reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+    reorder keys, which Conductor's clients do not expect. REST callers get `StreamTaskJson`. The same bytes also answer
     `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
     Returns:
@@ -133,23 +146,36 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
     keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-    This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
-    wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
-    given with each `ErrorReason`.
-
     Cost: one lookup by primary key, and a pass over the document to see that it is JSON: microseconds for 2 kB. By far
     the cheaper method for large tasks.
 
     Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
 
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `StreamTaskJson` answers with it, too.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
+    """
+    StreamTaskJson: _aio.UnaryStreamMultiCallable[_task_service_pb2.StreamTaskJsonRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Returns what `GetTaskJson` does, a document over 64 KiB in several messages of at most 256 KiB: for clients that
+    accept no large messages, and for servers, which hold little of it for a client that reads slowly. The `data` of all
+    messages, joined, is the document; `content_type` is set in the first. Until OK, it is not whole.
+
+    This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+    wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+    given with each `ErrorReason`.
+
+    A client that takes less than 64 KiB a second for 10 seconds finds its stream ended.
+
+    Returns: as `GetTaskJson`.
+
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE as above.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME as above.
     """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads executions of Conductor tasks by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The two methods return the same document: `GetTask`
-    in types, `GetTaskJson` as the bytes that are stored. Both only read; calling them twice, or not at all, changes nothing,
+    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
     and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
@@ -173,7 +199,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         if it is many small values. The whole task is read, converted and sent, whichever fields the caller wants.
 
         This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
-        reorder keys, which Conductor's clients do not expect. REST callers get `GetTaskJson`. The same bytes also answer
+        reorder keys, which Conductor's clients do not expect. REST callers get `StreamTaskJson`. The same bytes also answer
         `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
         Returns:
@@ -200,16 +226,35 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
         keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-        This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
-        wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
-        given with each `ErrorReason`.
-
         Cost: one lookup by primary key, and a pass over the document to see that it is JSON: microseconds for 2 kB. By far
         the cheaper method for large tasks.
 
         Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
 
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `StreamTaskJson` answers with it, too.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamTaskJson(
+        self,
+        request: _task_service_pb2.StreamTaskJsonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Returns what `GetTaskJson` does, a document over 64 KiB in several messages of at most 256 KiB: for clients that
+        accept no large messages, and for servers, which hold little of it for a client that reads slowly. The `data` of all
+        messages, joined, is the document; `content_type` is set in the first. Until OK, it is not whole.
+
+        This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
+        wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
+        given with each `ErrorReason`.
+
+        A client that takes less than 64 KiB a second for 10 seconds finds its stream ended.
+
+        Returns: as `GetTaskJson`.
+
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE as above.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME as above.
         """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

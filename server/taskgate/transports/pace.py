@@ -1,0 +1,52 @@
+"""Large answers in parts, as fast as their readers take them, and no slower than a reader must."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+PART_BYTES = 64 * 1024
+"""A large answer leaves in parts of this size, each when there is room: a slow reader pins little memory."""
+
+FAST_PART_BYTES = 256 * 1024
+"""The size of parts for a reader that keeps up: a quarter of the work for each byte."""
+
+PINNED_BYTES = 2 * FAST_PART_BYTES
+"""What a stalled reader of parts pins at most: a part in Envoy's buffers, and one that waits for room."""
+
+MIN_RATE = 64 * 1024
+"""Bytes a second that a reader of a large answer must take."""
+
+GRACE_SECONDS = 10.0
+"""How long a reader may be behind ``MIN_RATE``."""
+
+_FIRST_PARTS = 2  # in Envoy and before it; they are taken at once from a reader that stands still, too
+_KEEPS_UP = 0.05  # seconds within which a part is taken from a reader that keeps up
+
+
+class ReaderTooSlow(Exception):
+    """The caller reads its answer more slowly than ``MIN_RATE``; the answer must not be gone on with.
+
+    Envoy resets a stream on which nothing happens any more, so the caller sees that its answer is not whole.
+    """
+
+
+async def send_in_parts(send: Callable[[bytes], Awaitable[object]], body: bytes, end: int) -> None:
+    """Hand ``body`` up to ``end`` to ``send``, which waits until there is room for more. Raises ReaderTooSlow."""
+    clock = asyncio.get_running_loop().time
+    start, size, quick = 0, PART_BYTES, 0
+    now = clock()
+    deadline = now + GRACE_SECONDS
+    try:
+        async with asyncio.timeout_at(deadline) as limit:
+            while start < end:
+                began = now
+                await send(body[start : min(start + size, end)])
+                now = clock()
+                deadline = min(deadline + size / MIN_RATE, now + GRACE_SECONDS)
+                limit.reschedule(deadline)
+                start += size
+                quick = quick + 1 if now - began < _KEEPS_UP else 0
+                size = FAST_PART_BYTES if quick > _FIRST_PARTS else PART_BYTES
+    except TimeoutError:
+        if limit.expired():
+            raise ReaderTooSlow from None
+        raise
