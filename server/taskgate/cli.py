@@ -105,17 +105,17 @@ Graces and limits, for each process:
   then, for calls that run                          --shutdown-grace
   beside the successor, when replaced (SIGHUP)      1 s, then --shutdown-grace
   until a process that starts takes calls           30 s
-  until one that hangs is ended                     1 s; 15 s if its event loop or its listener does
+  until one that hangs is ended                     1 s; 15 s if its event loop or its listener does; 60 s in the kernel
   a call                                            --request-timeout, or the caller's deadline
   headers of a request · a reader that stops        5 s · 60 s (gateway/envoy.yaml)
-  the message of a gRPC call without a deadline     60 s (gateway/inside.yaml)
+  a request, until all of it is there               --request-timeout + 1 s
   a connection without calls · a health watch       15 min · 60 min (gateway/envoy.yaml)
   connections                                       10,000, or fewer by the limit of open files
   open files                                        the hard limit (ulimit -Hn), to which the soft one is raised
   calls on one HTTP/2 connection                    100 (gateway/envoy.yaml)
   calls at a time, --transport grpcio               1,024 (gateway/envoy.yaml)
   a document, an answer                             32 MiB
-  a gRPC request                                    64 KiB; 4 MiB with --transport grpcio
+  a gRPC request                                    64 KiB
   headers of a request                              32 KiB (gateway/envoy.yaml)
   memory of Envoy, before it refuses calls          2 GiB (gateway/envoy.yaml)
   connections to the store                          pool_size of its URL
