@@ -57,11 +57,11 @@ async def until_silent(beats: asyncio.StreamReader, pid: int | None = None) -> N
         looped = now if _LOOP in read else looped
         if not read or now - looped > LOOP_HUNG_AFTER:
             silence = now - (looped if read else heard)
-            if silence > BLOCKED_HUNG_AFTER or pid is None or not _is_blocked(pid):
+            if silence > BLOCKED_HUNG_AFTER or pid is None or not is_blocked(pid):
                 return
 
 
-def _is_blocked(pid: int) -> bool:
+def is_blocked(pid: int) -> bool:
     """Whether a thread of the process waits in the kernel and cannot be interrupted; False where nothing tells."""
     for status in Path(f"/proc/{pid}/task").glob("*/stat"):
         with suppress(OSError):  # the thread has ended

@@ -105,10 +105,10 @@ Graces and limits, for each process:
   then, for calls that run                          --shutdown-grace
   beside the successor, when replaced (SIGHUP)      1 s, then --shutdown-grace
   until a process that starts takes calls           30 s
-  until one that hangs is ended                     1 s; 15 s if its event loop or its listener does
+  until one that hangs is ended                     1 s; 15 s if its event loop or its listener does; 60 s in the kernel
   a call                                            --request-timeout, or the caller's deadline
   headers of a request · a reader that stops        5 s · 60 s (gateway/envoy.yaml)
-  a request, until it is there whole                --request-timeout and 1 s
+  a request, until all of it is there               --request-timeout + 1 s
   a connection without calls · a health watch       15 min · 60 min (gateway/envoy.yaml)
   connections                                       10,000, or fewer by the limit of open files
   open files                                        the hard limit (ulimit -Hn), to which the soft one is raised

@@ -15,7 +15,7 @@ from support.doors import RestDoor
 from support.running import running_system, taskgate
 from support.terminal import shown_on_a_terminal, unprintable
 from taskgate import supervision
-from taskgate.beats import HUNG_AFTER, LOOP_HUNG_AFTER
+from taskgate.beats import BLOCKED_HUNG_AFTER, HUNG_AFTER, LOOP_HUNG_AFTER
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.gateway import inside
 from taskgate.gateway.configuration import envoy_command
@@ -53,6 +53,7 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     config = YAML(typ="safe").load(taskgate("gateway", "--transport", "grpcio").stdout)
     (listener,) = config["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    settings = Settings()
     cluster = config["static_resources"]["clusters"][0]["circuit_breakers"]["thresholds"][0]
     routes = {route["name"]: route for route in manager["route_config"]["virtual_hosts"][0]["routes"]}
     connections, heap = config["overload_manager"]["resource_monitors"]
@@ -61,14 +62,16 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     assert "--shutdown-grace" in line("then, for calls")
     assert f"{supervision._OVERLAP:g} s" in line("beside the successor")
     assert f"{START_TIMEOUT:g} s" in line("until a process that starts")
-    assert f"{HUNG_AFTER:g} s; {LOOP_HUNG_AFTER:g} s" in line("until one that hangs")
+    hung = line("until one that hangs")
+    assert f"{HUNG_AFTER:g} s; {LOOP_HUNG_AFTER:g} s" in hung
+    assert f"{BLOCKED_HUNG_AFTER:g} s in the kernel" in hung
     assert "--request-timeout" in line("a call  ")
     stops = manager["request_headers_timeout"], manager["stream_idle_timeout"]
     assert " · ".join(stops).replace("s", " s") in line("headers of a request · a reader")
     in_minutes = manager["common_http_protocol_options"]["idle_timeout"], routes["grpc"]["route"]["idle_timeout"]
     assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("a connection without calls")
-    assert manager["request_timeout"] == f"{Settings().request_timeout + 1:g}s"
-    assert "--request-timeout and 1 s" in line("a request, until it is there whole")
+    assert manager["request_timeout"] == f"{settings.request_timeout + 1:g}s"
+    assert "--request-timeout + 1 s" in line("a request, until")
     assert f"{connections['typed_config']['max_active_downstream_connections']:,}," in line("connections  ")
     assert "ulimit -Hn" in line("open files")
     assert f"{manager['http2_protocol_options']['max_concurrent_streams']} (" in line("calls on one HTTP/2 connection")

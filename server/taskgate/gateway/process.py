@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from taskgate.addresses import Address, check_port_free
-from taskgate.beats import HUNG_AFTER, SECOND_LOOK
+from taskgate.beats import BLOCKED_HUNG_AFTER, HUNG_AFTER, SECOND_LOOK, is_blocked
 from taskgate.errors import SettingsError
 from taskgate.gateway.configuration import (
     LISTENER,
@@ -192,7 +192,9 @@ class EnvoyProcess:
         while True:
             if await self._problem_of_callers(_PROBE_TIMEOUT):
                 await asyncio.sleep(SECOND_LOOK)  # it may be about to end, or this process has stood still
-                if problem := await self._problem_of_callers(HUNG_AFTER):
+                blocked = self.pid is not None and is_blocked(self.pid)
+                seconds = BLOCKED_HUNG_AFTER - _PROBE_TIMEOUT if blocked else HUNG_AFTER
+                if problem := await self._problem_of_callers(seconds):
                     return problem
             await asyncio.sleep(_PROBE_INTERVAL)
 
