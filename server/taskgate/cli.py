@@ -115,6 +115,8 @@ Graces and limits, for each process:
   calls on one HTTP/2 connection                    100 (gateway/envoy.yaml)
   calls at a time, --transport grpcio               1,024 (gateway/envoy.yaml)
   a document, an answer                             32 MiB
+  answers over 64 KiB in flight                     --in-flight-mib; half of it for an address, a quarter for a connection
+  the slowest reader of such an answer              64 KiB/s for 10 s
   a gRPC request                                    64 KiB
   headers of a request                              32 KiB (gateway/envoy.yaml)
   memory of Envoy, before it refuses calls          2 GiB (gateway/envoy.yaml)

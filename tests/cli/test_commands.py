@@ -19,7 +19,9 @@ from taskgate.beats import BLOCKED_HUNG_AFTER, HUNG_AFTER, LOOP_HUNG_AFTER
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.gateway import inside
 from taskgate.gateway.configuration import envoy_command
+from taskgate.in_flight import COUNTED_BYTES
 from taskgate.settings import Settings
+from taskgate.transports.pace import GRACE_SECONDS, MIN_RATE
 from taskgate.workers import START_TIMEOUT
 
 
@@ -68,7 +70,7 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     assert "--request-timeout" in line("a call  ")
     stops = manager["request_headers_timeout"], manager["stream_idle_timeout"]
     assert " · ".join(stops).replace("s", " s") in line("headers of a request · a reader")
-    in_minutes = manager["common_http_protocol_options"]["idle_timeout"], routes["grpc"]["route"]["idle_timeout"]
+    in_minutes = manager["common_http_protocol_options"]["idle_timeout"], routes["grpc-streams"]["route"]["idle_timeout"]
     assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("a connection without calls")
     assert manager["request_timeout"] == f"{settings.request_timeout + 1:g}s"
     assert "--request-timeout + 1 s" in line("a request, until")
@@ -78,6 +80,9 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     assert f"{cluster['max_requests']:,} (" in line("calls at a time")
     assert f"{MAX_MESSAGE_BYTES >> 20} MiB" in line("a document, an answer")
     assert f"{MAX_REQUEST_BYTES >> 10} KiB" in line("a gRPC request")
+    assert "--in-flight-mib" in line("answers over 64 KiB in flight")
+    assert COUNTED_BYTES == 64 << 10
+    assert f"{MIN_RATE >> 10} KiB/s for {GRACE_SECONDS:g} s" in line("the slowest reader of such an answer")
     assert f"{manager['max_request_headers_kb']} KiB" in line("headers of a request  ")
     assert f"{heap['typed_config']['max_heap_size_bytes'] >> 30} GiB" in line("memory of Envoy")
 
