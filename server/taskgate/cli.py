@@ -113,9 +113,9 @@ Graces and limits, for each process:
   connections                                       10,000, or fewer by the limit of open files
   open files                                        the hard limit (ulimit -Hn), to which the soft one is raised
   calls on one HTTP/2 connection                    100 (gateway/envoy.yaml)
-  calls at a time, --transport grpcio               1,024 (gateway/envoy.yaml)
+  calls at a time, --transport grpcio               4,096 (gateway/envoy.yaml)
   a document, an answer                             32 MiB
-  answers over 64 KiB in flight                     --in-flight-mib; half of it for an address, a quarter for a connection
+  answers over 64 KiB in flight                     --in-flight-mib; half for an address, a quarter for a connection
   the slowest reader of such an answer              64 KiB/s for 10 s
   a gRPC request                                    64 KiB
   headers of a request                              32 KiB (gateway/envoy.yaml)

@@ -70,7 +70,8 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     assert "--request-timeout" in line("a call  ")
     stops = manager["request_headers_timeout"], manager["stream_idle_timeout"]
     assert " · ".join(stops).replace("s", " s") in line("headers of a request · a reader")
-    in_minutes = manager["common_http_protocol_options"]["idle_timeout"], routes["grpc-streams"]["route"]["idle_timeout"]
+    watch = routes["grpc-streams"]["route"]
+    in_minutes = manager["common_http_protocol_options"]["idle_timeout"], watch["idle_timeout"]
     assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("a connection without calls")
     assert manager["request_timeout"] == f"{settings.request_timeout + 1:g}s"
     assert "--request-timeout + 1 s" in line("a request, until")
