@@ -31,15 +31,15 @@ class TaskServiceStub:
     """Reads executions of Conductor tasks by their ID.
 
     A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
-    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
-    and an answer is as new as the store it came from.
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at
+    all, changes nothing, and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
-    `x-request-id`, given or made, comes back with every answer and stands in the server's log.
+    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request
+    ID in the metadata `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
-    its kin), and Conductor lets a task hold more than that.
+    An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
+    (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
     """
 
     @_typing.overload
@@ -105,15 +105,15 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Reads executions of Conductor tasks by their ID.
 
     A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
-    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
-    and an answer is as new as the store it came from.
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at
+    all, changes nothing, and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
-    `x-request-id`, given or made, comes back with every answer and stands in the server's log.
+    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request
+    ID in the metadata `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
-    its kin), and Conductor lets a task hold more than that.
+    An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
+    (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -175,15 +175,15 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads executions of Conductor tasks by their ID.
 
     A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
-    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at all, changes nothing,
-    and an answer is as new as the store it came from.
+    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at
+    all, changes nothing, and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request ID in the metadata
-    `x-request-id`, given or made, comes back with every answer and stands in the server's log.
+    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request
+    ID in the metadata `x-request-id`, given or made, comes back with every answer and stands in the server's log.
 
-    An answer is at most 32 MiB, a request 64 KiB to 4 MiB. Many gRPC clients accept 4 MiB until told otherwise (`grpc.max_receive_message_length` and
-    its kin), and Conductor lets a task hold more than that.
+    An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
+    (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
     """
 
     @_abc_1.abstractmethod
