@@ -44,8 +44,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 3
-    """The ID is well formed, and no stored task has it. `task_id` is cut after 1,024 bytes, as it is in messages. Conductor removes tasks with their workflows, so an ID that used to
-    work may come to this.
+    """The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
+    work may come to this. `task_id` is cut after 1,024 bytes, as it is in messages.
 
     NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
 
@@ -164,8 +164,8 @@ INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this sch
     }
 """
 ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 3
-"""The ID is well formed, and no stored task has it. `task_id` is cut after 1,024 bytes, as it is in messages. Conductor removes tasks with their workflows, so an ID that used to
-work may come to this.
+"""The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
+work may come to this. `task_id` is cut after 1,024 bytes, as it is in messages.
 
 NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
 
