@@ -32,7 +32,9 @@ SECONDS = 40 if ALL else 12
 """How long attackers stay: readers that are too slow lose their room after 10."""
 
 PEAK = 1200 << 20
-AFTERWARDS = 300 << 20
+AFTERWARDS = 350 << 20
+"""Below 300 MiB on a quiet machine."""
+
 SETTLED = 30
 """Seconds in which memory goes back to ``AFTERWARDS``; 10 on a quiet machine."""
 
@@ -214,7 +216,8 @@ def test_streams_without_a_window(documents: Any, transport: str, method: str, t
             with Load("zero_window", address=system.http, **arguments) as load:
                 outcomes = load.result()
         show(f"  {outcomes}")
-        assert all(how == "reset" or refused(how) for how in outcomes["outcomes"]), outcomes
+        # Cut off: Envoy takes many window updates without data between them for an attack.
+        assert all(how in ("reset", "cut off") or refused(how) for how in outcomes["outcomes"]), outcomes
 
 
 @pytest.mark.parametrize(
