@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
     workers: int = Field(default=1, ge=1, le=256, description="How many server processes to run.")
     request_timeout: float = Field(
-        default=15.0, gt=0, le=3600, description="Seconds a call may take at most, whatever its caller allows."
+        default=15.0, gt=0, le=3600, description="Seconds until an answer begins, at most, whatever its caller allows."
     )
     in_flight_mib: int = Field(
         default=512,

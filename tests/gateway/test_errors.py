@@ -192,6 +192,7 @@ class TestMalformed:
             ("GET /api/tasks/stub.error.5", 404),
             ("GET /healthz", 200),
             ("GET /no/such/route", 404),
+            ("GET /api/tasks/search", 404),
             ("PUT /api/tasks/a", 405),
             ("PUT /healthz", 405),
         ],

@@ -107,7 +107,7 @@ class GatewaySettings:
     """The name of this node in REST error bodies."""
 
     request_timeout: float = 15.0
-    """Seconds until a REST caller gets 504; the server is told of it. gRPC callers bring their own deadline.
+    """Seconds that the servers allow a call; two more without an answer, and the gateway ends it.
 
     A request that has not arrived whole a second after that is ended."""
 
@@ -228,9 +228,13 @@ def _set_socket_address(listener: Any, host: str, port: int) -> None:
 
 def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
     """Put the parts of ``gateway/inside.yaml`` in their places."""
-    extensions = _find(config, f"{_MANAGER}/early_header_mutation_extensions")
-    extensions.remove(_find(extensions, "protocol"))
-    extensions += parts["early_header_mutation_extensions"]
+    _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
+    setting = "always_set_request_id_in_response"
+    _put(config, f"{_MANAGER}/{setting}", parts[setting])
+    table = _find(config, f"{_MANAGER}/route_config")
+    table["response_headers_to_add"] = parts["response_headers_to_add_by_route_table"]
+    host = _find(table, "virtual_hosts/taskgate")
+    host["response_headers_to_add"] = parts["response_headers_to_add_by_virtual_host"]
     _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}", parts["routes"])
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
     _put(config, "static_resources/clusters", parts["clusters"])

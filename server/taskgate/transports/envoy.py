@@ -81,7 +81,6 @@ _GRPC_START = {
     "trailers": True,
 }
 _GRPC_OK = ((b"grpc-status", b"0"),)
-_TRAILERS_OK = {"type": "http.response.trailers", "headers": _GRPC_OK, "more_trailers": False}
 
 _STREAM_PARTS = 16
 """Parts of a streaming request that wait for its handler, before its caller is made to wait."""
@@ -141,7 +140,7 @@ class EnvoyTransport:
             elif scope["method"] == "POST":
                 await self._grpc(scope, headers, receive, send)
             elif scope["path"] == "/healthz":
-                await self._healthz(scope["method"], send)
+                await self._healthz(scope["method"], headers, send)
             else:  # a GET that called itself gRPC, and so passed the transcoder by
                 await self._rest(scope, scope["raw_path"], headers, receive, send)
         except (CallerGone, asyncio.CancelledError):
@@ -154,9 +153,9 @@ class EnvoyTransport:
             structlog.get_logger("taskgate.server").exception("a request could not be answered")
             with suppress(OSError, RuntimeError):  # RuntimeError: the answer had begun
                 if path is None and scope["method"] == "POST":
-                    await _send_status(send, status(_INTERNAL.grpc_code, _LOGGED))
+                    await _send_status(send, [*status(_INTERNAL.grpc_code, _LOGGED), _identity(headers)])
                 else:
-                    await self._send_json_error(send, _INTERNAL, _LOGGED)
+                    await self._send_json_error(send, _INTERNAL, _LOGGED, _identity(headers))
 
     async def _rest(
         self, scope: Scope, path: bytes, headers: Mapping[bytes, bytes], receive: Receive, send: Send
@@ -171,19 +170,20 @@ class EnvoyTransport:
             document = started.result if started.done else await finish(started, receive)
             assert isinstance(document, bytes)  # noqa: S101 - it is nothing but the document
             length = (b"content-length", str(len(document)).encode())
-            await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
+            answered = [_JSON, length, (_REQUEST_ID, call.request_id.encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": answered})
             if call.room is not None:
                 await send_large(send, document)
                 document = b""
             await send_body(send, document)
         except TaskgateError as error:
-            await self._send_json_error(send, error.status, error.message)
+            await self._send_json_error(send, error.status, error.message, (_REQUEST_ID, call.request_id.encode()))
         finally:
             if call.room is not None:
                 call.room.release()
 
-    async def _send_json_error(self, send: Send, row: ErrorStatus, message: str) -> None:
-        """The error in Conductor's shape (design section "Errors")."""
+    async def _send_json_error(self, send: Send, row: ErrorStatus, message: str, identity: tuple[bytes, bytes]) -> None:
+        """The error in Conductor's shape (design section "Errors"); ``identity`` is the header with the request ID."""
         body = json.dumps(
             {
                 "status": row.http_status,
@@ -193,19 +193,20 @@ class EnvoyTransport:
             },
             separators=(",", ":"),
         ).encode()
-        headers = [_JSON, (b"content-length", str(len(body)).encode())]
+        headers = [_JSON, (b"content-length", str(len(body)).encode()), identity]
         if row.retry_after is not None:
             headers.append((b"retry-after", str(row.retry_after).encode()))
         await send({"type": "http.response.start", "status": row.http_status, "headers": headers})
         await send_body(send, body)
 
-    async def _healthz(self, method: str, send: Send) -> None:
+    async def _healthz(self, method: str, headers: Mapping[bytes, bytes], send: Send) -> None:
+        identity = _identity(headers)
         if not self._health.serving:
-            await self._send_json_error(send, _AWAY, "The store does not answer; try again")
+            await self._send_json_error(send, _AWAY, "The store does not answer; try again", identity)
             return
         body = b'{"healthy":true}'
         length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
+        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length, identity]})
         await send_body(send, b"" if method == "HEAD" else body)
 
     async def _grpc(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, send: Send) -> None:
@@ -219,18 +220,21 @@ class EnvoyTransport:
                 await _unary_call(handler, call, message, receive, send)
             elif path == self._health_check:
                 await _send_message(send, await self._health.check(await request.only_message()))
-                await send(_TRAILERS_OK)
+                await _send_trailers(send, (*_GRPC_OK, _identity(headers)))
             elif path == self._health_watch:
                 messages = self._health.watch(await request.only_message())
-                await _stream_call(messages, request.callers_seconds_left(), receive, send)
+                left = request.callers_seconds_left()
+                await _stream_call(messages, receive, send, seconds=left, identity=_identity(headers))
             elif path == self._reflection_info:
                 parts = _Parts(headers.get(b"grpc-encoding"))
                 messages = self._reflection.info(parts.messages())
-                await _stream_call(messages, request.seconds_left(), receive, send, parts.take)
+                left = request.seconds_left()
+                await _stream_call(messages, receive, send, seconds=left, identity=_identity(headers), take=parts.take)
             else:
-                await _send_status(send, status("UNIMPLEMENTED", "Method not found!"))  # grpcio's own words
+                unknown = status("UNIMPLEMENTED", "Method not found!")  # grpcio's own words
+                await _send_status(send, [*unknown, _identity(headers)])
         except Refused as refused:
-            await _send_status(send, [*status(refused.code, refused.message), *refused.extra])
+            await _send_status(send, [*status(refused.code, refused.message), *refused.extra, _identity(headers)])
 
 
 _LOGGED = "Internal error; the server's log has it"
@@ -241,6 +245,11 @@ _AWAY = STATUS_OF[StoreUnavailable]
 def _request_id(headers: Mapping[bytes, bytes]) -> str:
     offered = headers.get(_REQUEST_ID)
     return usable_request_id(None if offered is None else offered.decode("latin-1"))
+
+
+def _identity(headers: Mapping[bytes, bytes]) -> tuple[bytes, bytes]:
+    """The header or trailer of an answer that has the request's ID."""
+    return _REQUEST_ID, _request_id(headers).encode()
 
 
 def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
@@ -256,11 +265,11 @@ def _check_protocol(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
 class _Request:
     """A request whose one message, and whose answer, must be there in time: ours, and that of its caller."""
 
-    __slots__ = ("_began", "_encoding", "_given_up", "_limit", "_loop", "_receive", "_seconds", "_send")
+    __slots__ = ("_began", "_given_up", "_headers", "_limit", "_loop", "_receive", "_seconds", "_send")
 
     def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, send: Send, limit: float) -> None:
         """``limit`` are the seconds that any call may take. Raises Refused for a malformed grpc-timeout."""
-        self._encoding = headers.get(b"grpc-encoding")
+        self._headers = headers
         self._seconds = timeout_seconds(headers.get(b"grpc-timeout"))
         self._receive, self._send, self._limit = receive, send, limit
         self._loop = asyncio.get_running_loop()
@@ -297,7 +306,8 @@ class _Request:
         self._given_up = True
         seconds = self._seconds
         refused = late_request(self._limit if seconds is None or seconds > self._limit else seconds)
-        answering = self._loop.create_task(_send_status(self._send, status(refused.code, refused.message)))
+        trailers = [*status(refused.code, refused.message), _identity(self._headers)]
+        answering = self._loop.create_task(_send_status(self._send, trailers))
         answering.add_done_callback(_forget)
 
     async def _read(self) -> bytes:
@@ -307,7 +317,7 @@ class _Request:
             if event["type"] == "http.disconnect":
                 raise CallerGone
             body += event["body"]
-            if (found := split_frame(body, self._encoding)) is not None:
+            if (found := split_frame(body, self._headers.get(b"grpc-encoding"))) is not None:
                 message, end = found
                 if end != len(body):
                     raise no_whole_message("more")
@@ -331,7 +341,7 @@ async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Rec
             await _send_stream(send, response.payload)
         else:
             await _send_message(send, response)
-        await send({"type": "http.response.trailers", "headers": (*_GRPC_OK, identity), "more_trailers": False})
+        await _send_trailers(send, (*_GRPC_OK, identity))
     except TaskgateError as error:
         await _send_status(send, [*status_of_error(error), identity])
     finally:
@@ -373,14 +383,16 @@ class _Parts:
 
 async def _stream_call(
     messages: AsyncIterator[bytes],
-    seconds: float | None,
     receive: Receive,
     send: Send,
+    *,
+    seconds: float | None,
+    identity: tuple[bytes, bytes],
     take: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
 ) -> None:
     """Send ``messages`` as they come; a refusal after the first goes into the trailers.
 
-    ``take`` gets what else comes of the request, which is dropped otherwise.
+    ``identity`` goes into the trailers. ``take`` gets what else comes of the request, which is dropped otherwise.
     """
     begun = False
     trailers: Headers = status("OK", "")
@@ -396,10 +408,10 @@ async def _stream_call(
     except TimeoutError:
         trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {seconds or 0:.3g} s")
     if not begun:
-        await _send_status(send, trailers)
+        await _send_status(send, [*trailers, identity])
         return
     await send_body(send, b"")
-    await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
+    await _send_trailers(send, (*trailers, identity))
 
 
 async def _send_message(send: Send, message: Answer) -> None:
@@ -420,6 +432,10 @@ async def _send_stream(send: Send, document: bytes) -> None:
     await send_body(send, frame(body_part(b"", first=True)), last=False)
     await send_large(send, document, lambda part: frame(body_part(part, first=False)))
     await send_body(send, b"")
+
+
+async def _send_trailers(send: Send, trailers: Headers) -> None:
+    await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
 
 
 async def _send_status(send: Send, trailers: Headers) -> None:

@@ -124,12 +124,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it.
+    """The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it:
+    `in_flight_bytes_of_` and `connection`, `address` or `server`, `in_flight_waiting`, `store_reads_waiting`,
+    `conversions_waiting` or `conversion_process`.
 
     RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
     REST the header `retry-after` does.
 
-        {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "in_flight_bytes"}}
+        {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "store_reads_waiting"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -244,11 +246,13 @@ INTERNAL · 500 · do not retry; report it with the request ID.
     }
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it.
+"""The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it:
+`in_flight_bytes_of_` and `connection`, `address` or `server`, `in_flight_waiting`, `store_reads_waiting`,
+`conversions_waiting` or `conversion_process`.
 
 RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
 REST the header `retry-after` does.
 
-    {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "in_flight_bytes"}}
+    {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "store_reads_waiting"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -35,8 +35,9 @@ class TaskServiceStub:
     all, changes nothing, and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request
-    ID in the metadata `x-request-id`, given or made, comes back with every answer and stands in the server's log.
+    UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, are worth another try, after a
+    pause; no other code is. A request ID in the metadata `x-request-id`, given or made, comes back with every answer and
+    stands in the server's log.
 
     An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
     (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
@@ -109,8 +110,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     all, changes nothing, and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request
-    ID in the metadata `x-request-id`, given or made, comes back with every answer and stands in the server's log.
+    UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, are worth another try, after a
+    pause; no other code is. A request ID in the metadata `x-request-id`, given or made, comes back with every answer and
+    stands in the server's log.
 
     An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
     (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
@@ -179,8 +181,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     all, changes nothing, and an answer is as new as the store it came from.
 
     Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, RESOURCE_EXHAUSTED and DEADLINE_EXCEEDED are worth another try, after a pause; no other code is. A request
-    ID in the metadata `x-request-id`, given or made, comes back with every answer and stands in the server's log.
+    UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, are worth another try, after a
+    pause; no other code is. A request ID in the metadata `x-request-id`, given or made, comes back with every answer and
+    stands in the server's log.
 
     An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
     (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
