@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
+import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 
 from gateway.channels import method, open_channel
 from gateway.running import Gateway, StubServer
 from gateway.wire import Ask, ask_over, assert_error
-from taskgate.document import MAX_DOCUMENT_BYTES
+from taskgate.document import MAX_DOCUMENT_BYTES, MAX_REQUEST_BYTES
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 MEBIBYTE = 1 << 20
@@ -44,11 +45,13 @@ def test_grpc_answer(gateway: Gateway, size: int) -> None:
     assert len(HttpBody.FromString(response).data) == size
 
 
-def test_grpc_request(gateway: Gateway) -> None:
-    request = GetTaskJsonRequest(task_id="x" * MAX_DOCUMENT_BYTES).SerializeToString()
+def test_grpc_request_is_as_large_as_a_server_takes(gateway: Gateway) -> None:
+    fits = "x" * (MAX_REQUEST_BYTES - 16)
     with open_channel(gateway.address) as channel:
-        response = method(channel)(request, timeout=30)
-    assert b"x" * MAX_DOCUMENT_BYTES in response
+        assert fits.encode() in method(channel)(GetTaskJsonRequest(task_id=fits).SerializeToString(), timeout=30)
+        with pytest.raises(grpc.RpcError) as refused:
+            method(channel)(GetTaskJsonRequest(task_id=2 * fits).SerializeToString(), timeout=30)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_smaller_limit_holds(protocol: str, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
