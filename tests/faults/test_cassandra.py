@@ -220,11 +220,15 @@ def test_it_ends_in_order(keyspace: ConductorsKeyspace) -> None:
         system.assert_gone()
 
 
-@pytest.mark.parametrize("command", [("import", "-"), ("up", "--demo")])
-def test_import_is_refused(command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [(("import", "-"), "import into another store"), (("up", "--demo"), "taskgate reads what Conductor writes")],
+    ids=["import", "demo"],
+)
+def test_import_is_refused(command: tuple[str, ...], reason: str) -> None:
     """One sentence, and nothing is written."""
     done = taskgate(*command, stdin=DOCUMENTED, env={"TASKGATE_STORE": "cassandra://u:secret@localhost/conductor"})
     assert done.returncode != 0
-    assert "import into another store" in done.stderr
+    assert reason in done.stderr
     assert "secret" not in done.stderr
     assert "Traceback" not in done.stderr
