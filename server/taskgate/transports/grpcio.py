@@ -16,7 +16,7 @@ import grpc
 import structlog
 
 from taskgate.addresses import Address, check_port_free
-from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, LargeAnswer, build_handlers, usable_request_id
+from taskgate.calls import REQUEST_ID_HEADER, Answer, Call, Handler, LargeAnswer, build_handlers, usable_request_id
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.endpoints import HEALTH_SERVICES, SERVICE, STREAM_TASK_JSON, body_part, build_endpoints
 from taskgate.errors import SettingsError, TaskgateError
@@ -48,8 +48,8 @@ _TRIM_AGAIN_SECONDS = 5.0
 LENGTH_HEADER = "x-taskgate-length"
 """How long the document of a stream is; Envoy makes it the ``content-length`` of a REST answer."""
 
-_PARKED_SECONDS = 120.0
-"""How long a call whose reader is too slow waits for Envoy to reset it."""
+_PARKED_SECONDS = 5.0
+"""How much longer than ``request_timeout`` a call whose reader is too slow waits for Envoy to reset it."""
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
@@ -192,12 +192,15 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) ->
         call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
         call.copies = 0 if streams else _COPIES
         identity = ((REQUEST_ID_HEADER, call.request_id),)
+        response: Answer = b""
         try:
             response = await handler(call, message)
             context.set_trailing_metadata(identity)
             if not isinstance(response, LargeAnswer):
                 return response
             return await (_stream if streams else _whole)(call, response, context)
+        except ReaderTooSlow:
+            response = b""
         except TaskgateError as error:
             _release(call)
             trailers = identity + _error_trailers(error)
@@ -206,6 +209,13 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) ->
         except BaseException:
             _release(call)
             raise
+        # The traceback keeps the document until the clause above has been left and the event loop has had a turn.
+        try:
+            await asyncio.sleep(0)
+        finally:
+            _release(call)
+        await _give_up(call, context, limit + _PARKED_SECONDS)
+        return b""
 
     return grpc.stream_unary_rpc_method_handler(behave)
 
@@ -316,18 +326,21 @@ async def _stream(call: Call, answer: LargeAnswer, context: Any) -> bytes:
     async def write(part: bytes) -> None:
         await context.write(body_part(part, first=False))
 
-    try:
-        await send_in_parts(write, document, end)
-    except ReaderTooSlow:
-        document = b""
-        _release(call)
-        structlog.get_logger("taskgate.server").warning(
-            "a reader was too slow; its answer was not gone on with", request_id=call.request_id
-        )
-        await asyncio.sleep(_PARKED_SECONDS)  # an error would be queued behind what it does not read
-        raise
+    await send_in_parts(write, document, end)
     _release(call)
     return body_part(document[end:], first=False)
+
+
+async def _give_up(call: Call, context: Any, seconds: float) -> None:
+    """End a call whose reader is too slow: in Envoy's way, which resets it within ``seconds``, else with a status."""
+    structlog.get_logger("taskgate.server").warning(
+        "a reader was too slow; its answer was not gone on with", request_id=call.request_id
+    )
+    await asyncio.sleep(seconds)  # a status would be queued behind what it does not read
+    try:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The answer was read too slowly")
+    except grpc.aio.InternalError:  # the caller has gone, and grpcio would log that with a traceback
+        return
 
 
 def _give_memory_back() -> None:
