@@ -81,20 +81,13 @@ class TaskService:
         stored = await self._read(task_id, caller)
         if self._layout is Layout.CONDUCTOR:
             return await self._made(Conversion.ROW_TO_DOCUMENT, task_id, stored, caller)
-        room = None if caller is None else caller.room
         try:
             if len(stored) <= _MIDDLE_DOCUMENT_BYTES:
                 check_document(stored)
-            elif room is not None and room.checked:
-                pass
-            elif len(stored) <= _LARGE_DOCUMENT_BYTES:
-                self._middle.check(stored)
             else:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._large.check, stored)
+                await self._check_larger(stored, None if caller is None else caller.room)
         except DocumentError as error:
             raise DocumentUnreadable(task_id) from error
-        if room is not None:
-            room.checked = True
         return stored
 
     async def get_task(self, task_id: str, caller: Caller | None = None) -> bytes:
@@ -115,6 +108,17 @@ class TaskService:
         await self._large_conversions.close()
         await self._huge_conversions.close()
         self._threads.shutdown(wait=False)
+
+    async def _check_larger(self, stored: bytes, room: Room | None) -> None:
+        """``check_document``, unless it is known that ``stored`` has passed. Raises DocumentError."""
+        if room is not None and room.checked:
+            return
+        if len(stored) <= _LARGE_DOCUMENT_BYTES:
+            self._middle.check(stored)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._large.check, stored)
+        if room is not None:
+            room.checked = True
 
     async def _read(self, task_id: str, caller: Caller | None) -> bytes:
         check_task_id(task_id, self._task_id_format)

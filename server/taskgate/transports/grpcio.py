@@ -16,7 +16,7 @@ import grpc
 import structlog
 
 from taskgate.addresses import Address, check_port_free
-from taskgate.calls import REQUEST_ID_HEADER, Answer, Call, Handler, LargeAnswer, build_handlers, usable_request_id
+from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, LargeAnswer, build_handlers, usable_request_id
 from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.endpoints import HEALTH_SERVICES, SERVICE, STREAM_TASK_JSON, body_part, build_endpoints
 from taskgate.errors import SettingsError, TaskgateError
@@ -191,19 +191,13 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) ->
         call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
         call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
         call.copies = 0 if streams else _COPIES
-        identity = ((REQUEST_ID_HEADER, call.request_id),)
-        response: Answer = b""
         try:
-            response = await handler(call, message)
-            context.set_trailing_metadata(identity)
-            if not isinstance(response, LargeAnswer):
-                return response
-            return await (_stream if streams else _whole)(call, response, context)
+            return await _answer(handler, call, message, context)
         except ReaderTooSlow:
-            response = b""
+            pass
         except TaskgateError as error:
             _release(call)
-            trailers = identity + _error_trailers(error)
+            trailers = _identity(call) + _error_trailers(error)
             await context.abort(_STATUS_CODES[error.status.grpc_code], error.message, trailing_metadata=trailers)
             raise  # never reached: abort raises
         except BaseException:
@@ -305,6 +299,19 @@ async def _messages(context: Any) -> AsyncIterator[bytes]:
 
 async def _refuse(context: Any, refused: Refused) -> None:
     await context.abort(_STATUS_CODES[refused.code], refused.message)
+
+
+async def _answer(handler: Handler, call: Call, message: bytes, context: Any) -> bytes:
+    """Send all of the answer but its last message, which is returned."""
+    response = await handler(call, message)
+    context.set_trailing_metadata(_identity(call))
+    if not isinstance(response, LargeAnswer):
+        return response
+    return await (_stream if call.path == STREAM_TASK_JSON else _whole)(call, response, context)
+
+
+def _identity(call: Call) -> tuple[tuple[str, str], ...]:
+    return ((REQUEST_ID_HEADER, call.request_id),)
 
 
 async def _whole(call: Call, answer: LargeAnswer, context: Any) -> bytes:
