@@ -11,7 +11,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Final, Protocol
+from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
 from taskgate.errors import Overloaded
@@ -30,6 +32,10 @@ IDLE_SECONDS: Final = 1.0
 
 MAX_WAITING: Final = 1024
 """Calls that may wait for room."""
+
+MAX_WAITING_OF_ADDRESS: Final = 256
+MAX_WAITING_OF_CONNECTION: Final = 128
+"""The shares of one address and of one connection: others can wait, too."""
 
 _LARGEST_SHARE: Final = MIN_LIMIT_BYTES // 2
 
@@ -58,12 +64,14 @@ class _Copy:
 class _Scope:
     """The bytes of the process, of an address or of a connection; each copy is counted once."""
 
-    __slots__ = ("__weakref__", "_copies", "limit", "name", "used")
+    __slots__ = ("__weakref__", "_copies", "limit", "max_waiting", "name", "used", "waiting")
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, max_waiting: int) -> None:
         self.name = name
         self.limit = limit
+        self.max_waiting = max_waiting
         self.used = 0
+        self.waiting = 0  # calls
         self._copies: Counter[_Copy] = Counter()
 
     def fits(self, size: int) -> bool:
@@ -129,12 +137,12 @@ class InFlight:
         self._wait_seconds = wait_seconds
         self._address_limit = max(limit // 2, _LARGEST_SHARE)
         self._connection_limit = max(limit // 4, _LARGEST_SHARE)
-        self._process = _Scope("server", limit)
+        self._process = _Scope("server", limit, MAX_WAITING)
         self._scopes: WeakValueDictionary[object, _Scope] = WeakValueDictionary()  # rooms keep them
         self._copies: dict[tuple[object, int], list[_Copy]] = {}
         self._keys: Counter[object] = Counter()
         self._waiters: dict[_Waiter, None] = {}  # in order of arrival
-        self._full = False  # whether the first waiter waits for the process, and later calls behind it
+        self._full = False  # whether a waiter waits for the process, and later calls behind it
 
     @property
     def used(self) -> int:
@@ -148,8 +156,9 @@ class InFlight:
         """
         scopes: Scopes = (self._process,)
         if (peer := caller.peer) is not None:
-            address = self._scope("address", peer[0], self._address_limit)
-            scopes = (self._scope("connection", peer, self._connection_limit), address, self._process)
+            connection = self._scope("connection", peer, self._connection_limit, MAX_WAITING_OF_CONNECTION)
+            address = self._scope("address", _network(peer[0]), self._address_limit, MAX_WAITING_OF_ADDRESS)
+            scopes = (connection, address, self._process)
         return Room(self, scopes, self._own_bytes, caller.copies)
 
     def knows(self, key: object) -> bool:
@@ -196,36 +205,32 @@ class InFlight:
     def let_in(self) -> None:
         """Reserve room for those who wait, in their order.
 
-        One that waits for the process stops those behind it, or it would wait for ever; one that waits for a share of
-        its own does not.
+        One that has room in its own shares and waits for the process stops those behind it, or it would wait for ever;
+        one that waits for a share of its own does not.
         """
         self._full = False
         if not self._process.used and not self._waiters and self._when_idle is not None:
             if self._idle is not None:
                 self._idle.cancel()
-            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._when_idle)
+            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_whether_idle)
         for waiter in list(self._waiters):
             if waiter.granted.done():  # cancelled, and about to leave
+                continue
+            if not all(scope.fits(waiter.size) for scope in waiter.scopes[:-1]):
                 continue
             if not self._process.fits(waiter.size):
                 self._full = True
                 return
-            if all(scope.fits(waiter.size) for scope in waiter.scopes):
-                for scope in waiter.scopes:
-                    scope.used += waiter.size
-                del self._waiters[waiter]
-                waiter.granted.set_result(None)
+            self._grant(waiter.size, waiter.scopes)
+            self._leave(waiter)
+            waiter.granted.set_result(None)
 
     async def reserve(self, size: int, scopes: Scopes) -> None:
         """Wait until ``size`` bytes are reserved. Raises Overloaded."""
-        if len(self._waiters) >= MAX_WAITING:
-            raise Overloaded(
-                f"Overloaded: {MAX_WAITING} calls wait until large answers to others have been read; try again",
-                limit="in_flight_waiting",
-            )
-        waiter = _Waiter(size, scopes)
-        self._waiters[waiter] = None
-        self.let_in()
+        if not self._full and all(scope.fits(size) for scope in scopes):
+            self._grant(size, scopes)
+            return
+        waiter = self._enqueue(size, scopes)
         try:
             async with asyncio.timeout(self._wait_seconds):
                 await waiter.granted
@@ -238,7 +243,7 @@ class InFlight:
             raise
         finally:
             if waiter in self._waiters:
-                del self._waiters[waiter]
+                self._leave(waiter)
                 self.let_in()  # those behind it may fit
 
     def give_back(self, reserved: int, scopes: Scopes, *, let_in: bool = True) -> None:
@@ -248,10 +253,38 @@ class InFlight:
         if let_in:
             self.let_in()
 
-    def _scope(self, name: str, key: object, limit: int) -> _Scope:
+    def _grant(self, size: int, scopes: Scopes) -> None:
+        for scope in scopes:
+            scope.used += size
+
+    def _enqueue(self, size: int, scopes: Scopes) -> _Waiter:
+        for scope in scopes:
+            if scope.waiting >= scope.max_waiting:
+                raise Overloaded(
+                    f"Overloaded: {scope.waiting} calls wait for room in this {scope.name}, until large answers to"
+                    " others have been read; try again",
+                    limit="in_flight_waiting",
+                )
+        waiter = _Waiter(size, scopes)
+        self._waiters[waiter] = None
+        for scope in scopes:
+            scope.waiting += 1
+        self.let_in()  # it may be the first that waits for the process
+        return waiter
+
+    def _leave(self, waiter: _Waiter) -> None:
+        del self._waiters[waiter]
+        for scope in waiter.scopes:
+            scope.waiting -= 1
+
+    def _look_whether_idle(self) -> None:
+        if not self._process.used and self._when_idle is not None:
+            self._when_idle()
+
+    def _scope(self, name: str, key: object, limit: int, max_waiting: int) -> _Scope:
         scope = self._scopes.get(key)
         if scope is None:
-            scope = self._scopes[key] = _Scope(name, limit)
+            scope = self._scopes[key] = _Scope(name, limit, max_waiting)
         return scope
 
     def _refusal(self, size: int, scopes: Scopes) -> Overloaded:
@@ -261,6 +294,18 @@ class InFlight:
             f" {full.used} of at most {full.limit} bytes of large answers in flight",
             limit=f"in_flight_bytes_of_{full.name}",
         )
+
+
+def _network(address: str) -> object:
+    """What counts as one address: that of IPv4; of IPv6 the network of 64 bits, which a caller has for itself."""
+    if ":" not in address:
+        return address
+    try:  # grpcio's have brackets, escaped
+        number = IPv6Address(unquote(address).strip("[]").partition("%")[0])
+    except ValueError:
+        return address
+    mapped = number.ipv4_mapped
+    return number.packed[:8] if mapped is None else str(mapped)
 
 
 class Room:
@@ -306,7 +351,11 @@ class Room:
         return has_room
 
     def may_share(self, key: object) -> bool:
-        """Whether some document known as ``key`` is in flight, so that an equal one would cost little."""
+        """Whether some document known as ``key`` is in flight, so that an equal one would cost little.
+
+        An answer that ``replace`` has put in a document's place has a key of its own: the next call for that document
+        needs room for it anew, and shares the answer from when it has converted.
+        """
         return self._budget.knows(key)
 
     async def wait(self, size: int) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from taskgate.conversion import Conversion, Converted
 from taskgate.conversion_process import ConversionEndedError, ConversionProcess
-from taskgate.errors import Overloaded
+from taskgate.errors import Overloaded, shortened
 
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
 """Stored values that may wait for their turn, together."""
@@ -206,9 +206,10 @@ class LargeConversions:
 
 
 def _no_room(task_id: str) -> Overloaded:
+    name = shortened(task_id)
     return Overloaded(
-        f"Task {task_id} is large, and the process that converts such tasks was killed before it was done, as happens"
+        f"Task {name} is large, and the process that converts such tasks was killed before it was done, as happens"
         " where memory runs out; try again later",
-        task_id=task_id,
+        task_id=name,
         limit="conversion_process",
     )

@@ -34,11 +34,6 @@ _HUGE_CONVERSION_BYTES = 2 * 1024 * 1024
 _SIZES = 4096
 """Large documents whose size is known, so that there is room for them before they are read."""
 
-_SLOW_READ_BYTES = 1024 * 1024
-_SLOW_READS = 2
-"""Documents over ``_SLOW_READ_BYTES`` that are read at a time, where that is known before: small reads have the rest of
-the store's threads and connections."""
-
 _THREADS = 4
 """More would only take the interpreter lock from one another."""
 
@@ -64,7 +59,6 @@ class TaskService:
         self._layout = layout
         self._store = store
         self._task_id_format = task_id_format
-        self._slow_reads = asyncio.Semaphore(_SLOW_READS)
         self._sizes: dict[str, int] = {}  # of large documents, as they were read last
         self._large = CheckedDocuments(sha256)
         self._middle = CheckedDocuments(hash)
@@ -87,20 +81,13 @@ class TaskService:
         stored = await self._read(task_id, caller)
         if self._layout is Layout.CONDUCTOR:
             return await self._made(Conversion.ROW_TO_DOCUMENT, task_id, stored, caller)
-        room = None if caller is None else caller.room
         try:
             if len(stored) <= _MIDDLE_DOCUMENT_BYTES:
                 check_document(stored)
-            elif room is not None and room.checked:
-                pass
-            elif len(stored) <= _LARGE_DOCUMENT_BYTES:
-                self._middle.check(stored)
             else:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._large.check, stored)
+                await self._check_larger(stored, None if caller is None else caller.room)
         except DocumentError as error:
             raise DocumentUnreadable(task_id) from error
-        if room is not None:
-            room.checked = True
         return stored
 
     async def get_task(self, task_id: str, caller: Caller | None = None) -> bytes:
@@ -122,14 +109,26 @@ class TaskService:
         await self._huge_conversions.close()
         self._threads.shutdown(wait=False)
 
+    async def _check_larger(self, stored: bytes, room: Room | None) -> None:
+        """``check_document``, unless it is known that ``stored`` has passed. Raises DocumentError."""
+        if room is not None and room.checked:
+            return
+        if len(stored) <= _LARGE_DOCUMENT_BYTES:
+            self._middle.check(stored)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._large.check, stored)
+        if room is not None:
+            room.checked = True
+
     async def _read(self, task_id: str, caller: Caller | None) -> bytes:
         check_task_id(task_id, self._task_id_format)
-        if caller is None:
-            return await self._stored(task_id)
         size = self._sizes.get(task_id)
-        if size is None:
-            stored = await self._stored(task_id)
-            if len(stored) <= COUNTED_BYTES:
+        if size is None or caller is None:
+            stored = await self._store.get_document(task_id)
+            if stored is not None and len(stored) <= COUNTED_BYTES:  # as most are: nothing else is done for them
+                return stored
+            stored = self._noted(task_id, stored)
+            if caller is None:
                 return stored
             size = len(stored)
             room = caller.room = self._in_flight.room(caller)
@@ -144,7 +143,7 @@ class TaskService:
         """A document of about ``size`` bytes, read once there is room for it."""
         if not room.may_share(task_id):
             await room.wait(size)
-        while not room.take(task_id, stored := await self._stored_in_turn(task_id, size)):
+        while not room.take(task_id, stored := self._noted(task_id, await self._store.get_document(task_id))):
             size = len(stored)
             del stored
             await room.wait(size)
@@ -152,14 +151,8 @@ class TaskService:
             self._sizes.pop(task_id, None)
         return room.document
 
-    async def _stored_in_turn(self, task_id: str, size: int) -> bytes:
-        if size <= _SLOW_READ_BYTES:
-            return await self._stored(task_id)
-        async with self._slow_reads:
-            return await self._stored(task_id)
-
-    async def _stored(self, task_id: str) -> bytes:
-        stored = await self._store.get_document(task_id)
+    def _noted(self, task_id: str, stored: bytes | None) -> bytes:
+        """``stored``, which has just been read, if it can be served; its size is known from now on."""
         if stored is None:
             raise TaskNotFound(task_id)
         check_servable(task_id, stored)
@@ -172,7 +165,20 @@ class TaskService:
     async def _made(self, conversion: Conversion, task_id: str, stored: bytes, caller: Caller | None) -> bytes:
         """``_converted``, with room for the answer in place of what it was made from."""
         answer = await self._converted(conversion, task_id, stored)
-        return answer if caller is None or caller.room is None else caller.room.replace((conversion, task_id), answer)
+        if caller is None:
+            return answer
+        key = conversion, task_id
+        if caller.room is not None:
+            return caller.room.replace(key, answer)
+        if len(answer) <= COUNTED_BYTES:
+            return answer
+        room = caller.room = self._in_flight.room(caller)  # what it was made from was small
+        while not room.take(key, answer):
+            size = len(answer)
+            del answer  # what it takes is for others meanwhile
+            await room.wait(size)
+            answer = await self._converted(conversion, task_id, stored)
+        return room.document
 
     async def _converted(self, conversion: Conversion, task_id: str, stored: bytes) -> bytes:
         """The answer for ``stored``, which the store has just given; made only if it is not kept from another call."""

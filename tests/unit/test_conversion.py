@@ -211,6 +211,19 @@ async def test_task_that_ends_every_process_is_refused_and_may_be_tried_later(
     assert "Traceback" not in capfd.readouterr().err
 
 
+async def test_refusal_names_no_more_of_a_long_id_than_headers_take(tmp_path: Path) -> None:
+    """In its message and in its metadata, which gRPC clients read from 8 KB of headers."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o700)
+    conversions = LargeConversions(str(python))
+    with pytest.raises(Overloaded, match=r"Task x+… is large") as refused:
+        await conversions.convert(TO_DOCUMENT, "x" * 8000, ROW)
+    assert len(refused.value.message) < 1500
+    assert refused.value.metadata["task_id"] == "x" * 1024 + "…"
+    await conversions.close()
+
+
 async def test_process_that_cannot_be_started_now_may_be_tried_later(conversions: LargeConversions) -> None:
     """No file is left, as under a low ``ulimit -n``; once there is one, the conversion is done."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,15 +1,20 @@
 """The grpc.aio server in this process, over a store that misbehaves as no real one would on request."""
 
 import asyncio
+import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from taskgate.calls import Call
 from taskgate.errors import StoreUnavailable
 from taskgate.settings import Settings
+from taskgate.transports import grpcio
 from taskgate.transports.grpcio import GrpcServer
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
@@ -96,3 +101,48 @@ async def test_cancelled_call_stops_its_work() -> None:
         await asyncio.wait_for(started.wait(), 5)
         call.cancel()
         await asyncio.wait_for(cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
+async def test_document_of_a_reader_that_is_too_slow_is_let_go_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, leaves: bool
+) -> None:
+    """Its call waits for Envoy's reset without it, then has a status that says so, and the log has no traceback."""
+    monkeypatch.setattr("taskgate.transports.pace.GRACE_SECONDS", 0.2)
+    document = b'{"a":"' + b"x" * 20_000_000 + b'"}'
+    at_rest = sys.getrefcount(document)
+    waits: asyncio.Future[tuple[int, float]] = asyncio.get_running_loop().create_future()
+    give_up = grpcio._give_up
+
+    async def watched(call: Call, context: Any, seconds: float) -> None:
+        waits.set_result((sys.getrefcount(document), seconds))
+        await give_up(call, context, 60 if leaves else 0.1)
+
+    class LargeStore(FaultyStore):
+        async def get_document(self, task_id: str) -> bytes | None:
+            return document
+
+    monkeypatch.setattr(grpcio, "_give_up", watched)
+    caplog.set_level(logging.ERROR)
+    async with serving(LargeStore(ValueError())) as channel:
+        call = channel.unary_stream("/taskgate.v1.TaskService/StreamTaskJson")(
+            GetTaskJsonRequest(task_id=TASK_ID).SerializeToString()
+        )
+        await call.read()
+        assert sys.getrefcount(document) > at_rest
+        references, seconds = await asyncio.wait_for(waits, 10)
+        assert references == at_rest
+        assert seconds > Settings().request_timeout + 2, "Envoy comes first"
+        if leaves:
+            call.cancel()
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await read_all(call)
+            assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert refused.value.details() == "The answer was read too slowly"
+    assert caplog.records == []
+
+
+async def read_all(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass

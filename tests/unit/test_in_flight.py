@@ -177,6 +177,90 @@ async def test_too_many_who_wait_are_refused_at_once(monkeypatch: pytest.MonkeyP
     waiting.cancel()
 
 
+async def test_one_address_cannot_take_all_places_of_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address and a connection have shares of them, too; the refusal names which one is full."""
+    monkeypatch.setattr("taskgate.in_flight.MAX_WAITING_OF_ADDRESS", 2)
+    monkeypatch.setattr("taskgate.in_flight.MAX_WAITING_OF_CONNECTION", 1)
+    in_flight = budget(wait_seconds=5)
+    held = [room_of(in_flight, "a", port) for port in (1, 1, 1, 2, 2, 2)]
+    assert all(room.take(number, document(number)) for number, room in enumerate(held))
+    waiting = [asyncio.create_task(room_of(in_flight, "a", 1).wait(10 * MIB))]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="1 calls wait for room in this connection"):
+        await room_of(in_flight, "a", 1).wait(10 * MIB)
+    waiting.append(asyncio.create_task(room_of(in_flight, "a", 2).wait(10 * MIB)))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="2 calls wait for room in this address"):
+        await room_of(in_flight, "a", 3).wait(10 * MIB)
+    held[0].release()
+    await waiting[0]
+    waiting.append(asyncio.create_task(room_of(in_flight, "a", 3).wait(10 * MIB)))
+    await asyncio.sleep(0)
+    assert not waiting[-1].done(), "it waits in the place that has become free"
+    for task in waiting:
+        task.cancel()
+
+
+async def test_call_that_has_room_is_let_in_however_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskgate.in_flight.MAX_WAITING", 1)
+    in_flight = budget(wait_seconds=5)
+    held = room_of(in_flight, "a")
+    assert held.take("a", document(1, 32 * MIB))
+    waiting = asyncio.create_task(room_of(in_flight, "a").wait(MIB))
+    await asyncio.sleep(0)
+    await room_of(in_flight, "b").wait(30 * MIB)
+    assert in_flight.used == 62 * MIB
+    waiting.cancel()
+
+
+async def test_who_waits_for_a_share_of_its_own_holds_up_no_others() -> None:
+    """Not even while what it waits for would not fit in the server either."""
+    in_flight = budget(wait_seconds=5)
+    held = [room_of(in_flight, "a", port) for port in (1, 1, 1, 2, 2, 2)]
+    held += [room_of(in_flight, str(number)) for number in range(6)]
+    assert all(room.take(number, document(number)) for number, room in enumerate(held))
+    waiting = asyncio.create_task(room_of(in_flight, "a").wait(20 * MIB))
+    await asyncio.sleep(0)
+    assert room_of(in_flight, "b").take("b", document(20, 5 * MIB))
+    await room_of(in_flight, "c").wait(2 * MIB)
+    assert not waiting.done()
+    waiting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("2001:db8:0:1::1", "%5B2001:db8:0:1::2%5D", True),  # as grpcio writes it
+        ("fe80::1%eth0", "[fe80::2]", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("10.0.0.1", "10.0.0.2", False),
+    ],
+)
+async def test_address_of_ipv6_is_its_network(one: str, other: str, *, same: bool) -> None:
+    """A caller has a network of 64 bits for itself, the least that is given out: one share, not one an address."""
+    in_flight = budget()
+    held = [room_of(in_flight, one, port) for port in (1, 1, 1, 2, 2, 2)]
+    assert all(room.take(number, document(number)) for number, room in enumerate(held))
+    assert room_of(in_flight, other, 3).take("b", document(7)) is not same
+
+
+async def test_idle_is_not_told_while_the_next_answer_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskgate.in_flight.IDLE_SECONDS", 0.01)
+    told = asyncio.Event()
+    in_flight = InFlight(LIMIT, own_bytes=0, when_idle=told.set)
+    first, room = room_of(in_flight), room_of(in_flight)
+    assert first.take("a", document(1))
+    first.release()
+    assert room.take("a", document(1))
+    await asyncio.sleep(0.05)
+    assert not told.is_set()
+    room.release()
+    await asyncio.wait_for(told.wait(), 5)
+
+
 async def test_idle_is_told_once_nothing_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskgate.in_flight.IDLE_SECONDS", 0.01)
     told = asyncio.Event()

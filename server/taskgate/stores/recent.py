@@ -18,7 +18,8 @@ class Recent:
 
     def add(self, key: str, now: float) -> None:
         """Remember ``key`` from ``now`` on."""
-        self._grow_older(now)
+        if now >= self._turns_at:
+            self._grow_older(now)
         if len(self._young) >= self._size:
             self._turn(now)
         self._young.add(hash(key))
@@ -30,15 +31,15 @@ class Recent:
 
     def has(self, key: str, now: float) -> bool:
         """Whether ``key`` was added a short while before ``now``."""
-        self._grow_older(now)
+        if now >= self._turns_at:
+            self._grow_older(now)
         number = hash(key)
         return number in self._young or number in self._old
 
     def _grow_older(self, now: float) -> None:
-        if now >= self._turns_at:
-            if now >= self._turns_at + self._seconds:  # nothing was asked for that long: all of it is old
-                self._young.clear()
-            self._turn(now)
+        if now >= self._turns_at + self._seconds:  # nothing was asked for that long: all of it is old
+            self._young.clear()
+        self._turn(now)
 
     def _turn(self, now: float) -> None:
         self._old, self._young = self._young, set()

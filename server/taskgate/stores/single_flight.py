@@ -22,6 +22,10 @@ LONGEST_WAIT: Final = 0.5
 _LARGE_AT_ONCE: Final = 4
 """Reads of documents known to be large that a store has at once: half of a database's connections."""
 
+_HUGE_DOCUMENT: Final = 1024 * 1024
+_HUGE_AT_ONCE: Final = 2
+"""Larger ones, of which so many are read at once: the other turns are for large ones that take less time."""
+
 _KNOWN_LARGE: Final = (10_000, 600.0)
 """How many tasks are known to be large, for how many seconds; twice that at most."""
 
@@ -50,6 +54,8 @@ class SingleFlight:
         self._tasks: set[asyncio.Task[None]] = set()
         self._large = Recent(*_KNOWN_LARGE)
         self._large_turns = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._huge = Recent(*_KNOWN_LARGE)
+        self._huge_turns = asyncio.Semaphore(_HUGE_AT_ONCE)
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``. The read is nobody's own: it goes on when a caller is cancelled, but the last one."""
@@ -105,6 +111,8 @@ class SingleFlight:
                 before = self._flying.get(task_id)
                 if before is not None:
                     await asyncio.wait([before], timeout=self._longest_wait)
+                if flight.large and self._huge.has(task_id, time.monotonic()):
+                    await turn.enter_async_context(self._huge_turns)
                 if flight.large:
                     await turn.enter_async_context(self._large_turns)
             finally:
@@ -123,6 +131,10 @@ class SingleFlight:
                 del self._flying[task_id]
         if document is not None and len(document) > LARGE_DOCUMENT:
             self._large.add(task_id, time.monotonic())
+            if len(document) > _HUGE_DOCUMENT:
+                self._huge.add(task_id, time.monotonic())
+            else:
+                self._huge.discard(task_id)
         elif flight.large:
             self._large.discard(task_id)
         return document

@@ -48,8 +48,8 @@ _TRIM_AGAIN_SECONDS = 5.0
 LENGTH_HEADER = "x-taskgate-length"
 """How long the document of a stream is; Envoy makes it the ``content-length`` of a REST answer."""
 
-_PARKED_SECONDS = 120.0
-"""How long a call whose reader is too slow waits for Envoy to reset it."""
+_PARKED_SECONDS = 5.0
+"""How much longer than ``request_timeout`` a call whose reader is too slow waits for Envoy to reset it."""
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
@@ -191,21 +191,25 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) ->
         call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
         call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
         call.copies = 0 if streams else _COPIES
-        identity = ((REQUEST_ID_HEADER, call.request_id),)
         try:
-            response = await handler(call, message)
-            context.set_trailing_metadata(identity)
-            if not isinstance(response, LargeAnswer):
-                return response
-            return await (_stream if streams else _whole)(call, response, context)
+            return await _answer(handler, call, message, context)
+        except ReaderTooSlow:
+            pass
         except TaskgateError as error:
             _release(call)
-            trailers = identity + _error_trailers(error)
+            trailers = _identity(call) + _error_trailers(error)
             await context.abort(_STATUS_CODES[error.status.grpc_code], error.message, trailing_metadata=trailers)
             raise  # never reached: abort raises
         except BaseException:
             _release(call)
             raise
+        # The traceback keeps the document until the clause above has been left and the event loop has had a turn.
+        try:
+            await asyncio.sleep(0)
+        finally:
+            _release(call)
+        await _give_up(call, context, limit + _PARKED_SECONDS)
+        return b""
 
     return grpc.stream_unary_rpc_method_handler(behave)
 
@@ -297,6 +301,19 @@ async def _refuse(context: Any, refused: Refused) -> None:
     await context.abort(_STATUS_CODES[refused.code], refused.message)
 
 
+async def _answer(handler: Handler, call: Call, message: bytes, context: Any) -> bytes:
+    """Send all of the answer but its last message, which is returned."""
+    response = await handler(call, message)
+    context.set_trailing_metadata(_identity(call))
+    if not isinstance(response, LargeAnswer):
+        return response
+    return await (_stream if call.path == STREAM_TASK_JSON else _whole)(call, response, context)
+
+
+def _identity(call: Call) -> tuple[tuple[str, str], ...]:
+    return ((REQUEST_ID_HEADER, call.request_id),)
+
+
 async def _whole(call: Call, answer: LargeAnswer, context: Any) -> bytes:
     """The message of a unary answer; its room is given back when the call is over."""
     context.add_done_callback(lambda _: _release(call))
@@ -316,18 +333,21 @@ async def _stream(call: Call, answer: LargeAnswer, context: Any) -> bytes:
     async def write(part: bytes) -> None:
         await context.write(body_part(part, first=False))
 
-    try:
-        await send_in_parts(write, document, end)
-    except ReaderTooSlow:
-        document = b""
-        _release(call)
-        structlog.get_logger("taskgate.server").warning(
-            "a reader was too slow; its answer was not gone on with", request_id=call.request_id
-        )
-        await asyncio.sleep(_PARKED_SECONDS)  # an error would be queued behind what it does not read
-        raise
+    await send_in_parts(write, document, end)
     _release(call)
     return body_part(document[end:], first=False)
+
+
+async def _give_up(call: Call, context: Any, seconds: float) -> None:
+    """End a call whose reader is too slow: in Envoy's way, which resets it within ``seconds``, else with a status."""
+    structlog.get_logger("taskgate.server").warning(
+        "a reader was too slow; its answer was not gone on with", request_id=call.request_id
+    )
+    await asyncio.sleep(seconds)  # a status would be queued behind what it does not read
+    try:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The answer was read too slowly")
+    except grpc.aio.InternalError:  # the caller has gone, and grpcio would log that with a traceback
+        return
 
 
 def _give_memory_back() -> None:
