@@ -26,7 +26,18 @@ class Address(NamedTuple):
             raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
         if int(port) > MAX_PORT:
             raise ValueError(f"{text!r} has a port above {MAX_PORT}")
+        if not may_be_host(host):
+            raise ValueError(f"{text!r} begins with what is not the name of a host")
         return cls(host.strip("[]"), int(port))
+
+
+def may_be_host(name: str) -> bool:
+    """Whether ``name`` can be looked up; one with an empty label, or one of over 63 bytes, makes no query at all."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return "\0" not in name
 
 
 def check_port_free(address: Address, *, key: str) -> None:

@@ -76,6 +76,7 @@ _SERVER_SETTINGS = (
     "grpc",
     "workers",
     "request_timeout",
+    "in_flight_mib",
     "drain_delay",
     "shutdown_grace",
     "log_level",

@@ -32,16 +32,18 @@ def raise_file_limit() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def connections_within(limit: int, *, others: int, warn: bool = True) -> int:
+def connections_within(limit: int, *, others: int, each: int = 1, warn: bool = True) -> int:
     """How many connections of callers a process may take that needs ``others`` files for everything else.
+
+    ``each`` is how many files such a connection may cost.
 
     Warns, if ``warn``, where the limit makes them fewer than usual. Raises SettingsError if hardly any would be left.
     """
-    connections = min(MOST_CONNECTIONS, limit - others)
+    connections = min(MOST_CONNECTIONS, (limit - others) // each)
     if connections < _FEWEST_CONNECTIONS:
         raise SettingsError(
             f"the limit of open files is {limit} (ulimit -n), which is too low: a process needs {others} of them, and"
-            f" at least {_FEWEST_CONNECTIONS} for connections"
+            f" at least {_FEWEST_CONNECTIONS * each} for connections"
         )
     if warn and connections < MOST_CONNECTIONS:
         structlog.get_logger("taskgate.files").warning(

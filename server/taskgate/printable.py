@@ -40,3 +40,12 @@ def _in_json(character: str) -> str:
         return " "
     units = character.encode("utf-16-be")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def is_text(value: str) -> bool:
+    """Whether ``value`` can be written in UTF-8. Python keeps other bytes of a command line as lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

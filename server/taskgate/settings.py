@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +24,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from taskgate.addresses import Address
 from taskgate.errors import SettingsError
 from taskgate.layout import Layout
+from taskgate.printable import is_text
 from taskgate.task_id import TaskIdFormat
 
 
@@ -103,6 +104,14 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="'json' lines, 'console' text, or 'auto': console on a terminal."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        """Refuse bytes of a command line or a variable that are not text; they could not be passed on to a worker."""
+        if isinstance(value, str) and not is_text(value):
+            raise ValueError("it is not text in UTF-8; in a path, other bytes are written %FF")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -2,17 +2,23 @@
 
 import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from support.documents import DOCUMENTED_ID
 from support.load import answers
+from support.raw_grpc import ConnectionLost, RawGrpc, framed, request_for
 from support.running import Running, System, eventually
+from taskgate.commands.up import files_of_envoy
 
 HTTP = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 CONNECTIONS = 300
+WATCH = "/grpc.health.v1.Health/Watch"
+WATCHES = 100
+"""As many as one connection may have."""
 
 
 def connected(address: str, first: bytes) -> list[socket.socket]:
@@ -33,32 +39,69 @@ def answered(one: socket.socket) -> bool:
         return False
 
 
-def check(running: Running, address: str, first: bytes) -> None:
+def check(running: Running, address: str, first: bytes, files: int) -> None:
+    """``files`` is its limit."""
     processes = running.family()
     before = sum(sum(process.cpu_times()[:2]) for process in processes)
     sockets = connected(address, first)
     outcomes = [answered(one) for one in sockets]  # none waits for ever
-    assert 16 <= sum(outcomes) < 128
+    assert 16 <= sum(outcomes) < files
     time.sleep(4)  # on purpose: with all of them open, next to nothing is done
     used = sum(sum(process.cpu_times()[:2]) for process in processes) - before
     print(  # noqa: T201 - `make faults` shows it
-        f"limit 128, {CONNECTIONS} connections: {sum(outcomes)} answered, the rest refused, {used:.2f} s of CPU in 4 s"
+        f"limit {files}, {CONNECTIONS} connections: {sum(outcomes)} answered, the rest refused, {used:.2f} s of CPU"
     )
     assert used < 1.5  # it was 40 % and more of the time
     for one in sockets:
         one.close()
     warnings = [line for line in running.log if "the limit of open files (ulimit -n) allows fewer connections" in line]
     assert len(warnings) == 1
-    assert '"file_limit":128' in warnings[0]
+    assert f'"file_limit":{files}' in warnings[0]
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 def test_gateway(tmp_path: Path, transport: str) -> None:
-    with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, files=128) as system:
+    with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, files=256) as system:
         system.wait_ready()
-        check(system, system.http, HTTP)
+        check(system, system.http, HTTP, 256)
         eventually(lambda: answers(system), "answers again")
         system.wait_for("connections were refused: as many as are allowed were open", in_log=True)
+
+
+def watching(stack: ExitStack, address: str, count: int) -> list[RawGrpc]:
+    """Those of ``count`` connections that were taken, each with as many watches as it may have."""
+    taken = []
+    connections = [stack.enter_context(RawGrpc(address)) for _ in range(count)]
+    for connection in connections:
+        try:
+            watches = [connection.open(WATCH) for _ in range(WATCHES)]
+            for watch in watches:
+                connection.data(watch, framed(b""), end=True)
+            while any(not answer.body for answer in connection.answers.values()):
+                assert all(answer.reset is None and not answer.ended for answer in connection.answers.values())
+                connection.receive()
+        except (ConnectionLost, OSError):
+            continue  # refused
+        taken.append(connection)
+    return taken
+
+
+def test_connections_full_of_watches_leave_files(tmp_path: Path) -> None:
+    """Each takes another one from Envoy to a server: no more are taken than both have files for, and none breaks."""
+    files = files_of_envoy(1) + 81
+    with System(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1, files=files) as system:
+        system.wait_ready()
+        with ExitStack() as stack:
+            asking = stack.enter_context(RawGrpc(system.http))
+            assert asking.call(request_for(DOCUMENTED_ID)).grpc_status == 0
+            taken = watching(stack, system.http, 70)
+            shown = f"limit {files}: {len(taken)} of 70 connections have {WATCHES} watches each"
+            print(f"{shown}, Envoy {system.envoy().num_fds()} files")  # noqa: T201 - `make faults` shows it
+            assert 30 < len(taken) < 41
+            assert asking.call(request_for(DOCUMENTED_ID)).grpc_status == 0
+            assert all(not connection.lost for connection in taken)
+        eventually(lambda: answers(system), "answers again")
+        assert not [line for line in system.log if "Too many open files" in line or '"replaced"' in line]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -67,7 +110,7 @@ def test_server_alone(tmp_path: Path, workers: int) -> None:
     arguments += ("--shutdown-grace", "1", "--workers", str(workers), "--log-format", "json")
     with Running("serve", *arguments, files=128) as running:
         eventually(lambda: len(running.events("listening")) == workers, "listening", 20)
-        check(running, running.events("listening")[0]["grpc"], HTTP2)
+        check(running, running.events("listening")[0]["grpc"], HTTP2, 128)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,14 @@ class TestRender:
         limits = cluster(config)["circuit_breakers"]["thresholds"][0]
         assert (limits["max_requests"], limits["max_pending_requests"], limits["max_connections"]) == (7, 7, 7)
 
+    @pytest.mark.parametrize("servers", [1, 3])
+    def test_streams_to_servers_are_as_many_as_callers_can_have(self, servers: int) -> None:
+        """100 for a connection; where there are several servers, some of their connections are not full."""
+        config = rendered(max_connections=40, upstreams=tuple(Address("127.0.0.1", 1 + n) for n in range(servers)))
+        limits = config["static_resources"]["clusters"][1]["circuit_breakers"]["thresholds"][0]
+        assert limits["max_requests"] == limits["max_pending_requests"] == 4000
+        assert limits["max_connections"] == 40 + (servers - 1) * (os.cpu_count() or 1)
+
     def test_the_largest_document_fits(self) -> None:
         assert transcoder(rendered())["max_response_body_size"] >= MAX_MESSAGE_BYTES > MAX_DOCUMENT_BYTES
 

@@ -34,6 +34,13 @@ def test_port_above_the_last_is_refused() -> None:
         Address.parse("127.0.0.1:65536")
 
 
+@pytest.mark.parametrize("host", ["hé..x", "a" * 80, "a\0b"])
+def test_host_that_nothing_can_look_up_is_refused(host: str) -> None:
+    """An empty label, one of over 63 bytes, a byte that ends names elsewhere."""
+    with pytest.raises(ValueError, match="begins with what is not the name of a host"):
+        Address.parse(f"{host}:0")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_taken_port_is_refused_with_setting_and_address(host: str) -> None:
     """Also where the listener would share it, as gRPC and Envoy do."""

@@ -45,6 +45,11 @@ def test_config_file_can_come_from_the_environment(tmp_path: Path, monkeypatch: 
         ({"task_id_format": "uid"}, "task_id_format (--task-id-format): Input should be 'uuid' or 'any'"),
         ({"request_timeout": "-1"}, "request_timeout (--request-timeout): "),
         ({"instance": "a\nb"}, "instance (--instance): "),
+        (
+            {"store": "sqlite:////tmp/x\udcff.db"},
+            "store (--store): it is not text in UTF-8; in a path, other bytes are written %FF",
+        ),
+        ({"http": "h\udcff:0"}, "http (--http): it is not text in UTF-8"),
     ],
 )
 def test_bad_flag_is_named(flags: dict[str, str], sentence: str) -> None:

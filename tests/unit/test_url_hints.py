@@ -18,6 +18,8 @@ TABLE = [
     ),
     ("jdbc:postgresql://h/db", f"{JDBC}postgresql://USER@h:5432/db"),
     ("jdbc:postgresql://a:5432,b:5433/db", f"{JDBC}postgresql://USER@a:5432,b:5433/db"),
+    ("jdbc:postgresql:conductor", f"{JDBC}postgresql://USER@localhost:5432/conductor"),
+    ("jdbc:postgresql:/?ssl=true", f"{JDBC}postgresql://USER@localhost:5432/DATABASE?sslmode=verify-full"),
     ("JDBC:postgresql://h/db?ssl=true", f"{JDBC}postgresql://USER@h:5432/db?sslmode=verify-full"),
     (f"jdbc:postgresql://me:{PASSWORD}@h/db", f"{JDBC}postgresql://USER:PASSWORD@HOST/DATABASE"),
     (
@@ -64,6 +66,17 @@ TABLE = [
         "the property; this is a JDBC URL; taskgate's form of it is postg",
     ),
     (
+        "spring.datasource.url: jdbc:postgresql://h/db",
+        "the property; this is a JDBC URL; taskgate's form of it is postgresql://USER@h:5432/db",
+    ),
+    (
+        "SPRING_DATASOURCE_URL=jdbc:postgresql:db",
+        "the property; this is a JDBC URL; taskgate's form of it is postgresql://USER@localhost:5432/db",
+    ),
+    ("CONDUCTOR_REDIS_HOSTS=r1:6379:rack", "the property; this is written as Conductor's conductor.redis.hosts"),
+    ("conductor.example:6379:rack", f"{HOSTS}redis://conductor.example:6379/0 for redis_standalone"),
+    (f"spring.datasource.password: {PASSWORD}", "Conductor's property spring.datasource.password; in a URL the"),
+    (
         f"spring.datasource.password={PASSWORD}",
         "Conductor's property spring.datasource.password; in a URL the password",
     ),
@@ -105,6 +118,16 @@ def test_hint(value: str, sentence: str) -> None:
     assert sentence in text
     assert PASSWORD not in text
     assert "\n" not in text
+
+
+_HOSTS = ["hé..x", "a" * 80, "b.example,é..", "a%00b"]
+
+
+@pytest.mark.parametrize("host", _HOSTS)
+@pytest.mark.parametrize("form", ["redis+cluster://{}", "postgresql://{}/d", "mysql://{}/d", "cassandra://{}/k"])
+def test_host_that_nothing_can_look_up(form: str, host: str) -> None:
+    with pytest.raises(SettingsError, match=r"is not the name of one|has one host"):
+        check_store(form.format(host), Layout.CONDUCTOR)
 
 
 @pytest.mark.parametrize("url", ["rediss://h?ca_file={}", "postgresql://h/d?sslrootcert={}", "mysql://h/d?ssl_ca={}"])

@@ -8,13 +8,20 @@ import grpc
 
 from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.endpoints import SERVICE
-from taskgate.printable import printable, printable_json
+from taskgate.errors import SettingsError
+from taskgate.printable import is_text, printable, printable_json
 from taskgate.v1.task_pb2 import Task
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
 
 def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
-    """Print the task; the exit code is 0, or 1 with the server's words on standard error."""
+    """Print the task; the exit code is 0, or 1 with the server's words on standard error.
+
+    Raises SettingsError for a task ID or a server that is not text.
+    """
+    for name, value in (("TASK_ID", task_id), ("server", server)):
+        if not is_text(value):
+            raise SettingsError(f"{name}: it is not text in UTF-8")
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     with grpc.insecure_channel(server, options=options) as channel:
         try:

@@ -32,6 +32,9 @@ DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 _STOP_SLACK = 1.0
 """Seconds beyond its grace that a process gets before it is ended."""
 
+FILES_OF_A_CALLER = 2
+"""Files that a connection to an Envoy in front of servers may cost: its own, and one to a server for its 100 calls."""
+
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
 
@@ -106,7 +109,7 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         grace = settings.shutdown_grace + _STOP_SLACK
         pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses, grace=grace)
         gateway = gateway_settings(settings, pool.addresses)
-        connections = connections_within(raise_file_limit(), others=files_of_envoy(len(pool.addresses)))
+        connections = connections_of_envoy(settings)
         envoy = EnvoyProcess(replace(gateway, max_connections=connections, peer_token=pool.peer_token))
         keeper = Supervisor([lambda: envoy], name="Envoy", grace=settings.shutdown_grace)
 
@@ -126,6 +129,19 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
         await keeper.drain(settings.drain_delay)
+
+
+def connections_of_envoy(settings: Settings) -> int:
+    """How many connections of callers an Envoy in front of servers may take.
+
+    One full of calls takes another one to a server, which needs a file in both processes. Raises SettingsError if the
+    limit of open files leaves room for hardly any.
+    """
+    from taskgate.transports.grpcio import most_connections  # noqa: PLC0415 - transport envoy does without grpcio
+
+    others = files_of_envoy(settings.workers)
+    connections = connections_within(raise_file_limit(), others=others, each=FILES_OF_A_CALLER)
+    return min(connections, most_connections(settings, warn=False))
 
 
 def files_of_envoy(servers: int) -> int:

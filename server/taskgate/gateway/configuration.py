@@ -31,6 +31,7 @@ from taskgate.file_limit import MOST_CONNECTIONS
 
 _FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
 _IDLE_SLACK = 2.0  # a request that does not arrive has its own answer after one
+_CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of listener and clusters
 _VALIDATE_TIMEOUT = 30.0
 _MAX_COMPLAINT = 800  # characters of Envoy's own words in an error
 
@@ -269,6 +270,12 @@ def _set_limits(config: Any, settings: GatewaySettings) -> None:
     thresholds = f"{_CLUSTER}/circuit_breakers/thresholds/0"
     for limit in ("max_requests", "max_pending_requests", "max_connections"):
         _put(config, f"{thresholds}/{limit}", settings.max_concurrent_requests)
+    # As many as the callers' connections can fill, and for each thread of Envoy one that is not full to each server.
+    connections = settings.max_connections + (os.cpu_count() or 1) * (len(settings.upstreams) - 1)
+    thresholds = f"{_CLUSTER_OF_STREAMS}/circuit_breakers/thresholds/0"
+    _put(config, f"{thresholds}/max_connections", connections)
+    for limit in ("max_requests", "max_pending_requests"):
+        _put(config, f"{thresholds}/{limit}", _CALLS_ON_A_CONNECTION * settings.max_connections)
 
 
 def _milliseconds(seconds: float) -> int:
@@ -342,6 +349,8 @@ def resolve(host: str) -> str:
     """The IP address to listen on for ``host``, which Envoy does not look up itself."""
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except UnicodeError as error:
+        raise GatewayError(f"http: {host} is not the name of a host") from error
     except OSError as error:
         raise GatewayError(f"http: {host} is not an address of this machine: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ from taskgate.errors import SettingsError
 from taskgate.stores.url_parts import (
     Endpoint,
     each_parameter,
+    endpoint,
     parse_port,
     refuse_fragment,
     see_that_file_exists,
@@ -90,7 +91,7 @@ def _host(text: str) -> Endpoint:
             "store: a cassandra URL needs the names of hosts, as in cassandra://host1:9042,host2/conductor"
         )
     host, port = match[1], DEFAULT_PORT if match[2] is None else parse_port("cassandra", match[2])
-    return Endpoint(host[1:-1] if host.startswith("[") else unquote(host), port)
+    return endpoint("cassandra", host[1:-1] if host.startswith("[") else unquote(host), port)
 
 
 def _keyspace(text: str) -> str:

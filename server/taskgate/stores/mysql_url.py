@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from taskgate.errors import SettingsError
-from taskgate.stores.url_parts import MOST_PORT, Endpoint, parse_parameters, parse_pool_size, split_url
+from taskgate.stores.url_parts import MOST_PORT, Endpoint, endpoint, parse_parameters, parse_pool_size, split_url
 
 DEFAULT_PORT: Final = 3306
 
@@ -81,7 +81,7 @@ def _host_and_port(given: str) -> tuple[str, int]:
         raise SettingsError("store: the host of a mysql URL is written HOST:PORT, the port from 1 to 65535") from None
     if port == 0:
         raise SettingsError(f"store: a port is a number from 1 to {MOST_PORT}")
-    return host, port or DEFAULT_PORT
+    return endpoint("mysql", host, port or DEFAULT_PORT)
 
 
 def _tls(parameters: dict[str, str]) -> ssl.SSLContext | None:

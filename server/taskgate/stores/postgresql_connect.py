@@ -37,6 +37,20 @@ _REASONS: Final = {
 """Public words for SQLSTATEs (PostgreSQL manual, appendix A); the server's own stay in the exception chain."""
 
 
+class _UnusableVariable(Exception):
+    """What the driver read from the environment, such as PGPORT, made it raise ValueError; the URL has been checked."""
+
+
+# The first that fits counts.
+_REASONS_OF_THE_DRIVER: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (asyncpg.TargetServerAttributeNotMatched, "no host is what target_session_attrs asks for"),
+    (asyncpg.ClientConfigurationError, "the TLS parameters of its URL, or PGSSL* variables, cannot be used"),
+    (_UnusableVariable, "a PG* variable has a value that cannot be used"),
+    (asyncpg.InterfaceError, LOST),
+    (asyncpg.InternalClientError, LOST),
+)
+
+
 def table_of(url: PostgresqlUrl) -> str:
     """The table's name for a statement, quoted."""
     schema = url.schema.replace('"', '""')
@@ -71,6 +85,9 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             errors.append(error)
+        except ValueError as error:
+            errors.append(_UnusableVariable())
+            errors[-1].__cause__ = error
         else:
             connection._loop = loop.real  # noqa: SLF001 - what it does from now on has nothing to do with addresses
             return connection
@@ -97,12 +114,9 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         return _REASONS.get(code, f"it reported an error, SQLSTATE {code}")
-    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return "no host is what target_session_attrs asks for"
-    if isinstance(error, asyncpg.ClientConfigurationError):
-        return "the TLS parameters of its URL cannot be used"
-    if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return LOST
+    for kind, reason in _REASONS_OF_THE_DRIVER:
+        if isinstance(error, kind):
+            return reason
     if isinstance(error, ConnectionError) and "rejected SSL" in str(error):  # asyncpg has no class of its own for it
         return "it does not offer TLS"
     return network_reason(error) if isinstance(error, OSError) else None

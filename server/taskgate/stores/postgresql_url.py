@@ -4,6 +4,7 @@
 ``pool_size`` is how many connections one process may have.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ from taskgate.errors import SettingsError
 from taskgate.stores.url_parts import (
     MOST_PORT,
     Endpoint,
+    endpoint,
     parse_number,
     parse_parameters,
     parse_pool_size,
@@ -21,9 +23,12 @@ from taskgate.stores.url_parts import (
 
 DEFAULT_PORT = 5432
 
+_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "sslnegotiation": ("postgres", "direct"),
+    "ssl_min_protocol_version": _TLS_VERSIONS,
+    "ssl_max_protocol_version": _TLS_VERSIONS,
     "target_session_attrs": ("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
 }
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
@@ -65,6 +70,7 @@ def parse_postgresql_url(rest: str) -> PostgresqlUrl:
     """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
     parts = split_url("postgresql", rest)
     parameters = parse_parameters("postgresql", parts.query, _KNOWN, files=_FILES, choices=_CHOICES)
+    _see_that_versions_are_a_range(parameters)
     _see_that_files_load(parameters)
     database = unquote(parts.path) or parameters.get("dbname", "")
     return PostgresqlUrl(
@@ -97,7 +103,8 @@ def _hosts(given: str, ports: str | None) -> tuple[Endpoint, ...]:
     if len(common) not in {1, len(hosts)}:
         raise SettingsError("store: a postgresql URL has one port for all hosts, or one for each")
     common = common * len(hosts) if len(common) == 1 else common
-    return tuple(Endpoint(host, _port(port or other)) for (host, port), other in zip(hosts, common, strict=True))
+    placed = zip(hosts, common, strict=True)
+    return tuple(endpoint("postgresql", host, _port(port or other)) for (host, port), other in placed)
 
 
 def _port(digits: str) -> int:
@@ -109,11 +116,30 @@ def _port(digits: str) -> int:
     return port
 
 
+def _see_that_versions_are_a_range(parameters: dict[str, str]) -> None:
+    least = parameters.get("ssl_min_protocol_version", _TLS_VERSIONS[0])
+    most = parameters.get("ssl_max_protocol_version", _TLS_VERSIONS[-1])
+    if _TLS_VERSIONS.index(least) > _TLS_VERSIONS.index(most):
+        raise SettingsError("store: ssl_min_protocol_version is above ssl_max_protocol_version")
+
+
 def _see_that_files_load(parameters: dict[str, str]) -> None:
-    ca, cert, key = (parameters.get(name) for name in ("sslrootcert", "sslcert", "sslkey"))
-    see_that_pem_loads(
-        "postgresql", ca=ca, cert=cert if key else None, key=key, password=parameters.get("sslpassword", "")
-    )
+    """As the driver loads them: of certificate and key, the other one may come from a variable or from libpq's folder.
+
+    A certificate without any key has it in its own file.
+    """
+    ca, cert, key, crl = (parameters.get(name) for name in _FILES)
+    if key and not cert and not (cert := _elsewhere("PGSSLCERT", "postgresql.crt")):
+        raise SettingsError("store: sslkey needs sslcert")
+    if cert and not key:
+        key = _elsewhere("PGSSLKEY", "postgresql.key")
+    see_that_pem_loads("postgresql", ca=ca, cert=cert, key=key, password=parameters.get("sslpassword", ""), crl=crl)
+
+
+def _elsewhere(variable: str, name: str) -> str | None:
+    """The file that ``variable`` names, or ``name`` in libpq's folder; None if there is neither."""
+    own = os.path.expanduser(f"~/.postgresql/{name}")  # noqa: PTH111 - Path raises where there is no home
+    return os.environ.get(variable) or (own if os.path.exists(own) else None)  # noqa: PTH110 - as above
 
 
 def _target(parameters: dict[str, str]) -> str:

@@ -13,6 +13,8 @@ from typing import Final
 from urllib.parse import parse_qsl, quote
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+# A line of properties, of YAML, or of an environment.
+_PROPERTY: Final = re.compile(r"\s*((?:spring|conductor)[._][^=:\s]*)\s*(?:=|:\s)", re.IGNORECASE)
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}")
 _PATH: Final = re.compile(r"[^\s:;=?#@]+")
 _DATABASE_FILE: Final = re.compile(r"\.(db3?|sqlite3?)$", re.IGNORECASE)
@@ -240,11 +242,11 @@ def _property(url: str, schemes: Collection[str]) -> str | None:
     """A line of Conductor's configuration, or a value of ``conductor.db.type``."""
     if kind := _DATABASE_TYPES.get(url):
         return f"this is a value of Conductor's conductor.db.type; the place is a URL, as in {_EXAMPLES[kind]}"
-    name, separator, value = url.partition("=")
-    name = name.strip().lower()
-    if not separator or not name.startswith(("spring.", "conductor.")):
+    match = _PROPERTY.match(url)
+    if match is None:
         return None
-    value = value.strip()
+    # Spring's name for SPRING_DATASOURCE_URL is spring.datasource.url.
+    name, value = match[1].replace("_", ".").lower(), url[match.end() :].strip()
     if name == "conductor.db.type" and value in _DATABASE_TYPES:
         example = _EXAMPLES[_DATABASE_TYPES[value]]
         return f"this is Conductor's property conductor.db.type; the place is a URL, as in {example}"
@@ -268,6 +270,8 @@ def _jdbc(url: str, schemes: Collection[str]) -> str | None:
         return f"this is a JDBC URL; taskgate's form of it is {_sqlite_url(path) or _EXAMPLES['sqlite']}"
     if kind not in _JDBC_NAMES:
         return "this is a JDBC URL, of a database that taskgate does not read"
+    if "//" not in place:  # a database of this machine
+        place = f"//localhost/{place.removeprefix('/')}"
     return f"this is a JDBC URL; taskgate's form of it is {_from_jdbc(_JDBC_NAMES[kind], place.removeprefix('//'))}"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from taskgate.addresses import may_be_host
 from taskgate.errors import SettingsError
 from taskgate.stores.url_hints import other_parameter, similar
 
@@ -84,6 +85,13 @@ def parse_number(digits: str, most: int) -> int | None:
     return int(digits) if 0 < int(digits) <= most else None
 
 
+def endpoint(kind: str, host: str, port: int) -> Endpoint:
+    """One of the hosts; refuses a name that nothing can look up. A path is the folder of a socket."""
+    if not host.startswith("/") and not may_be_host(host):
+        raise SettingsError(f"store: a host of the {kind} URL is not the name of one")
+    return Endpoint(host, port)
+
+
 def refuse_fragment(kind: str, rest: str) -> None:
     """Refuse a ``#``, which everywhere else would end a URL."""
     if "#" in rest:
@@ -150,7 +158,9 @@ def see_that_file_exists(kind: str, name: str, path: str) -> None:
         raise SettingsError(f"store: {name} of the {kind} URL: there is no file {path}")
 
 
-def see_that_pem_loads(kind: str, *, ca: str | None, cert: str | None, key: str | None, password: str = "") -> None:
+def see_that_pem_loads(
+    kind: str, *, ca: str | None, cert: str | None, key: str | None, password: str = "", crl: str | None = None
+) -> None:
     """Refuse files for TLS that OpenSSL cannot use; the first connection would be too late to say so."""
     fault = "the file of authorities is not one of PEM certificates that can be read"
     try:
@@ -159,6 +169,9 @@ def see_that_pem_loads(kind: str, *, ca: str | None, cert: str | None, key: str 
         if cert:
             # Without a password, an encrypted key would make OpenSSL ask on the terminal.
             context.load_cert_chain(cert, key or None, password=password)
+        fault = "the file of revoked certificates is not a list in PEM that can be read"
+        if crl:
+            context.load_verify_locations(cafile=crl)
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise SettingsError(f"store: TLS of the {kind} URL: {fault}") from error
 

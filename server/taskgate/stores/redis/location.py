@@ -11,6 +11,7 @@ from taskgate.layout import Layout
 from taskgate.stores.url_parts import (
     Endpoint,
     each_parameter,
+    endpoint,
     parse_port,
     refuse_fragment,
     see_that_file_exists,
@@ -117,7 +118,7 @@ def _endpoint(text: str, default_port: int) -> Endpoint:
     host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else unquote(host)
     if not host:
         raise SettingsError("store: a redis URL needs the name of a host, as in redis://localhost:6379/0")
-    return Endpoint(host, parse_port("redis", port))
+    return endpoint("redis", host, parse_port("redis", port))
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
