@@ -144,7 +144,10 @@ class TestRender:
         config = rendered(max_connections=40, upstreams=tuple(Address("127.0.0.1", 1 + n) for n in range(servers)))
         limits = config["static_resources"]["clusters"][1]["circuit_breakers"]["thresholds"][0]
         assert limits["max_requests"] == limits["max_pending_requests"] == 4000
-        assert limits["max_connections"] == 40 + (servers - 1) * (os.cpu_count() or 1)
+        assert limits["max_connections"] == 80 + (servers - 1) * (os.cpu_count() or 1)
+        options = cluster(config)["typed_extension_protocol_options"].popitem()[1]["explicit_http_config"]
+        to_server = options["http2_protocol_options"]["max_concurrent_streams"]
+        assert manager(config)["http2_protocol_options"]["max_concurrent_streams"] == 2 * to_server
 
     def test_the_largest_document_fits(self) -> None:
         assert transcoder(rendered())["max_response_body_size"] >= MAX_MESSAGE_BYTES > MAX_DOCUMENT_BYTES

@@ -14,8 +14,9 @@ from taskgate.addresses import Address
 from taskgate.document import minify
 from taskgate.envoys import EnvoyPool
 from taskgate.errors import SettingsError
-from taskgate.file_limit import connections_within, raise_file_limit
+from taskgate.file_limit import MOST_CONNECTIONS, connections_within, raise_file_limit
 from taskgate.gateway import EnvoyProcess, GatewaySettings, resolve
+from taskgate.gateway.configuration import CONNECTIONS_TO_SERVERS
 from taskgate.gateway.inside import why_not
 from taskgate.layout import Layout
 from taskgate.logs import warn_open
@@ -31,9 +32,6 @@ DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
 _STOP_SLACK = 1.0
 """Seconds beyond its grace that a process gets before it is ended."""
-
-FILES_OF_A_CALLER = 2
-"""Files that a connection to an Envoy in front of servers may cost: its own, and one to a server for its 100 calls."""
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
@@ -134,14 +132,15 @@ async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool
 def connections_of_envoy(settings: Settings) -> int:
     """How many connections of callers an Envoy in front of servers may take.
 
-    One full of calls takes another one to a server, which needs a file in both processes. Raises SettingsError if the
-    limit of open files leaves room for hardly any.
+    One full of calls takes others to servers, which need files in both processes. Raises SettingsError if the limit of
+    open files leaves room for hardly any.
     """
     from taskgate.transports.grpcio import most_connections  # noqa: PLC0415 - transport envoy does without grpcio
 
     others = files_of_envoy(settings.workers)
-    connections = connections_within(raise_file_limit(), others=others, each=FILES_OF_A_CALLER)
-    return min(connections, most_connections(settings, warn=False))
+    connections = connections_within(raise_file_limit(), others=others, each=1 + CONNECTIONS_TO_SERVERS)
+    server = most_connections(settings, warn=False)
+    return connections if server == MOST_CONNECTIONS else min(connections, server // CONNECTIONS_TO_SERVERS)
 
 
 def files_of_envoy(servers: int) -> int:

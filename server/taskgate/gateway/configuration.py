@@ -31,9 +31,12 @@ from taskgate.file_limit import MOST_CONNECTIONS
 
 _FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
 _IDLE_SLACK = 2.0  # a request that does not arrive has its own answer after one
-_CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of listener and clusters
+_CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of the listener
 _VALIDATE_TIMEOUT = 30.0
 _MAX_COMPLAINT = 800  # characters of Envoy's own words in an error
+
+CONNECTIONS_TO_SERVERS = 2
+"""What a caller's connection that is full of calls takes: ``max_concurrent_streams`` is 100 there, 50 to a server."""
 
 LISTENER = "taskgate"
 """The name of the listener in the configuration."""
@@ -271,9 +274,9 @@ def _set_limits(config: Any, settings: GatewaySettings) -> None:
     for limit in ("max_requests", "max_pending_requests", "max_connections"):
         _put(config, f"{thresholds}/{limit}", settings.max_concurrent_requests)
     # As many as the callers' connections can fill, and for each thread of Envoy one that is not full to each server.
-    connections = settings.max_connections + (os.cpu_count() or 1) * (len(settings.upstreams) - 1)
+    spare = (os.cpu_count() or 1) * (len(settings.upstreams) - 1)
     thresholds = f"{_CLUSTER_OF_STREAMS}/circuit_breakers/thresholds/0"
-    _put(config, f"{thresholds}/max_connections", connections)
+    _put(config, f"{thresholds}/max_connections", CONNECTIONS_TO_SERVERS * settings.max_connections + spare)
     for limit in ("max_requests", "max_pending_requests"):
         _put(config, f"{thresholds}/{limit}", _CALLS_ON_A_CONNECTION * settings.max_connections)
 
