@@ -1,7 +1,8 @@
 """Readers of large answers that stand still, trickle, or come all at once: other callers must not notice.
 
-Every test prints its figures (``make faults`` shows them). Bounds are for a busy machine; on a quiet one the 99th
-percentile of the small calls is below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for long.
+Every test prints its figures (``make faults`` shows them). Bounds are for a busy machine; what is aimed at on a quiet one
+is a 99th percentile of the small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for
+long.
 """
 
 import json
@@ -33,10 +34,10 @@ SECONDS = 40 if ALL else 12
 
 PEAK = 1200 << 20
 AFTERWARDS = 350 << 20
-"""Below 300 MiB on a quiet machine."""
+"""What is aimed at on a quiet machine is 300 MiB."""
 
 SETTLED = 30
-"""Seconds in which memory goes back to ``AFTERWARDS``; 10 on a quiet machine."""
+"""Seconds in which memory goes back to ``AFTERWARDS``; what is aimed at on a quiet machine is 10."""
 
 TRANSPORTS = ["envoy", "grpcio"]
 METHODS = ["REST", "GetTaskJson", "GetTask"]
