@@ -1,8 +1,7 @@
 """Readers of large answers that stand still, trickle, or come all at once: other callers must not notice.
 
-Every test prints its figures (``make faults`` shows them). Bounds are for a busy machine; what is aimed at on a quiet one
-is a 99th percentile of the small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for
-long.
+Every test prints its figures (``make faults`` shows them). Bounds are for a busy machine; the aim on a quiet one is a
+99th percentile of the small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for long.
 """
 
 import json
@@ -37,7 +36,7 @@ AFTERWARDS = 350 << 20
 """What is aimed at on a quiet machine is 300 MiB."""
 
 SETTLED = 30
-"""Seconds in which memory goes back to ``AFTERWARDS``; what is aimed at on a quiet machine is 10."""
+"""Seconds in which memory goes back to ``AFTERWARDS``; the aim on a quiet machine is 10."""
 
 TRANSPORTS = ["envoy", "grpcio"]
 METHODS = ["REST", "GetTaskJson", "GetTask"]
