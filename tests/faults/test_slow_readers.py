@@ -1,7 +1,7 @@
 """Readers of large answers that stand still, trickle, or come all at once: other callers must not notice.
 
 Every test prints its figures (``make faults`` shows them). Bounds are for a busy machine; the aim on a quiet one is a
-99th percentile of the small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for long.
+99th percentile of small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for long.
 """
 
 import json
