@@ -283,7 +283,9 @@ def test_worker_without_a_supervisor_leaves() -> None:
     """A worker whose standard input ends drains and goes."""
     process = subprocess.Popen([sys.executable, "-m", "taskgate.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n')
+    process.stdin.write(
+        b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n\n'
+    )
     process.stdin.flush()
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"127.0.0.1:")
