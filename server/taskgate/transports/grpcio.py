@@ -148,8 +148,8 @@ def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]
         # on gRPC answers CANCELLED at random, to callers that did no such thing; by default from a thousand on.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
-        # What one connection can hold. Not Envoy's 100: grpcio counts calls that a client has just ended, and then resets
-        # new ones of a client that keeps to the limit.
+        # What one connection can hold. Not Envoy's 100: grpcio counts calls that a client has just ended, and then
+        # resets new ones of a client that keeps to the limit.
         ("grpc.max_concurrent_streams", MAX_CALLS_ON_A_CONNECTION),
         # Clients may ping once a second, with calls or without; a few that come faster end their connection. Without
         # the first option grpcio wants two hours between two pings of a connection that has no call, without the second
