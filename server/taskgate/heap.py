@@ -17,7 +17,7 @@ def keep_what_is_here() -> None:
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt, in glibc's malloc.h
 _LARGE_BLOCK = 512 * 1024
-_KEPT = 64 * 1024 * 1024  # at the end of the heap; with glibc's 128 KiB it would grow and shrink with every call
+_KEPT = 8 * 1024 * 1024  # at the end of the heap; with glibc's 128 KiB it would grow and shrink with every call
 
 
 def give_large_blocks_back() -> None:
