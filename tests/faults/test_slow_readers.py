@@ -31,10 +31,12 @@ ALL = os.environ.get("SLOW_READERS") == "all"
 SECONDS = 40 if ALL else 12
 """How long attackers stay: readers that are too slow lose their room after 10."""
 
-PEAK = {"envoy": 1200 << 20, "grpcio": 1800 << 20}
-"""The aim is 1,200 MiB for both. A thousand REST calls at once for tasks of unknown size take 1,550 behind Envoy."""
+PEAK = 1200 << 20
 
-AFTERWARDS = 400 << 20
+PEAK_OF_A_COLD_CROWD = 1800 << 20
+"""Not met yet: a thousand REST calls at once for tasks of unknown size take 1,550 MiB with servers behind Envoy."""
+
+AFTERWARDS = 350 << 20
 """What is aimed at on a quiet machine is 300 MiB."""
 
 SETTLED = 30
@@ -162,7 +164,7 @@ def _mark(data: bytes) -> tuple[int, int]:
 
 
 @contextmanager
-def others_served(system: System, what: str) -> Iterator[Memory]:
+def others_served(system: System, what: str, peak: int = PEAK) -> Iterator[Memory]:
     """Small calls and health checks are answered while the block runs, in bounded memory; it goes back afterwards."""
     idle = Memory(system).now()
     with Load("probe", address=system.http, seconds=600, rate=50, task_ids=[DOCUMENTED_ID]) as probes:
@@ -180,7 +182,7 @@ def others_served(system: System, what: str) -> Iterator[Memory]:
         f" {memory.peak_parts}, {left >> 20} after {settled:.1f} s"
     )
     assert set(found["outcomes"]) == {"task ok", "healthz ok"}, found
-    assert memory.peak < PEAK[system.transport]
+    assert memory.peak < peak
     assert left <= AFTERWARDS
     assert system.events("worker gone; replacing it") == []
 
@@ -214,7 +216,9 @@ def test_streams_without_a_window(documents: Any, transport: str, method: str, t
     """1,000 streams on 25 connections that let nothing through, or now and then a byte."""
     database, ids, _ = documents
     with running_system(database, transport=transport, workers=1) as system:
-        with others_served(system, f"{transport}: 1,000 streams without a window, {method}, a byte every {trickle} s"):
+        what = f"{transport}: 1,000 streams without a window, {method}, a byte every {trickle} s"
+        peak = PEAK_OF_A_COLD_CROWD if (transport, method) == ("grpcio", "REST") else PEAK
+        with others_served(system, what, peak):
             arguments = {"count": 1000, "seconds": SECONDS, "task_ids": ids, "method": method, "trickle": trickle}
             with Load("zero_window", address=system.http, **arguments) as load:
                 outcomes = load.result()
