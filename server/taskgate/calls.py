@@ -174,23 +174,31 @@ class Started(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         """The rest; to be awaited once, and only if it is not ``done``."""
-        waits_for = self._waits_for
-        del self._waits_for  # a future keeps its result: the document that was read, perhaps dropped since
         try:
             while True:
                 try:
-                    sent = yield waits_for
+                    sent = yield self._take_future()
                 except BaseException as error:  # noqa: BLE001 - a cancellation, on its way into the coroutine
-                    waits_for = self._coroutine.throw(error)
+                    self._waits_for = self._coroutine.throw(error)
                 else:
-                    waits_for = self._coroutine.send(sent)
+                    self._waits_for = self._coroutine.send(sent)
         except StopIteration as stop:
             result: T = stop.value
             return result
 
+    def _take_future(self) -> Any:
+        """What to wait for, kept nowhere: its result is the document that was read, perhaps dropped since.
+
+        A name in ``__await__`` would keep it for as long as the traceback of a refusal.
+        """
+        waits_for = self._waits_for
+        del self._waits_for
+        return waits_for
+
 
 def _too_late(seconds: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"The call did not finish within {max(seconds, 0):.3g} s")
+    digits = 3 if seconds >= 1 else 2  # a moment of the limit may have gone by before the call began
+    return DeadlineExceeded(f"The call did not finish within {max(seconds, 0):.{digits}g} s")
 
 
 def _for_log(task_id: str) -> str:

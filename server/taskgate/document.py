@@ -43,6 +43,7 @@ _SURROGATE_OR_PAIR = re.compile(rb"\\\\|\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^"\s]++', re.DOTALL)
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_LONG = 64 * 1024
 _STRETCH = 512  # brackets; so few cannot make a document that people make too deep
 _ALL_BUT_BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'[{]}"'))
 _DEPTH_CHANGE = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
@@ -66,18 +67,12 @@ def check_document(document: bytes) -> None:
 
 def check_text(document: bytes) -> None:
     """Raise DocumentError unless ``document`` is UTF-8 and not too deep, the two things msgspec does not check."""
-    try:
-        document.decode()
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"not UTF-8 at byte {error.start}") from error
-    # Every level takes two brackets, one of an object five characters: most documents are too short to be too deep and
-    # most others have too few of them.
-    if len(document) <= 2 * MAX_NESTING:
-        return
-    lists = document.count(b"[")
-    if len(document) <= 5 * MAX_NESTING - 3 * lists or document.count(b"{") + lists <= MAX_NESTING:
-        return
-    if _nesting(document) > MAX_NESTING:
+    if not document.isascii():
+        try:
+            document.decode()
+        except UnicodeDecodeError as error:
+            raise DocumentError(f"not UTF-8 at byte {error.start}") from error
+    if _may_be_too_deep(document) and _nesting(document) > MAX_NESTING:
         raise DocumentError(_TOO_DEEP)
 
 
@@ -121,6 +116,32 @@ class CheckedDocuments:
 
 
 _TOO_DEEP = f"nested more than {MAX_NESTING} levels deep"
+
+
+def _may_be_too_deep(document: bytes) -> bool:
+    """False for most documents, for little.
+
+    Every level takes two brackets, one of an object five characters: most documents are too short to be too deep and
+    most others have too few of them.
+    """
+    if len(document) <= 2 * MAX_NESTING:
+        return False
+    if len(document) > _LONG:
+        return _has_more_brackets(document, MAX_NESTING)
+    lists = document.count(b"[")
+    return len(document) > 5 * MAX_NESTING - 3 * lists and document.count(b"{") + lists > MAX_NESTING
+
+
+def _has_more_brackets(document: bytes, most: int) -> bool:
+    """Whether more than ``most`` brackets are opened. Quicker than counting them: 10 MB of text take 0.5 ms, not 9."""
+    for bracket in (b"[", b"{"):
+        at = document.find(bracket)
+        while at >= 0:
+            if not most:
+                return True
+            most -= 1
+            at = document.find(bracket, at + 1)
+    return False
 
 
 def _nesting(document: bytes) -> int:

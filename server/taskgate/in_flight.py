@@ -140,6 +140,7 @@ class InFlight:
         self._process = _Scope("server", limit, MAX_WAITING)
         self._scopes: WeakValueDictionary[object, _Scope] = WeakValueDictionary()  # rooms keep them
         self._copies: dict[tuple[object, int], list[_Copy]] = {}
+        self._found: tuple[bytes, _Copy] | None = None  # of this turn of the loop: many calls may wake for one read
         self._keys: Counter[object] = Counter()
         self._waiters: dict[_Waiter, None] = {}  # in order of arrival
         self._full = False  # whether a waiter waits for the process, and later calls behind it
@@ -167,10 +168,14 @@ class InFlight:
 
     def find(self, key: object, document: bytes) -> _Copy:
         """The copy in flight that equals ``document``, or a new one."""
-        for copy in self._copies.get((key, len(document)), ()):
-            if copy.document == document:
-                return copy
-        return _Copy(key, document)
+        if self._found is None:
+            asyncio.get_running_loop().call_soon(self._forget_found)
+        elif self._found[0] is document:
+            return self._found[1]
+        copies = self._copies.get((key, len(document)), ())
+        copy = next((copy for copy in copies if copy.document == document), None) or _Copy(key, document)
+        self._found = document, copy
+        return copy
 
     def has_room(self, copy: _Copy, own: int, scopes: Scopes, *, in_turn: bool) -> bool:
         """Whether a call that costs ``own`` bytes may be answered with ``copy`` now; ``in_turn`` if it has waited."""
@@ -244,7 +249,8 @@ class InFlight:
         finally:
             if waiter in self._waiters:
                 self._leave(waiter)
-                self.let_in()  # those behind it may fit
+                if self._full:
+                    self.let_in()  # those behind it may fit
 
     def give_back(self, reserved: int, scopes: Scopes, *, let_in: bool = True) -> None:
         """Undo a reservation of so many bytes."""
@@ -269,13 +275,17 @@ class InFlight:
         self._waiters[waiter] = None
         for scope in scopes:
             scope.waiting += 1
-        self.let_in()  # it may be the first that waits for the process
+        if all(scope.fits(size) for scope in scopes[:-1]):  # it waits for the process
+            self._full = True
         return waiter
 
     def _leave(self, waiter: _Waiter) -> None:
         del self._waiters[waiter]
         for scope in waiter.scopes:
             scope.waiting -= 1
+
+    def _forget_found(self) -> None:
+        self._found = None
 
     def _look_whether_idle(self) -> None:
         if not self._process.used and self._when_idle is not None:
@@ -337,18 +347,18 @@ class Room:
 
     def take(self, key: object, document: bytes) -> bool:
         """Count ``document``, known as ``key``, for this call; False if there is no room."""
-        waited = self._reserved > 0
-        self._budget.give_back(self._reserved, self._scopes, let_in=False)
-        self._reserved = 0
-        copy = self._budget.find(key, document)
+        reserved, self._reserved = self._reserved, 0
+        self._budget.give_back(reserved, self._scopes, let_in=False)
+        before = self._budget.used
         own = self._own(len(document))
-        has_room = self._budget.has_room(copy, own, self._scopes, in_turn=waited)
-        if has_room:
-            self._budget.add(copy, own, self._scopes)
-            self._copy = copy
-        if waited:
-            self._budget.let_in()  # the document may have become smaller
-        return has_room
+        if all(scope.fits(own) for scope in self._scopes):
+            copy = self._budget.find(key, document)
+            if self._budget.has_room(copy, own, self._scopes, in_turn=reserved > 0):
+                self._budget.add(copy, own, self._scopes)
+                self._copy = copy
+        if self._budget.used - before < reserved:
+            self._budget.let_in()
+        return self._copy is not None
 
     def may_share(self, key: object) -> bool:
         """Whether some document known as ``key`` is in flight, so that an equal one would cost little.
@@ -358,13 +368,13 @@ class Room:
         """
         return self._budget.knows(key)
 
-    async def wait(self, size: int) -> None:
-        """Wait for room for a document of ``size`` bytes.
+    async def wait(self, size: int, *, shared: bool = False) -> None:
+        """Wait for room for a document of ``size`` bytes; if it is ``shared``, for what the call costs besides it.
 
         Raises:
             Overloaded: there was none in time, or too many others wait.
         """
-        needed = size + self._own(size)
+        needed = self._own(size) + (0 if shared else size)
         await self._budget.reserve(needed, self._scopes)
         self._reserved = needed
 

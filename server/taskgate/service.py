@@ -34,8 +34,8 @@ _HUGE_CONVERSION_BYTES = 2 * 1024 * 1024
 _SIZES = 4096
 """Large documents whose size is known, so that there is room for them before they are read."""
 
-_THREADS = 4
-"""More would only take the interpreter lock from one another."""
+_THREADS = 1
+"""More would only take the interpreter lock from the event loop."""
 
 
 class TaskService:
@@ -141,8 +141,7 @@ class TaskService:
 
     async def _read_large(self, task_id: str, size: int, room: Room) -> bytes:
         """A document of about ``size`` bytes, read once there is room for it."""
-        if not room.may_share(task_id):
-            await room.wait(size)
+        await room.wait(size, shared=room.may_share(task_id))
         while not room.take(task_id, stored := self._noted(task_id, await self._store.get_document(task_id))):
             size = len(stored)
             del stored

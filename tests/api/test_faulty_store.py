@@ -114,7 +114,7 @@ MESSAGES = {
     AWAY: "The store is unavailable: it is away",
     FULL: "Overloaded: 1024 reads wait for the store; try again",
     UNREADABLE: f"The stored document of task {UNREADABLE} cannot be read",
-    SLOW: "The call did not finish within 0.5 s",
+    SLOW: "The call did not finish within 0.",  # 0.5 s, less what its message took to come
 }
 
 
@@ -123,7 +123,9 @@ async def test_each_fault_has_its_row_of_the_error_table(faulty_door: Door, task
     """Same status and words everywhere; nothing of an exception that nobody foresaw reaches any caller."""
     status, code, reason, retryable = ROWS[task_id]
     outcome = await asyncio.to_thread(faulty_door.get_task_json, task_id, x_request_id="my-id")
-    assert (status, MESSAGES[task_id]) == (outcome.status, outcome.message)
+    assert outcome.status == status
+    assert outcome.message.startswith(MESSAGES[task_id])
+    assert len(outcome.message) <= len(MESSAGES[task_id]) + len("49 s") * (task_id == SLOW)
     assert outcome.headers["x-request-id"] == "my-id"
     assert SECRET not in str(outcome)
     if isinstance(faulty_door, GrpcDoor):

@@ -1,6 +1,7 @@
 """What happens around every call: masking, deadline, log line; without any transport."""
 
 import asyncio
+import weakref
 
 import pytest
 import structlog
@@ -156,3 +157,25 @@ class TestStarted:
         started = Started(waits())
         with pytest.raises(LookupError):
             await started
+
+    async def test_refusal_keeps_nothing_of_what_was_read(self) -> None:
+        """A thousand calls that are refused after reading 10 MB each would keep it for as long as they are answered."""
+
+        class Document:
+            pass
+
+        reads: list[asyncio.Future[Document]] = [asyncio.get_running_loop().create_future()]
+
+        async def refuse() -> None:
+            await reads[0]
+            raise LookupError
+
+        started = Started(refuse())
+        document = Document()
+        kept = weakref.ref(document)
+        reads.pop().set_result(document)
+        del document
+        with pytest.raises(LookupError) as refusal:
+            await started
+        await asyncio.sleep(0)  # until here the loop itself keeps what woke this task
+        assert kept() is None, refusal

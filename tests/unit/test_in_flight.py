@@ -271,3 +271,18 @@ async def test_idle_is_told_once_nothing_is_in_flight(monkeypatch: pytest.Monkey
     assert not told.is_set()
     room.release()
     await asyncio.wait_for(told.wait(), 5)
+
+
+async def test_shared_document_costs_what_a_call_costs_besides_it() -> None:
+    """A call for a document that is in flight waits for no more; one that has not even that is not given it."""
+    in_flight = InFlight(LIMIT, own_bytes=12 * MIB, wait_seconds=0.05)
+    first, second, third = (room_of(in_flight, port=port) for port in range(3))
+    assert first.take("task", document(1, 20 * MIB))
+    assert second.may_share("task")
+    await second.wait(20 * MIB, shared=True)
+    assert in_flight.used == 44 * MIB
+    assert second.take("task", document(1, 20 * MIB))
+    assert second.document is first.document
+    await third.wait(20 * MIB, shared=True)
+    with pytest.raises(Overloaded):
+        await room_of(in_flight, port=4).wait(20 * MIB, shared=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from taskgate.errors import DocumentUnreadable
 from taskgate.stores import sqlite
+from taskgate.stores.single_flight import LARGE_DOCUMENT
 from taskgate.stores.sqlite import SqliteStore
 
 
@@ -26,9 +28,9 @@ async def happens_on_the_loop(store: SqliteStore, monkeypatch: pytest.MonkeyPatc
     seen: list[threading.Thread] = []
     fetch_one = store._connections.fetch_one
 
-    def noted(statement: str, parameter: str, *, for_loop: bool = False) -> tuple[object, ...] | None:
+    def noted(task_id: str, *, for_loop: bool = False) -> tuple[object, ...] | None:
         seen.append(threading.current_thread())
-        return fetch_one(statement, parameter, for_loop=for_loop)
+        return fetch_one(task_id, for_loop=for_loop)
 
     with monkeypatch.context() as patch:
         patch.setattr(store._connections, "fetch_one", noted)
@@ -72,4 +74,45 @@ async def test_lock_sends_the_read_to_a_thread(database: Path) -> None:
     release.start()
     assert await store.get_document("a") == b"{}"
     release.join()
+    await store.close()
+
+
+LARGE = '{"text":"' + "ä" * LARGE_DOCUMENT + '"}'
+
+VIEW = """
+CREATE TABLE stored (id TEXT, document TEXT);
+CREATE VIEW task AS SELECT id AS task_id, document AS json_data FROM stored;
+CREATE TRIGGER store INSTEAD OF INSERT ON task BEGIN INSERT INTO stored VALUES (NEW.task_id, NEW.json_data); END
+"""
+
+
+@pytest.mark.parametrize(
+    ("layout", "value", "found"),
+    [
+        ("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)", LARGE, LARGE),
+        ("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data BLOB)", LARGE.encode(), LARGE),
+        ("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT) WITHOUT ROWID", LARGE, LARGE),
+        (VIEW, LARGE, LARGE),
+        ("PRAGMA encoding = 'UTF-16'; CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)", LARGE, LARGE),
+        ("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data)", None, None),
+        ("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data)", 42, None),
+    ],
+    ids=["text", "blob", "without rowid", "view", "UTF-16", "null", "integer"],
+)
+async def test_first_and_later_reads_find_the_same_in_every_kind_of_table(
+    tmp_path: Path, layout: str, value: object, found: str | None
+) -> None:
+    """Threads read a value in its place, where it has one."""
+    path = tmp_path / "tasks.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(layout)
+        connection.execute("INSERT INTO task VALUES ('a', ?)", (value,))
+    store = SqliteStore(str(path))
+    for _ in range(2):
+        if found is None:
+            with pytest.raises(DocumentUnreadable):
+                await store.get_document("a")
+        else:
+            assert await store.get_document("a") == found.encode()
+        assert await store.get_document("b") is None
     await store.close()

@@ -11,6 +11,7 @@ from taskgate.stores.sqlite import SqliteStore, SqliteWriter
 from taskgate.transports.envoy import _Parts
 from taskgate.transports.grpc_wire import frame
 from taskgate.transports.health import Health
+from taskgate.transports.pace import Turns
 
 
 async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> None:
@@ -29,6 +30,25 @@ async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> No
         assert await anext(messages) == b"m"
     await asyncio.wait_for(sending, 5)
     await messages.aclose()
+
+
+async def test_each_turn_of_the_loop_is_for_one_part() -> None:
+    """Those that wait have theirs in order; one that was given up takes none."""
+    turns = Turns()
+    taken: list[tuple[int, int]] = []
+    turn = 0
+
+    async def take(number: int) -> None:
+        await turns.take()
+        taken.append((number, turn))
+
+    tasks = [asyncio.create_task(take(number)) for number in range(5)]
+    for turn in range(8):
+        await asyncio.sleep(0)
+        if turn == 0:
+            tasks[2].cancel()
+    assert [number for number, _ in taken] == [0, 1, 3, 4]
+    assert len({at for _, at in taken}) == 4
 
 
 async def test_health_watch_says_not_serving_and_ends_when_the_service_ends() -> None:

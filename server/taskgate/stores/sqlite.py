@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.cold_reads import ColdReads
 from taskgate.stores.interrupts import interrupts_held
-from taskgate.stores.single_flight import SingleFlight
+from taskgate.stores.single_flight import LARGE_DOCUMENT, SingleFlight
 from taskgate.stores.standing import Standing, standing_of
 from taskgate.stores.writer import Writer, compare
 
@@ -61,6 +61,11 @@ CREATE TABLE task (
 """
 
 _SELECT = "SELECT json_data FROM task WHERE task_id = ?"
+
+_LARGE_AT_ONCE = threading.BoundedSemaphore(2)
+"""So many documents are copied at once: more would take the processors from the event loop."""
+
+_SELECT_PLACE = "SELECT rowid, typeof(json_data) FROM task WHERE task_id = ?"
 
 _UPSERT = """
 INSERT INTO task (task_id, update_time, json_data) VALUES {rows}
@@ -157,7 +162,7 @@ class SqliteStore:
 
     def _read(self, task_id: str, *, for_loop: bool = False) -> bytes | None:
         try:
-            row = self._connections.fetch_one(_SELECT, task_id, for_loop=for_loop)
+            row = self._connections.fetch_one(task_id, for_loop=for_loop)
         except UnicodeEncodeError:  # a lone surrogate
             return None
         if row is None:
@@ -193,8 +198,8 @@ class _Connections:
         self._in_use = 0
         self._outdated = 0  # in use, but of an earlier generation: closed when they come back
 
-    def fetch_one(self, statement: str, parameter: str, *, for_loop: bool = False) -> tuple[Any, ...] | None:
-        """The first row, text as bytes; raises StoreUnavailable, or _Busy. Waits for nothing but the disk.
+    def fetch_one(self, task_id: str, *, for_loop: bool = False) -> tuple[Any, ...] | None:
+        """The document in a tuple, text as bytes; raises StoreUnavailable, or _Busy. Waits for nothing but the disk.
 
         ``for_loop`` takes a connection that threads have opened and leave alone. If there is none it raises _Busy.
         """
@@ -202,7 +207,7 @@ class _Connections:
         connection: sqlite3.Connection | None = None
         try:
             connection = self._for_loop() if for_loop else self._idle_or_new()
-            return connection.execute(statement, (parameter,)).fetchone()  # type: ignore[no-any-return]
+            return (_select if for_loop else _read_in_place)(connection, task_id)
         except sqlite3.Error as error:
             public = _unavailable(self._name, self._path, error)
             if _is_busy(error):
@@ -278,6 +283,44 @@ class _Connections:
         for connections in (self._idle, self._idle_for_loop):
             while connections:
                 connections.pop().close()
+
+
+def _select(connection: sqlite3.Connection, task_id: str) -> tuple[Any, ...] | None:
+    return connection.execute(_SELECT, (task_id,)).fetchone()  # type: ignore[no-any-return]
+
+
+def _read_in_place(connection: sqlite3.Connection, task_id: str) -> tuple[Any, ...] | None:
+    """As ``_select``, in a third of its time for 10 MB, and without the interpreter lock; in 3 µs more for a small one.
+
+    ``_select`` keeps the lock for 10 ms while it copies 10 MB.
+    """
+    try:
+        with _transaction(connection):  # in which a row keeps its place
+            if connection.execute("PRAGMA encoding").fetchone() == (b"UTF-8",):
+                place = connection.execute(_SELECT_PLACE, (task_id,)).fetchone()
+                if place is None:
+                    return None
+                if isinstance(place[0], int) and place[1] in {b"text", b"blob"}:
+                    with connection.blobopen("task", "json_data", place[0], readonly=True) as blob, _turn(len(blob)):
+                        return (blob.read(),)
+    except sqlite3.OperationalError as error:
+        if _primary_code(error) != sqlite3.SQLITE_ERROR:  # a table without rowid
+            raise
+    return _select(connection, task_id)
+
+
+def _turn(size: int) -> AbstractContextManager[object]:
+    return _LARGE_AT_ONCE if size > LARGE_DOCUMENT else nullcontext()
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 class SqliteWriter(Writer):

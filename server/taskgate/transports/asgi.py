@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from taskgate.calls import Started
-from taskgate.transports.pace import send_in_parts
+from taskgate.transports.pace import Turns, send_in_parts
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -131,7 +131,7 @@ async def send_body(send: Send, body: bytes, *, last: bool = True) -> None:
         raise CallerGone from None
 
 
-async def send_large(send: Send, body: bytes, wrap: Callable[[bytes], bytes] = bytes) -> None:
+async def send_large(send: Send, body: bytes, turns: Turns, wrap: Callable[[bytes], bytes] = bytes) -> None:
     """Send ``body``, to which nothing or more may follow, in parts; returns when Envoy has taken the last of them.
 
     ``wrap`` makes of a part what is sent of it.
@@ -141,7 +141,7 @@ async def send_large(send: Send, body: bytes, wrap: Callable[[bytes], bytes] = b
         ReaderTooSlow: it reads too slowly.
     """
     try:
-        await send_in_parts(lambda part: _send_part(send, wrap(part)), body, len(body))
+        await send_in_parts(lambda part: _send_part(send, wrap(part)), body, len(body), turns)
     except OSError as error:
         released(error)
         raise CallerGone from None

@@ -18,7 +18,6 @@ import structlog
 
 from taskgate.calls import (
     REQUEST_ID_HEADER,
-    Answer,
     Call,
     Handler,
     LargeAnswer,
@@ -69,7 +68,7 @@ from taskgate.transports.grpc_wire import (
     status_of_error,
     timeout_seconds,
 )
-from taskgate.transports.pace import PINNED_BYTES, ReaderTooSlow
+from taskgate.transports.pace import PINNED_BYTES, ReaderTooSlow, Turns
 
 _TASK_PATH = b"/api/tasks/"
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -102,6 +101,7 @@ class EnvoyTransport:
             in_flight=InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES),
             python=python,
         )
+        self._turns = Turns()
         self._limit = limit = settings.request_timeout
         self._get_document = build_handlers({"": build_document_endpoint(service)}, request_timeout=limit)[""]
         self._unary: Mapping[bytes, Handler] = {
@@ -165,22 +165,25 @@ class EnvoyTransport:
         if b"%" in task_id:
             task_id = unquote_to_bytes(task_id)
         call = Call(STREAM_TASK_JSON, _request_id(headers), peer=scope["client"])
+        identity = (_REQUEST_ID, call.request_id.encode())
         try:
             started = Started(self._get_document(call, task_id))
             document = started.result if started.done else await finish(started, receive)
             assert isinstance(document, bytes)  # noqa: S101 - it is nothing but the document
             length = (b"content-length", str(len(document)).encode())
-            answered = [_JSON, length, (_REQUEST_ID, call.request_id.encode())]
-            await send({"type": "http.response.start", "status": 200, "headers": answered})
+            await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length, identity]})
             if call.room is not None:
-                await send_large(send, document)
+                await send_large(send, document, self._turns)
                 document = b""
             await send_body(send, document)
         except TaskgateError as error:
-            await self._send_json_error(send, error.status, error.message, (_REQUEST_ID, call.request_id.encode()))
+            refusal = error.status, error.message
+        else:
+            return
         finally:
             if call.room is not None:
                 call.room.release()
+        await self._send_json_error(send, *refusal, identity)  # where no traceback keeps what its frames have read
 
     async def _send_json_error(self, send: Send, row: ErrorStatus, message: str, identity: tuple[bytes, bytes]) -> None:
         """The error in Conductor's shape (design section "Errors"); ``identity`` is the header with the request ID."""
@@ -217,7 +220,7 @@ class EnvoyTransport:
             if (handler := self._unary.get(path)) is not None:
                 message = await request.only_message()
                 call = Call(path.decode(), _request_id(headers), request.seconds_left(), peer=scope["client"])
-                await _unary_call(handler, call, message, receive, send)
+                await self._unary_call(handler, call, message, receive, send)
             elif path == self._health_check:
                 await _send_message(send, await self._health.check(await request.only_message()))
                 await _send_trailers(send, (*_GRPC_OK, _identity(headers)))
@@ -235,6 +238,27 @@ class EnvoyTransport:
                 await _send_status(send, [*unknown, _identity(headers)])
         except Refused as refused:
             await _send_status(send, [*status(refused.code, refused.message), *refused.extra, _identity(headers)])
+
+    async def _unary_call(self, handler: Handler, call: Call, message: bytes, receive: Receive, send: Send) -> None:
+        identity = (_REQUEST_ID, call.request_id.encode())
+        try:
+            started = Started(handler(call, message))
+            response = started.result if started.done else await finish(started, receive)
+            if not isinstance(response, LargeAnswer):
+                await _send_message(send, response)
+            elif call.path == STREAM_TASK_JSON:
+                await _send_stream(send, response.payload, self._turns)
+            else:
+                await _send_large_message(send, response, self._turns)
+            await _send_trailers(send, (*_GRPC_OK, identity))
+        except TaskgateError as error:
+            trailers = [*status_of_error(error), identity]
+        else:
+            return
+        finally:
+            if call.room is not None:
+                call.room.release()
+        await _send_status(send, trailers)  # where no traceback keeps what its frames have read
 
 
 _LOGGED = "Internal error; the server's log has it"
@@ -332,23 +356,6 @@ def _forget(answering: asyncio.Task[None]) -> None:
         released(error)
 
 
-async def _unary_call(handler: Handler, call: Call, message: bytes, receive: Receive, send: Send) -> None:
-    identity = (_REQUEST_ID, call.request_id.encode())
-    try:
-        started = Started(handler(call, message))
-        response = started.result if started.done else await finish(started, receive)
-        if call.path == STREAM_TASK_JSON and isinstance(response, LargeAnswer):
-            await _send_stream(send, response.payload)
-        else:
-            await _send_message(send, response)
-        await _send_trailers(send, (*_GRPC_OK, identity))
-    except TaskgateError as error:
-        await _send_status(send, [*status_of_error(error), identity])
-    finally:
-        if call.room is not None:
-            call.room.release()
-
-
 class _Parts:
     """The parts of a streaming request as they come, and the messages in them. Few are kept: the caller has to wait."""
 
@@ -414,23 +421,26 @@ async def _stream_call(
     await _send_trailers(send, (*trailers, identity))
 
 
-async def _send_message(send: Send, message: Answer) -> None:
-    """All of a unary answer but its trailers."""
+async def _send_message(send: Send, message: bytes) -> None:
+    """All of an answer of one small message but its trailers."""
     await send(_GRPC_START)
-    if isinstance(message, LargeAnswer):
-        head, payload = message
-        await send_body(send, prefix(len(head) + len(payload)) + head, last=False)
-        await send_large(send, payload)
-        await send_body(send, b"")
-    else:
-        await send_body(send, frame(message))
+    await send_body(send, frame(message))
 
 
-async def _send_stream(send: Send, document: bytes) -> None:
+async def _send_large_message(send: Send, message: LargeAnswer, turns: Turns) -> None:
+    """All of an answer of one large message but its trailers."""
+    head, payload = message
+    await send(_GRPC_START)
+    await send_body(send, prefix(len(head) + len(payload)) + head, last=False)
+    await send_large(send, payload, turns)
+    await send_body(send, b"")
+
+
+async def _send_stream(send: Send, document: bytes, turns: Turns) -> None:
     """All of a streaming answer but its trailers."""
     await send(_GRPC_START)
     await send_body(send, frame(body_part(b"", first=True)), last=False)
-    await send_large(send, document, lambda part: frame(body_part(part, first=False)))
+    await send_large(send, document, turns, lambda part: frame(body_part(part, first=False)))
     await send_body(send, b"")
 
 

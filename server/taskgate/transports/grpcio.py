@@ -10,6 +10,7 @@ The handlers here start with the call, wait for its message for a limited time, 
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -32,7 +33,7 @@ from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
 from taskgate.transports.error_details import status_details
 from taskgate.transports.grpc_wire import Refused, late_request, no_whole_message
-from taskgate.transports.pace import PART_BYTES, PINNED_BYTES, ReaderTooSlow, send_in_parts
+from taskgate.transports.pace import PART_BYTES, PINNED_BYTES, ReaderTooSlow, Turns, send_in_parts
 
 _FILES = 48
 """Files that a server has open beside connections and its store: 22 of its own, and those of large conversions."""
@@ -94,7 +95,10 @@ class GrpcServer:
         limit = self._settings.request_timeout
         handlers = build_handlers(build_endpoints(self._service), request_timeout=limit)
         described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
-        methods = {path: _unary(path, handler, limit, self._peer_token) for path, handler in handlers.items()} | {
+        turns = Turns()
+        methods = {
+            path: _unary(path, handler, limit, self._peer_token, turns) for path, handler in handlers.items()
+        } | {
             f"/{health.SERVICE_NAME}/Check": _check(self._health, limit),
             f"/{health.SERVICE_NAME}/Watch": _watch(self._health, limit),
             f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(described, limit),
@@ -175,13 +179,14 @@ def _by_service(methods: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
 
 
-def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) -> Any:
+def _unary(path: str, handler: Handler, limit: float, peer_token: str | None, turns: Turns) -> Any:
     """A grpc.aio method that carries one call between grpcio and ``handler``, within ``limit`` seconds.
 
     A streaming method is a unary one that writes before it returns its last message: for the answers that are a single
     message, which most are, grpcio then sends all in one go.
     """
     streams = path == STREAM_TASK_JSON
+    send_large = partial(_stream if streams else _whole, turns)
 
     async def behave(_: Any, context: Any) -> bytes:
         try:
@@ -189,30 +194,24 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None) ->
         except Refused as refused:
             await _refuse(context, refused)
             raise  # never reached: abort raises
-        metadata = dict(context.invocation_metadata())
-        remaining = context.time_remaining()
-        timeout = left if remaining is None else min(left, remaining)
-        call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
-        call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
+        call = _call(path, context, left, peer_token)
         call.copies = 0 if streams else _COPIES
         try:
-            return await _answer(handler, call, message, context)
+            return await _answer(handler, call, message, context, send_large)
         except ReaderTooSlow:
-            pass
+            end = partial(_give_up, call, context, limit + _PARKED_SECONDS)
         except TaskgateError as error:
-            _release(call)
-            trailers = _identity(call) + _error_trailers(error)
-            await context.abort(_STATUS_CODES[error.status.grpc_code], error.message, trailing_metadata=trailers)
-            raise  # never reached: abort raises
+            trailers = _identity(call) + _trailers(error)
+            end = partial(context.abort, _STATUS_CODES[error.status.grpc_code], error.message, trailers)
         except BaseException:
             _release(call)
             raise
-        # The traceback keeps the document until the clause above has been left and the event loop has had a turn.
+        # No traceback keeps any more what its frames have read, and the event loop nothing once it has had a turn.
         try:
             await asyncio.sleep(0)
         finally:
             _release(call)
-        await _give_up(call, context, limit + _PARKED_SECONDS)
+        await end()
         return b""
 
     return grpc.stream_unary_rpc_method_handler(behave)
@@ -305,28 +304,43 @@ async def _refuse(context: Any, refused: Refused) -> None:
     await context.abort(_STATUS_CODES[refused.code], refused.message)
 
 
-async def _answer(handler: Handler, call: Call, message: bytes, context: Any) -> bytes:
+def _call(path: str, context: Any, left: float, peer_token: str | None) -> Call:
+    """The call that ``context`` is of, to be answered within ``left`` seconds, or as long as its caller waits."""
+    metadata = dict(context.invocation_metadata())
+    remaining = context.time_remaining()
+    timeout = left if remaining is None else min(left, remaining)
+    call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
+    call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
+    return call
+
+
+async def _answer(
+    handler: Handler,
+    call: Call,
+    message: bytes,
+    context: Any,
+    send_large: Callable[[Call, LargeAnswer, Any], Awaitable[bytes]],
+) -> bytes:
     """Send all of the answer but its last message, which is returned."""
     response = await handler(call, message)
     context.set_trailing_metadata(_identity(call))
-    if not isinstance(response, LargeAnswer):
-        return response
-    return await (_stream if call.path == STREAM_TASK_JSON else _whole)(call, response, context)
+    return await send_large(call, response, context) if isinstance(response, LargeAnswer) else response
 
 
 def _identity(call: Call) -> tuple[tuple[str, str], ...]:
     return ((REQUEST_ID_HEADER, call.request_id),)
 
 
-async def _whole(call: Call, answer: LargeAnswer, context: Any) -> bytes:
+async def _whole(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -> bytes:
     """The message of a unary answer; its room is given back when the call is over."""
+    await turns.take()
     context.add_done_callback(lambda _: _release(call))
     if context.done():  # it was over before that
         _release(call)
     return b"".join(answer)
 
 
-async def _stream(call: Call, answer: LargeAnswer, context: Any) -> bytes:
+async def _stream(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -> bytes:
     """Write all parts of the document but the last, which is returned."""
     document = answer.payload
     length = ((LENGTH_HEADER, str(len(document))),)  # a REST answer in parts would have none
@@ -337,7 +351,7 @@ async def _stream(call: Call, answer: LargeAnswer, context: Any) -> bytes:
     async def write(part: bytes) -> None:
         await context.write(body_part(part, first=False))
 
-    await send_in_parts(write, document, end)
+    await send_in_parts(write, document, end, turns)
     _release(call)
     return body_part(document[end:], first=False)
 
@@ -366,7 +380,7 @@ def _release(call: Call) -> None:
         call.room.release()
 
 
-def _error_trailers(error: TaskgateError) -> tuple[tuple[str, str | bytes], ...]:
+def _trailers(error: TaskgateError) -> tuple[tuple[str, str | bytes], ...]:
     details = ("grpc-status-details-bin", status_details(error))
     if error.status.retry_after is None:
         return (details,)

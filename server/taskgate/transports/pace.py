@@ -1,6 +1,7 @@
 """Large answers in parts, as fast as their readers take them, and no slower than a reader must."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 PART_BYTES = 64 * 1024
@@ -29,7 +30,38 @@ class ReaderTooSlow(Exception):
     """
 
 
-async def send_in_parts(send: Callable[[bytes], Awaitable[object]], body: bytes, end: int) -> None:
+class Turns:
+    """Turns of the event loop, each for one part of a large answer, so that small answers come in between.
+
+    Without, a hundred readers make each turn take 30 ms; and grpcio takes up one call in two turns.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Wait for a turn that nobody has taken."""
+        loop = asyncio.get_running_loop()
+        if self._taken:
+            turn: asyncio.Future[None] = loop.create_future()
+            self._waiting.append(turn)
+            await turn
+        else:
+            self._taken = True
+            loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self._taken = False
+        while self._waiting and not self._taken:
+            turn = self._waiting.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+                self._taken = True
+                asyncio.get_running_loop().call_soon(self._next)
+
+
+async def send_in_parts(send: Callable[[bytes], Awaitable[object]], body: bytes, end: int, turns: Turns) -> None:
     """Hand ``body`` up to ``end`` to ``send``, which waits until there is room for more. Raises ReaderTooSlow."""
     clock = asyncio.get_running_loop().time
     start, size, quick = 0, PART_BYTES, 0
@@ -38,7 +70,8 @@ async def send_in_parts(send: Callable[[bytes], Awaitable[object]], body: bytes,
     try:
         async with asyncio.timeout_at(deadline) as limit:
             while start < end:
-                began = now
+                await turns.take()
+                began = clock()
                 await send(body[start : min(start + size, end)])
                 now = clock()
                 deadline = min(deadline + size / MIN_RATE, now + GRACE_SECONDS)
