@@ -439,22 +439,27 @@ class TestHeaders:
             assert_document(other.call(ASK))
 
     def test_endless_headers_are_not_kept(self, target: str, system: System, route: str) -> None:
-        """100 MB in CONTINUATION frames without end (CVE-2024-27316): Envoy cuts them off, grpcio throws them away."""
-        with RawGrpc(target) as connection, RawGrpc(target) as other:
-            connection.receive(0.2)
-            before = memory(system)
-            # ":method: POST", ":scheme: http", ":path: /", then one header after the other, without END_HEADERS.
-            frames = [frame(1, bytes.fromhex("838684"))]
-            frames += [frame(9, b"\x00\x01x\x7f\x81\x7c" + b"y" * 16_000)] * 6250
-            sent = 0
-            connection.socket.settimeout(20)
-            with contextlib.suppress(OSError):
-                for data in frames:
-                    connection.socket.sendall(data)
-                    sent += 1
-            assert (sent == len(frames)) == (route == "grpcio")
-            assert memory(system) - before < 25e6
-            assert_goes_on(other)
+        """100 MB in CONTINUATION frames without end (CVE-2024-27316): Envoy cuts them off, grpcio throws them away.
+
+        Memory is compared with that after as many before: buffers that are there to stay have been made by then.
+        """
+        # ":method: POST", ":scheme: http", ":path: /", then one header after the other, without END_HEADERS.
+        frames = [frame(1, bytes.fromhex("838684"))]
+        frames += [frame(9, b"\x00\x01x\x7f\x81\x7c" + b"y" * 16_000)] * 6250
+        held = []
+        for _ in range(2):
+            with RawGrpc(target) as connection, RawGrpc(target) as other:
+                connection.receive(0.2)
+                sent = 0
+                connection.socket.settimeout(20)
+                with contextlib.suppress(OSError):
+                    for data in frames:
+                        connection.socket.sendall(data)
+                        sent += 1
+                assert (sent == len(frames)) == (route == "grpcio")
+                held.append(memory(system))
+                assert_goes_on(other)
+        assert held[1] - held[0] < 25e6
 
 
 @pytest.mark.parametrize("offered", ["caller:42", "x" * 8000, "a b"])
