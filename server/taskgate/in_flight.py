@@ -170,7 +170,7 @@ class InFlight:
         """The copy in flight that equals ``document``, or a new one."""
         if self._found is None:
             asyncio.get_running_loop().call_soon(self._forget_found)
-        elif self._found[0] is document:
+        elif self._found[0] is document and self._found[1].key == key:
             return self._found[1]
         copies = self._copies.get((key, len(document)), ())
         copy = next((copy for copy in copies if copy.document == document), None) or _Copy(key, document)
