@@ -2,8 +2,10 @@
 
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,18 +28,30 @@ def database(tmp_path: Path) -> Path:
 async def happens_on_the_loop(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the next read does."""
     seen: list[threading.Thread] = []
-    fetch_one = store._connections.fetch_one
 
-    def noted(task_id: str, *, for_loop: bool = False) -> tuple[object, ...] | None:
-        seen.append(threading.current_thread())
-        return fetch_one(task_id, for_loop=for_loop)
+    def noted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **options: Any) -> Any:
+            seen.append(threading.current_thread())
+            return read(*arguments, **options)
+
+        return noting
 
     with monkeypatch.context() as patch:
-        patch.setattr(store._connections, "fetch_one", noted)
+        for read in ("look_up", "fetch_one"):
+            patch.setattr(store._connections, read, noted(getattr(store._connections, read)))
         assert await store.get_document("a") == b"{}"
     return seen[-1] is threading.current_thread()
 
 
+@pytest.fixture(params=["SQLite's C interface", "the sqlite3 module"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What reads on the event loop; the module does where the other cannot be reached."""
+    if request.param == "the sqlite3 module":
+        monkeypatch.setattr(sqlite, "open_lookup", lambda _uri, _statement: None)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("reader")
 async def test_only_the_first_read_of_a_task_needs_a_thread(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = SqliteStore(str(database))
     assert not await happens_on_the_loop(store, monkeypatch)
@@ -46,6 +60,7 @@ async def test_only_the_first_read_of_a_task_needs_a_thread(database: Path, monk
     await store.close()
 
 
+@pytest.mark.usefixtures("reader")
 async def test_slow_read_on_the_loop_sends_the_next_ones_to_threads(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +76,7 @@ async def test_slow_read_on_the_loop_sends_the_next_ones_to_threads(
     await store.close()
 
 
+@pytest.mark.usefixtures("reader")
 async def test_lock_sends_the_read_to_a_thread(database: Path) -> None:
     """The loop never waits for a lock; the read is answered when the lock is gone."""
     store = SqliteStore(str(database))
@@ -75,6 +91,27 @@ async def test_lock_sends_the_read_to_a_thread(database: Path) -> None:
     assert await store.get_document("a") == b"{}"
     release.join()
     await store.close()
+
+
+async def test_reads_on_the_loop_follow_a_file_that_replaces_another(database: Path, tmp_path: Path) -> None:
+    """Also where the path is a link, and then leads elsewhere."""
+    paths = [tmp_path / "old.db", tmp_path / "new.db"]
+    for path in paths:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data)")
+            connection.execute("INSERT INTO task VALUES ('a', ?)", (path.stem,))
+    link = tmp_path / "link.db"
+    link.symlink_to(paths[0])
+    plain, linked = SqliteStore(str(database)), SqliteStore(str(link))
+    for _ in range(3):
+        assert (await plain.get_document("a"), await linked.get_document("a")) == (b"{}", b"old")
+    link.unlink()
+    link.symlink_to(paths[1])
+    paths[0].replace(database)
+    for _ in range(3):
+        assert (await plain.get_document("a"), await linked.get_document("a")) == (b"old", b"new")
+    await plain.close()
+    await linked.close()
 
 
 LARGE = '{"text":"' + "ä" * LARGE_DOCUMENT + '"}'
@@ -99,6 +136,7 @@ CREATE TRIGGER store INSTEAD OF INSERT ON task BEGIN INSERT INTO stored VALUES (
     ],
     ids=["text", "blob", "without rowid", "view", "UTF-16", "null", "integer"],
 )
+@pytest.mark.usefixtures("reader")
 async def test_first_and_later_reads_find_the_same_in_every_kind_of_table(
     tmp_path: Path, layout: str, value: object, found: str | None
 ) -> None:

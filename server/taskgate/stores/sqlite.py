@@ -23,6 +23,7 @@ from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.cold_reads import ColdReads
 from taskgate.stores.interrupts import interrupts_held
 from taskgate.stores.single_flight import LARGE_DOCUMENT, SingleFlight
+from taskgate.stores.sqlite_lookup import Lookup, LookupFailed, open_lookup
 from taskgate.stores.standing import Standing, standing_of
 from taskgate.stores.writer import Writer, compare
 
@@ -128,7 +129,7 @@ class SqliteStore:
         if began < self._in_threads_until or not self._cold.is_quick(task_id, began):
             return await self._flights.get_document(task_id)
         try:
-            document = self._read(task_id, for_loop=True)
+            document = self._read_on_loop(task_id)
         except _Busy:
             return await self._flights.get_document(task_id)
         seconds = time.monotonic() - began
@@ -145,6 +146,14 @@ class SqliteStore:
         """See ``TaskStore``."""
         await self._flights.close()
         self._connections.discard()
+
+    def _read_on_loop(self, task_id: str) -> bytes | None:
+        try:
+            return self._connections.look_up(task_id)
+        except LookupFailed:
+            return self._read(task_id, for_loop=True)  # it can do without, or says what is wrong
+        except UnicodeEncodeError:  # a lone surrogate
+            return None
 
     def _read_patiently(self, task_id: str, asked: float) -> bytes | None:
         """``_read``, again while there is a lock, until ``READ_BUSY_TIMEOUT`` seconds after it was ``asked`` for.
@@ -195,6 +204,7 @@ class _Connections:
         self._generation = 0  # counts such files
         self._idle: list[sqlite3.Connection] = []
         self._idle_for_loop: list[sqlite3.Connection] = []  # one at most
+        self._lookup: Lookup | None = None
         self._in_use = 0
         self._outdated = 0  # in use, but of an earlier generation: closed when they come back
 
@@ -207,7 +217,11 @@ class _Connections:
         connection: sqlite3.Connection | None = None
         try:
             connection = self._for_loop() if for_loop else self._idle_or_new()
-            return (_select if for_loop else _read_in_place)(connection, task_id)
+            if for_loop:
+                return _select(connection, task_id)
+            if self._lookup is None:
+                self._open_lookup(generation)
+            return _read_in_place(connection, task_id)
         except sqlite3.Error as error:
             public = _unavailable(self._name, self._path, error)
             if _is_busy(error):
@@ -216,6 +230,34 @@ class _Connections:
             raise public from error
         finally:
             self._take_back(connection, generation)
+
+    def look_up(self, task_id: str) -> bytes | None:
+        """The document, read on the event loop without giving up the interpreter lock.
+
+        Raises LookupFailed if that cannot be done now; ``fetch_one`` can then, or says why not.
+        """
+        with self._mutex:
+            lookup = self._lookup
+            if lookup is None or lookup.moved():
+                raise LookupFailed  # before anything reads, or where the module will close it
+            try:
+                return lookup.find(task_id)
+            except LookupFailed:
+                self._close_lookup()
+                raise
+
+    def _open_lookup(self, generation: int) -> None:
+        """Open the connection of ``look_up``, if the file is still that of ``generation``; for threads."""
+        if os.path.realpath(self._path) != self._path:
+            return  # SQLite would not notice that a link leads elsewhere
+        lookup = open_lookup(self._uri, _SELECT)
+        if lookup is None:
+            return
+        with self._mutex:
+            if self._lookup is None and generation == self._generation and _identity(self._path) == self._file:
+                self._lookup = lookup
+                return
+        lookup.close()
 
     def discard(self) -> None:
         """Close every connection, those in use as soon as they come back."""
@@ -280,9 +322,15 @@ class _Connections:
         self._file = None
         self._outdated += self._in_use
         self._in_use = 0
+        self._close_lookup()
         for connections in (self._idle, self._idle_for_loop):
             while connections:
                 connections.pop().close()
+
+    def _close_lookup(self) -> None:
+        if self._lookup is not None:
+            self._lookup.close()
+            self._lookup = None
 
 
 def _select(connection: sqlite3.Connection, task_id: str) -> tuple[Any, ...] | None:
