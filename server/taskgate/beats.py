@@ -63,11 +63,12 @@ async def until_silent(beats: asyncio.StreamReader, pid: int | None = None) -> N
 
 def is_blocked(pid: int) -> bool:
     """Whether a thread of the process waits in the kernel and cannot be interrupted; False where nothing tells."""
-    for status in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):  # the thread has ended
-            # The state comes after the name, which is in brackets and may hold any character.
-            if status.read_bytes().rpartition(b")")[2].split()[0] == b"D":
-                return True
+    with suppress(OSError):  # the process has ended, or this one may open no more files
+        for status in Path(f"/proc/{pid}/task").glob("*/stat"):
+            with suppress(OSError):  # the thread has ended
+                # The state comes after the name, which is in brackets and may hold any character.
+                if status.read_bytes().rpartition(b")")[2].split()[0] == b"D":
+                    return True
     return False
 
 

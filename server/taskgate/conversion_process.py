@@ -6,7 +6,7 @@ other call would wait, and its supervisor would take it for hung. Here it distur
 waits for it any more.
 
 On the wire, a socket, are a header of fixed size and what it announces: ``_REQUEST`` with the task ID and the stored
-value, ``_ANSWER`` with the result or, as JSON, a refusal.
+value, ``_ANSWER`` with the result or, as JSON, a refusal. A refusal of kind ``InternalError`` has a traceback.
 """
 
 import gc
@@ -16,12 +16,20 @@ import socket
 import struct
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 
 import msgspec
 
 from taskgate.conversion import Conversion, Converted, convert
-from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskgateError, TaskNotFound, TaskNotRepresentable
+from taskgate.errors import (
+    DocumentTooLarge,
+    DocumentUnreadable,
+    InternalError,
+    TaskgateError,
+    TaskNotFound,
+    TaskNotRepresentable,
+)
 from taskgate.heap import keep_what_is_here
 
 _REQUEST = struct.Struct("!cHQ")
@@ -36,6 +44,10 @@ _REFUSALS_BY_ID = {kind.__name__: kind for kind in (DocumentUnreadable, TaskNotF
 
 class ConversionEndedError(Exception):
     """The process has ended before it answered."""
+
+
+class ConversionFailedError(Exception):
+    """The conversion raised what it should not, and would again; the text is the traceback, for the log alone."""
 
 
 class _Refusal(msgspec.Struct):
@@ -70,6 +82,7 @@ class ConversionProcess:
 
         Raises:
             ConversionEndedError: the process is gone, perhaps by ``end`` in another thread.
+            ConversionFailedError: a fault of ours; the process goes on.
         """
         name = task_id.encode()
         try:
@@ -82,6 +95,8 @@ class ConversionProcess:
         if done:
             return Converted(answer, lasts)
         refusal = msgspec.json.decode(answer, type=_Refusal)
+        if refusal.kind == InternalError.__name__:
+            raise ConversionFailedError(refusal.message)
         if refusal.kind in _REFUSALS_BY_ID:
             raise _REFUSALS_BY_ID[refusal.kind](task_id)
         raise _REFUSALS[refusal.kind](refusal.message, **refusal.metadata)
@@ -146,12 +161,19 @@ def main() -> None:
 def _answer_one(connection: socket.socket) -> None:
     conversion, name_length, length = _REQUEST.unpack(_received(connection, _REQUEST.size))
     task_id = _received(connection, name_length).decode()
+    stored = _received(connection, length)
+    done = lasts = False
     try:
-        answer, lasts = convert(Conversion(conversion), task_id, _received(connection, length))
+        answer, lasts = convert(Conversion(conversion), task_id, stored)
         done = True
     except TaskgateError as error:
-        done = lasts = False
         answer = msgspec.json.encode(_Refusal(type(error).__name__, error.message, error.metadata))
+    except MemoryError:  # nothing more is certain to work here
+        raise
+    except Exception:  # noqa: BLE001 - another process would come to the same; the log of the server gets all of it
+        told = traceback.format_exc().encode(errors="backslashreplace").decode()
+        answer = msgspec.json.encode(_Refusal(InternalError.__name__, told, {}))
+    del stored  # it may have megabytes
     connection.sendall(_ANSWER.pack(done, lasts, len(answer)))
     connection.sendall(answer)
 

@@ -120,9 +120,12 @@ async def _obey(read: bytes, transport: EnvoyTransport) -> None:
     reader.feed_data(read)
     pipe = os.fdopen(0, "rb", buffering=0, closefd=False)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    while line := await reader.readline():
-        if line == DRAIN:
-            transport.drain()
+    try:
+        while line := await reader.readline():
+            if line == DRAIN:
+                transport.drain()
+    except Exception:  # noqa: BLE001 - nothing awaits this; of whatever kind it is, the log has it
+        structlog.get_logger("taskgate.server").exception("the supervisor's orders are not heard any more")
 
 
 sys.path[:] = [path for path in sys.path if path != "."]  # pyvoy's; modules are not looked for where tasks may be

@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections import deque
+from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
@@ -60,7 +60,7 @@ class LargeConversions:
         self._waiting: deque[_Job] = deque()
         self._waiting_bytes = 0
         self._running: _Job | None = None
-        self._given_up: dict[tuple[Conversion, str, int], float] = {}
+        self._given_up: OrderedDict[tuple[Conversion, str, int], float] = OrderedDict()
         self._worker: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("taskgate.conversions")
@@ -70,6 +70,7 @@ class LargeConversions:
 
         Raises:
             Overloaded: too much is waiting, the process was killed each time, or it cannot be started.
+            ConversionFailedError: the conversion has a fault, and is not tried again.
         """
         self._refuse_what_was_given_up(conversion, task_id, stored)
         job = self._job(conversion, task_id, stored)
@@ -182,14 +183,16 @@ class LargeConversions:
 
     def _give_up(self, job: _Job) -> None:
         if len(self._given_up) >= _MOST_REFUSED:
-            self._given_up.pop(next(iter(self._given_up)))
-        self._given_up[job.conversion, job.task_id, hash(job.stored)] = monotonic() + REFUSED_SECONDS
+            self._given_up.popitem(last=False)
+        given_up = job.conversion, job.task_id, hash(job.stored)
+        self._given_up[given_up] = monotonic() + REFUSED_SECONDS
+        self._given_up.move_to_end(given_up)
 
     def _refuse_what_was_given_up(self, conversion: Conversion, task_id: str, stored: bytes) -> None:
-        if not self._given_up:  # as a rule, and without a look at megabytes
-            return
-        until = self._given_up.get((conversion, task_id, hash(stored)), 0.0)
-        if monotonic() < until:
+        while self._given_up and next(iter(self._given_up.values())) <= monotonic():  # the oldest stands first
+            self._given_up.popitem(last=False)
+        # Hashing megabytes holds up the event loop. As a rule there is nothing to compare with, and none are.
+        if self._given_up and (conversion, task_id, hash(stored)) in self._given_up:
             raise _no_room(task_id)
 
     def _callers(self) -> list[asyncio.Future[Converted]]:

@@ -29,11 +29,15 @@ async def watch_store(store: TaskStore, report: Callable[[bool], Awaitable[None]
     while True:
         problem = await _problem(store)
         if (problem is None) != known:
-            known = problem is None
-            await report(known)
-            failures = 0
-            if known:
-                log.info("store answers")
+            try:
+                await report(problem is None)
+            except Exception:  # it is reported at the next look
+                log.exception("the state of the store could not be reported")
+            else:
+                known = problem is None
+                failures = 0
+                if known:
+                    log.info("store answers")
         if problem is not None:
             if failures % _REMIND_AFTER == 0:
                 log.warning("store does not answer", reason=problem)

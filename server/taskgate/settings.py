@@ -135,7 +135,7 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
     """
     if config is None and (from_environment := os.environ.get("TASKGATE_CONFIG")):
         config = Path(from_environment)
-    if config is not None and not config.is_file():
+    if config is not None and not os.path.isfile(config):  # noqa: PTH113 - Path raises for what cannot be looked at
         raise SettingsError(f"config: there is no file {config}")
 
     class FromFile(Settings):
@@ -147,6 +147,8 @@ def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:
         raise SettingsError("; ".join(_sentence(dict(detail), flags) for detail in error.errors())) from error
     except (SourceError, ValueError) as error:  # the TOML or an environment value could not be parsed at all
         raise SettingsError(f"config: {config or 'environment'}: {error}") from error
+    except OSError as error:  # it may not be read
+        raise SettingsError(f"config: {config}: {error.strerror}") from error
 
 
 # Kubernetes tells a container of services: variables of this kind are there if one is called taskgate.

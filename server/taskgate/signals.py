@@ -30,10 +30,15 @@ def stop_on_signals(stop: asyncio.Event, abandon: Callable[[], None] = lambda: N
 
     def handle(number: int) -> None:
         if stop.is_set():
-            structlog.get_logger("taskgate").warning("second signal: stopping without draining")
-            abandon()
-            flush_logs()
-            os._exit(128 + number)
+            log = structlog.get_logger("taskgate")
+            log.warning("second signal: stopping without draining")
+            try:
+                abandon()
+            except Exception:  # it ends all the same
+                log.exception("not all could be ended")
+            finally:
+                flush_logs()
+                os._exit(128 + number)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -19,6 +19,8 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _OVERLAP = 1.0
 """Seconds for which a process that is being replaced goes on serving beside its successor."""
 
+_WATCH_AGAIN = 1.0
+"""Seconds until a process is watched again, after a watch that failed."""
 
 _LAST_CALLS = 2.0
 """Seconds for the calls of a process that answers those that it has, and takes no more."""
@@ -119,20 +121,23 @@ class Supervisor(Generic[P]):
         Both generations are drained then: the successor that starts and the predecessor that goes.
         """
         await self._stand_down()
-        await asyncio.gather(*(process.drain(seconds) for process in self._processes()))
+        await asyncio.gather(*(self._drain(process, seconds) for process in self._processes()))
 
     async def stop(self, grace: float) -> None:
         """As ``Supervised.stop``, all at once; then let go of the addresses."""
         await self._stand_down()
         await _cancel(*(place.guard for place in self._places if place.guard is not None))
-        await asyncio.gather(*(process.stop(grace) for process in self._processes()))
+        await asyncio.gather(*(self._stop(process, grace) for process in self._processes()))
         for reservation in self._reservations:
             reservation.close()
 
     def abandon(self) -> None:
         """End all at once, with the calls that they have."""
         for process in self._processes():
-            process.abandon()
+            try:
+                process.abandon()
+            except Exception:  # noqa: BLE001 - the others are to end too
+                self._log.exception(f"{self._name} could not be ended")
 
     def _processes(self) -> list[P]:
         return [place.process for place in self._places] + self._aside
@@ -148,18 +153,33 @@ class Supervisor(Generic[P]):
             self._aside.append(successor)
             try:
                 await successor.start()
-            except (SettingsError, OSError) as error:  # OSError: this machine is out of processes, or of memory
+            except Exception as error:  # noqa: BLE001 - such as OSError: this machine is out of processes, or of memory
                 self._aside.remove(successor)
-                self._log.error("restart given up", reason=str(error))
+                self._log.error("restart given up", reason=str(error), exc_info=_unexpected(error))
                 return
             self._aside.remove(successor)
             predecessor, place.process = place.process, successor
             self._aside.append(predecessor)
             await self._guard(place)
-            await predecessor.drain(_OVERLAP)
-            await predecessor.stop(self._grace)
+            await self._drain(predecessor, _OVERLAP)
+            await self._stop(predecessor, self._grace)
             self._aside.remove(predecessor)
             self._log.info(f"{self._name} restarted", number=place.number, pid=successor.pid)
+
+    async def _drain(self, process: P, seconds: float) -> None:
+        """Drain it; a failure is logged, and ends nothing: ``_stop`` follows, and others are drained beside it."""
+        try:
+            await process.drain(seconds)
+        except Exception:  # noqa: BLE001 - as above
+            self._log.exception(f"{self._name} could not be drained")
+
+    async def _stop(self, process: P, grace: float) -> None:
+        """Stop it, at once if it cannot be done in order; others are stopped beside it."""
+        try:
+            await process.stop(grace)
+        except Exception:  # noqa: BLE001 - as above
+            self._log.exception(f"{self._name} could not be stopped in order; ending it")
+            process.abandon()
 
     async def _guard(self, place: _Place[P]) -> None:
         """Watch the process that is in ``place`` now, instead of the one before."""
@@ -168,16 +188,27 @@ class Supervisor(Generic[P]):
             await _cancel(before)
 
     async def _keep_running(self, number: int, process: P) -> None:
-        """Start ``process`` again whenever it ends or hangs; returns once everything stops."""
-        failures = 0
+        """Start ``process`` again whenever it ends or hangs; returns once everything stops.
+
+        A watch that fails is begun again: nothing else would notice that the process is gone.
+        """
+        failures, told = 0, False
+        began = time.monotonic()
         while True:
-            began = time.monotonic()
-            problem = await _until_gone(process)
+            try:
+                problem = await _until_gone(process)
+            except Exception:  # noqa: BLE001 - nothing awaits this; it is to go on
+                if not told:  # once, or an error that stays would fill the log
+                    self._log.exception(f"{self._name} cannot be watched; trying again", number=number)
+                told = True
+                await asyncio.sleep(_WATCH_AGAIN)
+                continue
             if self._stopping:
                 return
             failures = failures + 1 if time.monotonic() - began < _SHORT_LIFE else 0
             self._log.error(f"{self._name} gone; replacing it", number=number, problem=problem)
             failures = await self._start_again(process, failures)
+            began, told = time.monotonic(), False
 
     async def _start_again(self, process: P, failures: int) -> int:
         """Start it, however often it takes; returns the number of failures in a row, ``failures`` included."""
@@ -185,11 +216,21 @@ class Supervisor(Generic[P]):
             await asyncio.sleep(_delay(failures))
             try:
                 await process.start()
-            except (SettingsError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - of whatever kind it is, nobody else starts it
                 failures += 1
-                self._log.error(f"{self._name} cannot start; trying again", reason=str(error), delay=_delay(failures))
+                self._log.error(
+                    f"{self._name} cannot start; trying again",
+                    reason=str(error),
+                    delay=_delay(failures),
+                    exc_info=_unexpected(error),
+                )
             else:
                 return failures
+
+
+def _unexpected(error: Exception) -> Exception | None:
+    """``error`` if the log should say where it came from; None for one that its words explain."""
+    return None if isinstance(error, (SettingsError, OSError)) else error
 
 
 def _delay(failures: int) -> float:

@@ -53,8 +53,10 @@ async def _serve_until_orphaned(settings: Settings, peer_token: str | None, anno
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
 
     async def watch_supervisor() -> None:
-        await reader.read()
-        orphaned.set()
+        try:
+            await reader.read()
+        finally:  # a pipe that cannot be read would not tell of the supervisor's end either
+            orphaned.set()
 
     tasks = [asyncio.create_task(watch_supervisor())]
 

@@ -83,6 +83,25 @@ def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(tmp_path: 
         assert system.envoy().pid != victim.pid
 
 
+@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(tmp_path: Path, transport: str) -> None:
+    """It can open none for a while, and so see nothing of Envoy, which goes on; later a hang is noticed as ever."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
+        supervisor, envoy = psutil.Process(system.process.pid), system.envoy()
+        limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+        eventually(lambda: system.events("Envoy cannot be watched; trying again for as long as it takes"), "no news")
+        time.sleep(4)  # on purpose: more than after which Envoy would be taken for hung
+        assert answers(system)
+        assert not [line for line in system.log if "gone; replacing it" in line]
+        assert len(system.events("Envoy cannot be watched; trying again for as long as it takes")) == 1
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+        envoy.suspend()
+        eventually(lambda: [line for line in system.log if "gone; replacing it" in line], "noticed", 30)
+        eventually(lambda: answers(system), "answers again", 30)
+        assert not envoy.is_running()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_restarting_every_worker_in_turn_fails_no_call(tmp_path: Path, workers: int) -> None:
     """SIGHUP under load behind Envoy, over REST and gRPC, on connections kept and new: no call fails."""

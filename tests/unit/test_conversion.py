@@ -16,7 +16,7 @@ import pytest_asyncio
 from support.documents import task
 from taskgate import large_conversions
 from taskgate.conversion import Conversion, Converted, convert
-from taskgate.conversion_process import ConversionProcess
+from taskgate.conversion_process import ConversionFailedError, ConversionProcess
 from taskgate.errors import DocumentTooLarge, DocumentUnreadable, Overloaded, TaskgateError, TaskNotRepresentable
 from taskgate.large_conversions import LargeConversions
 from taskgate.v1.task_pb2 import Task
@@ -209,6 +209,47 @@ async def test_task_that_ends_every_process_is_refused_and_may_be_tried_later(
     assert len(starts.read_text()) == 4  # the process of the other task had the first try
     await conversions.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_given_up_conversions_cost_others_nothing_once_they_may_be_tried_again(
+    conversions: LargeConversions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept to be compared with, for which the bytes of every large value would be hashed."""
+    for name in (ID, OTHER_ID):
+        conversions._give_up(large_conversions._Job(TO_DOCUMENT, name, ROW))
+    with pytest.raises(Overloaded):
+        await conversions.convert(TO_DOCUMENT, ID, ROW)
+    monkeypatch.setattr(large_conversions, "monotonic", lambda: time.monotonic() + large_conversions.REFUSED_SECONDS)
+    conversions._give_up(large_conversions._Job(TO_DOCUMENT, ID, ROW))  # once more, and now the youngest
+    assert await conversions.convert(TO_DOCUMENT, OTHER_ID, ROW)
+    assert len(conversions._given_up) == 1
+    with pytest.raises(Overloaded):
+        await conversions.convert(TO_DOCUMENT, ID, ROW)
+
+
+async def test_fault_in_a_conversion_is_no_shortage_and_ends_no_process(tmp_path: Path) -> None:
+    """It would come again, so it is tried once; what it was comes with it, for the log. Others have their turn."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/faulty.py\n")
+    python.chmod(0o700)
+    (tmp_path / "faulty.py").write_text(
+        "from taskgate import conversion_process\n"
+        "convert = conversion_process.convert\n"
+        "def fail(conversion, task_id, stored):\n"
+        "    if stored == b'fault':\n"
+        "        raise RecursionError('one \\udcff fault')\n"
+        "    return convert(conversion, task_id, stored)\n"
+        "conversion_process.convert = fail\n"
+        "conversion_process.main()\n"
+    )
+    conversions = LargeConversions(str(python))
+    await conversions.convert(TO_DOCUMENT, ID, ROW)
+    process = process_of(conversions)
+    with pytest.raises(ConversionFailedError, match=r"(?s)Traceback.*in fail.*RecursionError: one .udcff fault"):
+        await conversions.convert(TO_DOCUMENT, ID, b"fault")
+    assert await conversions.convert(TO_DOCUMENT, ID, ROW)
+    assert process_of(conversions).pid == process.pid
+    await conversions.close()
 
 
 async def test_refusal_names_no_more_of_a_long_id_than_headers_take(tmp_path: Path) -> None:

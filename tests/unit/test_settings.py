@@ -1,5 +1,8 @@
 """Settings: where they come from, and the sentence for each that cannot be used."""
 
+import errno
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,25 @@ def test_bad_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"config: there is no file .*absent\.toml"):
         load_settings(tmp_path / "absent.toml", {})
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "no/such/folder", "."])
+def test_file_that_cannot_be_looked_at_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"config: there is no file {re.escape(name)}"):
+        load_settings(Path(name), {})
+
+
+def test_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is made, as a test may run as a user who may read everything."""
+    config = tmp_path / "taskgate.toml"
+    config.touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(config))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(SettingsError, match=f"^config: {config}: Permission denied$"):
+        load_settings(config, {})
 
 
 def test_several_faults_are_all_named() -> None:

@@ -1,5 +1,7 @@
 """What people write in place of a store's URL: one sentence says what to write instead, and shows no secret."""
 
+import os
+
 import pytest
 
 from taskgate.errors import SettingsError
@@ -89,6 +91,10 @@ TABLE = [
     ("tasks.db", "store: a file is written sqlite:///tasks.db"),
     ("./tasks.db", "store: a file is written sqlite:///tasks.db"),
     ("sqlite:tasks.db", "store: a file is written sqlite:///tasks.db"),
+    ("~nosuchuser/tasks.db", "store: a file is written sqlite:////PATH/TO/FILE.db"),
+    ("~nosuchuser", "store: a file is written sqlite:////PATH/TO/FILE.db"),
+    ("sqlite3:~nosuchuser/x", "store: a file is written sqlite:////PATH/TO/FILE.db"),
+    ("jdbc:sqlite:~nosuchuser/x.db", f"{JDBC}sqlite:////PATH/TO/FILE.db"),
     ("file:///var/lib/tasks.db", "store: a file is written sqlite:////PATH/TO/FILE.db"),
     ("sqlite://tasks.db", "three slashes before a relative path"),
     # Other schemes
@@ -99,6 +105,18 @@ TABLE = [
     ("valkey://h", "store: did you mean redis://?"),
     ("http://conductor:8080/api", "store: taskgate reads the database of Conductor, not its API; name the database"),
     ("mongodb://x", "store: expected a URL that begins with sqlite:// or postgresql://"),
+    # What no part of a URL can hold, and what may come with one that was read from a file
+    ("sqlite:///a%00.db", "store: the URL has a zero byte in it (%00)"),
+    ("postgresql://h/%00", "store: the URL has a zero byte in it (%00)"),
+    ("postgresql://h/d?schema=%00", "store: the URL has a zero byte in it (%00)"),
+    ("mysql://h/a%00b", "store: the URL has a zero byte in it (%00)"),
+    (f"mysql://u:{PASSWORD}%00@h/d", "store: the URL has a zero byte in it (%00)"),
+    ("redis://h?stack=%00", "store: the URL has a zero byte in it (%00)"),
+    ("cassandra://h/k?local_dc=%00", "store: the URL has a zero byte in it (%00)"),
+    ("~\0/tasks.db", "store: the URL has a zero byte in it (%00)"),
+    ("mysql://h/d\n", "store: the mysql URL has a control character in it, such as the end of a line"),
+    ("redis://h?stack=a\tb", "store: the redis URL has a control character in it"),
+    ("postgresql://h/d?sslrootcert=" + "x" * 5000, "store: sslrootcert names a file that does not exist"),
     # Neither
     ("localhost:5432", "a URL begins with the kind of database, as in postgresql://"),
     (f"me:{PASSWORD}@localhost:3306/db", "a URL begins with the kind of database, as in mysql://"),
@@ -120,7 +138,35 @@ def test_hint(value: str, sentence: str) -> None:
     assert "\n" not in text
 
 
-_HOSTS = ["hé..x", "a" * 80, "b.example,é..", "a%00b"]
+@pytest.mark.parametrize("home", ["/home/me", "/h\udcff", None])
+def test_hint_names_a_file_at_home_only_if_there_is_a_home(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    """``None``: neither the environment nor the list of users knows one, as of a container's numbered user."""
+    if home is None:
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)
+    else:
+        monkeypatch.setenv("HOME", home)
+    place = {"/home/me": "//home/me/x.db", "/h\udcff": "//h%FF/x.db", None: "//PATH/TO/FILE.db"}[home]
+    with pytest.raises(SettingsError, match=f"^store: a file is written sqlite://{place}$"):
+        check_store("~/x.db", Layout.CONDUCTOR)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:a\tb\n@h/d",
+        "postgresql://u:%01@h/d",
+        "postgresql://h/d?password=a\tb",
+        "postgresql://h/d%0A?schema=%09",
+        "redis+sentinel://h/m?sentinel_password=\t&stack=x",
+        "sqlite:///a\nb.db",
+    ],
+)
+def test_password_or_encoded_name_may_have_control_characters(url: str) -> None:
+    check_store(url, Layout.CONDUCTOR)
+
+
+_HOSTS = ["hé..x", "a" * 80, "b.example,é.."]
 
 
 @pytest.mark.parametrize("host", _HOSTS)

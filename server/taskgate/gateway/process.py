@@ -44,7 +44,9 @@ _PROBE = b"GET / HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n"  # 404, b
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL
 _ADMIN_TIMEOUT = 5.0
 _TELL_INTERVAL = 10.0  # seconds between two log lines about connections that were refused
+_SHORTAGE = 5.0  # seconds for which a question is asked again while this process has no file or thread to ask it with
 _PROBE_SOCKET = "probe.sock"
+_NO_LISTENER = (ConnectionRefusedError, FileNotFoundError)
 _APP_FAILED = "Failed to initialize ASGI app"  # pyvoy's; the next line is Python's reason, as that a module is missing
 _LONGEST_LOG_LINE = 1 << 20
 
@@ -113,6 +115,7 @@ class EnvoyProcess:
         self._folder: PrivateFolder | None = None
         self._draining = False
         self._probes_refused = 0
+        self._told_no_news = False
         self._relay: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=30)
         self._refusal: str | None = None
@@ -142,6 +145,7 @@ class EnvoyProcess:
         self._folder = PrivateFolder()
         self._draining = False
         self._probes_refused = 0
+        self._told_no_news = False
         try:
             await self._spawn(self._folder.path, listen)
             async with asyncio.timeout(START_TIMEOUT):
@@ -176,13 +180,28 @@ class EnvoyProcess:
                 task.cancel()
 
     async def _until_silent(self) -> Problem:
-        """Watch the admin interface. An answer is a sign of life; a connection is none, as the kernel takes it."""
+        """Watch the admin interface. An answer is a sign of life; a connection is none, as the kernel takes it.
+
+        Where nothing could be asked, there is no news: that says something about this process, and not about Envoy.
+        """
         while await self._alive_within(HUNG_AFTER) or await self._alive_within(SECOND_LOOK):  # noqa: ASYNC110 - see stop
             await asyncio.sleep(_LOOK_INTERVAL)
         return Problem("it hung")
 
     async def _alive_within(self, seconds: float) -> bool:
-        return await self._admin_status("/ready", seconds) is not None
+        try:
+            return await self._admin_status("/ready", seconds) is not None
+        except _NoNewsError as error:
+            self._tell_of_no_news(error)
+            return True
+
+    def _tell_of_no_news(self, error: "_NoNewsError") -> None:
+        """Log it, the first time."""
+        if not self._told_no_news:
+            self._told_no_news = True
+            structlog.get_logger("taskgate.envoy").warning(
+                "Envoy cannot be watched; trying again for as long as it takes", reason=str(error)
+            )
 
     async def _until_closed(self) -> Problem:
         """Connect as callers do, but to a socket of this process alone: on a port that is shared, another might answer.
@@ -190,16 +209,19 @@ class EnvoyProcess:
         Envoy opens and closes all sockets of a listener together, so that one stands for all.
         """
         while True:
-            if await self._problem_of_callers(_PROBE_TIMEOUT):
-                await asyncio.sleep(SECOND_LOOK)  # it may be about to end, or this process has stood still
-                blocked = self.pid is not None and is_blocked(self.pid)
-                seconds = BLOCKED_HUNG_AFTER - _PROBE_TIMEOUT if blocked else HUNG_AFTER
-                if problem := await self._problem_of_callers(seconds):
-                    return problem
+            try:
+                if await self._problem_of_callers(_PROBE_TIMEOUT):
+                    await asyncio.sleep(SECOND_LOOK)  # it may be about to end, or this process has stood still
+                    blocked = self.pid is not None and is_blocked(self.pid)
+                    seconds = BLOCKED_HUNG_AFTER - _PROBE_TIMEOUT if blocked else HUNG_AFTER
+                    if problem := await self._problem_of_callers(seconds):
+                        return problem
+            except _NoNewsError as error:
+                self._tell_of_no_news(error)
             await asyncio.sleep(_PROBE_INTERVAL)
 
     async def _problem_of_callers(self, seconds: float) -> Problem | None:
-        """Why new callers are not served, if they are not and should be."""
+        """Why new callers are not served, if they are not and should be. Raises _NoNewsError."""
         if self._folder is None or self._draining:
             return None
         try:
@@ -316,7 +338,8 @@ class EnvoyProcess:
             elif head.startswith(REFUSAL) or app_failed:
                 self._refusal = f"the service cannot start: {head}" if app_failed else head.removeprefix(REFUSAL)
                 continue
-            self._tell(level, text if tab else head)
+            with suppress(Exception):  # of the log; unless Envoy's lines are read on, it stands still at one of them
+                self._tell(level, text if tab else head)
 
     def _tell(self, level: str, text: str) -> None:
         if text == "caught ENVOY_SIGTERM":  # a warning to Envoy, and our own doing
@@ -352,18 +375,30 @@ class EnvoyProcess:
         return running > 0 or values.get("http_downstream_cx_tx_bytes_buffered", 0) > 0
 
     async def _admin_status(self, target: str, seconds: float) -> int | None:
-        """The status that the admin interface answers with, or None if it does not."""
+        """The status that the admin interface answers with, or None if it does not. Raises _NoNewsError."""
         if self.admin is None or not self._running():
             return None
-        answer = await asyncio.to_thread(_ask_admin, self.admin, "GET", target, seconds)
+        answer = await _ask_in_thread(self.admin, "GET", target, seconds)
         return None if answer is None else answer[0]
 
     async def _ask(self, method: str, target: str) -> str | None:
-        """The body of the admin interface's answer, or None if there was no good one."""
-        if self.admin is None or not self._running():
-            return None
-        status, body = await asyncio.to_thread(_ask_admin, self.admin, method, target) or (None, None)
-        return body if status == HTTPStatus.OK else None
+        """The body of the admin interface's answer, or None if there was no good one.
+
+        A shortage of files or threads in this process may be over in a moment: so long it is asked again.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SHORTAGE
+        while self.admin is not None and self._running():
+            try:
+                status, body = await _ask_in_thread(self.admin, method, target, _ADMIN_TIMEOUT) or (None, None)
+            except _NoNewsError as error:
+                self._tell_of_no_news(error)
+                if loop.time() > until:
+                    break
+                await asyncio.sleep(_LOOK_INTERVAL)
+            else:
+                return body if status == HTTPStatus.OK else None
+        return None
 
     async def _end(self) -> None:
         """SIGTERM, after a while SIGKILL; then remove what the process used."""
@@ -393,6 +428,10 @@ class EnvoyProcess:
         return f"Its last words: {words}" if words else "It said nothing."
 
 
+class _NoNewsError(Exception):
+    """This process could not look, as where it has no file, thread or memory left."""
+
+
 class _UnixConnection(HTTPConnection):
     """HTTP over the Unix socket at ``path``."""
 
@@ -407,10 +446,26 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+async def _ask_in_thread(admin: Path, method: str, target: str, seconds: float) -> tuple[int, str] | None:
+    try:
+        return await asyncio.to_thread(_ask_admin, admin, method, target, seconds)
+    except RuntimeError as error:  # no thread can be started
+        raise _NoNewsError(str(error)) from error
+
+
 def _ask_admin(admin: Path, method: str, target: str, timeout: float = _ADMIN_TIMEOUT) -> tuple[int, str] | None:
-    """One request to an admin interface: the status and body of its answer, None if there was none. Blocks."""
+    """One request to an admin interface: the status and body of its answer, None if there was none. Blocks.
+
+    Raises _NoNewsError if the question could not be asked, for a reason that is not Envoy's.
+    """
     connection = _UnixConnection(admin, timeout=timeout)
     try:
+        try:
+            connection.connect()
+        except (*_NO_LISTENER, BlockingIOError, TimeoutError):  # BlockingIOError: more wait than it takes
+            return None
+        except OSError as error:
+            raise _NoNewsError(str(error)) from error
         connection.request(method, target)
         response = connection.getresponse()
         return response.status, response.read().decode()
@@ -421,11 +476,21 @@ def _ask_admin(admin: Path, method: str, target: str, timeout: float = _ADMIN_TI
 
 
 async def _takes_connections(path: Path) -> tuple[bool, bool]:
-    """Whether there is a listener at ``path``, and whether it answers; one that is full hangs up."""
-    try:
-        reader, writer = await asyncio.open_unix_connection(str(path))
-    except (ConnectionRefusedError, FileNotFoundError):
-        return False, False
+    """Whether there is a listener at ``path``, and whether it answers; one that is full hangs up.
+
+    Raises _NoNewsError if the connection could not be tried, for a reason that is not the listener's.
+    """
+    while True:
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(path))
+        except _NO_LISTENER:
+            return False, False
+        except BlockingIOError:  # uvloop's, where more wait than it takes; asyncio would wait
+            await asyncio.sleep(_POLL_INTERVAL)
+        except OSError as error:
+            raise _NoNewsError(str(error)) from error
+        else:
+            break
     try:
         writer.write(_PROBE)
         return True, bool(await reader.read(1))

@@ -91,6 +91,8 @@ def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
 
 
 def _resolve(url: str) -> tuple[_Backend, Any]:
+    if "\0" in unquote(url):  # it ends names and passwords on their way to a server, or keeps them from being sent
+        raise SettingsError("store: the URL has a zero byte in it (%00), which no part of one can hold")
     scheme, separator, rest = url.partition("://")
     backend = _BACKENDS.get(scheme.lower()) if separator else None
     if backend is None:
@@ -120,7 +122,7 @@ def _file_path(rest: str) -> str:
     if "?" in rest or "#" in rest:
         raise SettingsError("store: a sqlite URL takes no parameters; in a path, ? is written %3F and # is written %23")
     path = unquote(rest[1:], errors="surrogateescape")
-    if not path or path == ":memory:" or "\0" in path:
+    if not path or path == ":memory:":
         raise SettingsError(
             "store: a sqlite URL needs the path of a file, as in sqlite:///tasks.db;"
             " a database in memory could not be shared by an import and the servers"

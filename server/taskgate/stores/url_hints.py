@@ -4,11 +4,11 @@ Such a value may hold a password in places that only its own program knows. A hi
 databases that look like nothing else, and never a user, a password or the value of any other parameter.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote
 
@@ -342,11 +342,13 @@ def _plain(url: str) -> str | None:
 
 
 def _sqlite_url(path: str) -> str | None:
-    """The URL of a file; None if the path might be more than one."""
+    """The URL of a file; None if the path might be more than one, or begins at a home that cannot be found."""
     if not path or not _PATH.fullmatch(path):
         return None
-    path = str(Path(path).expanduser()) if path.startswith("~") else path.removeprefix("./")
-    return f"sqlite:///{quote(path)}"
+    path = os.path.expanduser(path) if path.startswith("~") else path.removeprefix("./")  # noqa: PTH111 - Path raises
+    if path.startswith("~"):  # of a user who is not there, or has no home
+        return None
+    return f"sqlite:///{quote(os.fsencode(path))}"
 
 
 def _shown_hosts(hosts: list[str]) -> str | None:

@@ -9,7 +9,6 @@ import re
 import ssl
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -21,6 +20,10 @@ MOST_PORT: Final = 65535
 
 _MOST_DIGITS: Final = 20
 """More than any number here has; Python refuses to read thousands of them."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_PASSWORDS: Final = re.compile(r"(?<![^&])\w*password=[^&]*")
+"""Parameters that may hold anything."""
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_]{1,40}")
 
@@ -68,6 +71,11 @@ def split_url(kind: str, rest: str) -> UrlParts:
     credentials, at, hosts = authority.rpartition("@")
     if "@" in unquote(hosts):
         raise SettingsError(f"store: the @ before the hosts of a {kind} URL is written as it is, not as %40")
+    if _CONTROL.search(hosts + path + _PASSWORDS.sub("", query)):
+        raise SettingsError(
+            f"store: the {kind} URL has a control character in it, such as the end of a line; leave it out, or write"
+            " %0A and the like where one belongs to a name"
+        )
     user, colon, password = credentials.partition(":")
     return UrlParts(
         user=unquote(user) if at else None,
@@ -120,7 +128,7 @@ def parse_parameters(
             raise unknown_parameter(kind, name, query, sorted(known))
         if choices and name in choices and value not in choices[name]:
             raise SettingsError(f"store: {name} is one of {', '.join(choices[name])}")
-        if name in files and not Path(value).is_file():
+        if name in files and not os.path.isfile(value):  # noqa: PTH113 - Path raises for what cannot be looked at
             raise SettingsError(f"store: {name} names a file that does not exist")
     return parameters
 
