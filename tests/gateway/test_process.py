@@ -1,6 +1,7 @@
 """Envoy's process: started, found, drained, stopped, and never left behind."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -24,7 +26,7 @@ from support.raw_grpc import RawGrpc, framed
 from support.running import eventually
 from taskgate.addresses import Address
 from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
-from taskgate.gateway.process import _ask_admin
+from taskgate.gateway.process import _ask_admin, _takes_connections
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 PATH = "/api/tasks/"
@@ -230,6 +232,52 @@ class TestDrain:
             started = time.monotonic()
             gateway.run(gateway.envoy.stop(0.5))
             assert 0.4 < time.monotonic() - started < 4
+
+
+class TestWatch:
+    def test_no_thread_to_look_with_is_no_news(
+        self, start_gateway: Callable[..., Gateway], stub: StubServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The fault is made: the kernel limits no user's threads where tests may run as root."""
+
+        def refuse(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        gateway = start_gateway(stub)
+        assert gateway.envoy.pid is not None
+        watch = gateway.begin(gateway.envoy.hung())
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "to_thread", refuse)
+            time.sleep(3)  # on purpose: twice the time after which Envoy would be taken for hung
+            assert not watch.done()
+        os.kill(gateway.envoy.pid, signal.SIGSTOP)
+        assert watch.result(30).what == "it hung"
+        os.kill(gateway.envoy.pid, signal.SIGCONT)
+
+    @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+    def test_listener_for_which_many_wait_may_be_busy(
+        self, tmp_path: Path, runner: Callable[..., tuple[bool, bool]]
+    ) -> None:
+        """It counts as one that does not answer, once time is up; before that, it may take them all."""
+
+        async def scenario(listener: socket.socket, opened: ExitStack) -> tuple[bool, bool]:
+            look = asyncio.create_task(_takes_connections(tmp_path / "full"))
+            await asyncio.sleep(0.3)
+            assert not look.done()
+            for _ in range(3):  # two that have waited, and the one above
+                taken, _ = await asyncio.to_thread(listener.accept)
+                opened.enter_context(taken).sendall(b"x")
+            return await asyncio.wait_for(look, 10)
+
+        with ExitStack() as opened:
+            listener, *waiting = (opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(4))
+            listener.bind(str(tmp_path / "full"))
+            listener.listen(1)
+            listener.settimeout(10)
+            for caller in waiting:
+                caller.setblocking(False)
+            assert [caller.connect_ex(str(tmp_path / "full")) for caller in waiting] == [0, 0, errno.EAGAIN]
+            assert runner(scenario(listener, opened)) == (True, True)
 
 
 class TestAdmin:

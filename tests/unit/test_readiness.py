@@ -29,6 +29,24 @@ class ScriptedStore:
         raise AssertionError("the watch does not own the store")
 
 
+async def test_state_that_could_not_be_reported_is_reported_again() -> None:
+    """Whatever the report raises: nothing else would notice that the watch has ended."""
+    reports: list[bool] = []
+
+    async def report(answers: bool) -> None:
+        reports.append(answers)
+        if len(reports) < 3:
+            raise RuntimeError("a fault in the report")
+
+    watch = asyncio.create_task(readiness.watch_store(ScriptedStore(None), report))
+    async with asyncio.timeout(5):
+        while len(reports) < 3:  # noqa: ASYNC110 - the watch looks by the clock
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
+    watch.cancel()
+    assert reports == [True] * 3
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "CHECK_INTERVAL", 0.001)

@@ -475,6 +475,21 @@ def _ask_admin(admin: Path, method: str, target: str, timeout: float = _ADMIN_TI
         connection.close()
 
 
+def _connected(path: Path) -> socket.socket:
+    """A connection to the Unix socket at ``path``, at once or not at all: where more wait than it takes, asyncio errs.
+
+    Raises OSError.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.setblocking(False)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 async def _takes_connections(path: Path) -> tuple[bool, bool]:
     """Whether there is a listener at ``path``, and whether it answers; one that is full hangs up.
 
@@ -482,10 +497,10 @@ async def _takes_connections(path: Path) -> tuple[bool, bool]:
     """
     while True:
         try:
-            reader, writer = await asyncio.open_unix_connection(str(path))
+            reader, writer = await asyncio.open_unix_connection(sock=_connected(path))
         except _NO_LISTENER:
             return False, False
-        except BlockingIOError:  # uvloop's, where more wait than it takes; asyncio would wait
+        except BlockingIOError:  # more wait than it takes
             await asyncio.sleep(_POLL_INTERVAL)
         except OSError as error:
             raise _NoNewsError(str(error)) from error
