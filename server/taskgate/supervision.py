@@ -134,10 +134,7 @@ class Supervisor(Generic[P]):
     def abandon(self) -> None:
         """End all at once, with the calls that they have."""
         for process in self._processes():
-            try:
-                process.abandon()
-            except Exception:  # noqa: BLE001 - the others are to end too
-                self._log.exception(f"{self._name} could not be ended")
+            self._abandon(process)
 
     def _processes(self) -> list[P]:
         return [place.process for place in self._places] + self._aside
@@ -179,7 +176,13 @@ class Supervisor(Generic[P]):
             await process.stop(grace)
         except Exception:  # noqa: BLE001 - as above
             self._log.exception(f"{self._name} could not be stopped in order; ending it")
+            self._abandon(process)
+
+    def _abandon(self, process: P) -> None:
+        try:
             process.abandon()
+        except Exception:  # noqa: BLE001 - the others are to end too
+            self._log.exception(f"{self._name} could not be ended")
 
     async def _guard(self, place: _Place[P]) -> None:
         """Watch the process that is in ``place`` now, instead of the one before."""
