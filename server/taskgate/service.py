@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from taskgate.conversion import Conversion, Converted, check_servable, convert
 from taskgate.conversion_cache import ConversionCache, key_of
 from taskgate.document import CheckedDocuments, DocumentError, check_document, sha256
-from taskgate.errors import DocumentUnreadable, TaskNotFound
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
 from taskgate.in_flight import COUNTED_BYTES, Caller, InFlight, Room
 from taskgate.large_conversions import LargeConversions
 from taskgate.layout import Layout
@@ -142,10 +142,14 @@ class TaskService:
     async def _read_large(self, task_id: str, size: int, room: Room) -> bytes:
         """A document of about ``size`` bytes, read once there is room for it."""
         await room.wait(size, shared=room.may_share(task_id))
-        while not room.take(task_id, stored := self._noted(task_id, await self._store.get_document(task_id))):
-            size = len(stored)
-            del stored
-            await room.wait(size)
+        try:
+            while not room.take(task_id, stored := self._noted(task_id, await self._store.get_document(task_id))):
+                size = len(stored)
+                del stored
+                await room.wait(size)
+        except (TaskNotFound, DocumentUnreadable, DocumentTooLarge):  # refused from now on without waiting for room
+            self._sizes.pop(task_id, None)
+            raise
         if len(room.document) <= COUNTED_BYTES:  # it was large when it was read last
             self._sizes.pop(task_id, None)
         return room.document

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from taskgate.document import MAX_DOCUMENT_BYTES
+from taskgate.errors import DocumentTooLarge, DocumentUnreadable, TaskgateError, TaskNotFound
 from taskgate.in_flight import COUNTED_BYTES, MIN_LIMIT_BYTES, InFlight, Peer, Room
 from taskgate.layout import Layout
 from taskgate.service import TaskService
@@ -83,6 +85,37 @@ async def test_equal_reads_of_a_large_task_are_one() -> None:
         await asyncio.gather(*(answer(service, task_id) for task_id in others * 10))
         assert store.most_at_once <= 2, "the rest of the store's connections are for smaller tasks"
         assert store.reads <= 2 * len(others)
+    assert in_flight.used == 0
+
+
+@pytest.mark.parametrize("error", [TaskNotFound, DocumentUnreadable, DocumentTooLarge])
+async def test_task_that_was_large_and_is_refused_now_waits_for_no_room(
+    error: type[TaskgateError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once that is known: a caller without room hears what is wrong with the task, and not that it is busy."""
+    document = b'{"a":"' + b"x" * 2_000_000 + b'"}'
+    store = Store(document)
+    in_flight = InFlight(MIN_LIMIT_BYTES, own_bytes=0, wait_seconds=0.5)
+
+    async def refuse(task_id: str) -> bytes | None:
+        if error is TaskNotFound:
+            return None
+        if error is DocumentTooLarge:
+            return bytes(MAX_DOCUMENT_BYTES + 1)
+        raise error(task_id)
+
+    async with serving(store, in_flight) as service:
+        assert await answer(service, "a") == len(document)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "get_document", refuse)
+            with pytest.raises(error):
+                await answer(service, "a")
+            full = in_flight.room(Call())
+            assert full.take("full", bytes(MIN_LIMIT_BYTES))
+            with pytest.raises(error):
+                await service.get_task_json("a", Call())
+        full.release()
+        assert await answer(service, "a") == len(document)
     assert in_flight.used == 0
 
 
