@@ -156,6 +156,22 @@ async def test_too_many_waiting_are_refused() -> None:
     connected.close()
 
 
+async def test_check_is_next_however_many_wait() -> None:
+    server = Server()
+    connected = pool(server, size=1, max_waiting=10)
+    gates = [asyncio.Event() for _ in range(11)]
+    reads = [asyncio.create_task(connected.run(waiting_for(gate))) for gate in gates]
+    await until(lambda: len(connected._queue) == 10)
+    check = asyncio.create_task(connected.run(number_of, refusable=False))
+    await asyncio.sleep(0)
+    gates[0].set()
+    async with asyncio.timeout(10):
+        assert await check == 0
+    assert sum(read.done() for read in reads) == 1
+    connected.close()
+    await asyncio.wait(reads)
+
+
 async def test_outage_is_found_out_by_one_and_others_do_not_wait() -> None:
     """While the server is silent, one read at a time looks for it; when it is back, the next read is answered."""
     server = Server()

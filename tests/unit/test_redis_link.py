@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from taskgate.errors import Overloaded
 from taskgate.stores.redis.connection import Connection
 from taskgate.stores.redis.faults import Unreachable
 from taskgate.stores.redis.link import Link, Patience
@@ -51,6 +52,21 @@ async def test_outage_that_is_known_makes_nobody_wait_but_one() -> None:
     server.speaks.set()
     assert await check == "away"
     assert server.attempts == 2
+    await link.close()
+
+
+async def test_check_is_not_refused_because_many_questions_wait() -> None:
+    server = Server()
+    server.speaks.clear()
+    link = Link(server.connect, replace(PATIENCE, waiting=1))
+    question = asyncio.create_task(refused(link))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await link.ask(b"")
+    check = asyncio.create_task(refused(link, refusable=False))
+    await asyncio.sleep(0)
+    server.speaks.set()
+    assert await asyncio.gather(question, check) == ["away"] * 2
     await link.close()
 
 

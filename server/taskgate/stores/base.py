@@ -37,7 +37,8 @@ class TaskStore(Protocol):
     async def check(self) -> None:
         """Return if a read would be answered now.
 
-        - Must raise StoreUnavailable, or Overloaded, where a read would, in the same words.
+        - Must raise StoreUnavailable where a read would, in the same words.
+        - Must not be refused because many reads wait: those that are under way are answered.
         - Must return again, without a new store object, once the database is back.
         """
         ...

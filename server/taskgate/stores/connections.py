@@ -83,7 +83,8 @@ class Connections(Generic[C]):
     async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
         """What ``read`` returns, given a connection; a lost one is replaced, and ``read`` begins anew.
 
-        ``refusable`` is False for a read that tries even if the database is known to be away.
+        ``refusable`` is False for a read that tries even if the database is known to be away or many wait, and passes
+        those that wait.
 
         Raises StoreUnavailable or Overloaded.
         """
@@ -91,7 +92,7 @@ class Connections(Generic[C]):
             raise self._unavailable(CLOSED)
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self._run_watched(read))
-        return await self._run_watched(read)
+        return await self._run_watched(read, refusable=refusable)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
         """Nobody wants the answer of the task ``read`` any more: it leaves the queue, if it is there.
@@ -112,14 +113,14 @@ class Connections(Generic[C]):
             self._give_up(task)
         self._discard_idle()
 
-    async def _run_watched(self, read: Callable[[C], Awaitable[Answer]]) -> Answer:
+    async def _run_watched(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._reads[task] = time.monotonic()
         if self._watch is None:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
         try:
-            answer = await self._run(read)
+            answer = await self._run(read, refusable=refusable)
         except BaseException:
             cancelled = self._overdue.pop(task, 0)
             for _ in range(cancelled):
@@ -135,9 +136,9 @@ class Connections(Generic[C]):
             del self._reads[task]
             self._overdue.pop(task, None)
 
-    async def _run(self, read: Callable[[C], Awaitable[Answer]]) -> Answer:
+    async def _run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool) -> Answer:
         while True:
-            connection, new = await self._acquire()
+            connection, new = await self._acquire(refusable=refusable)
             try:
                 answer = await read(connection)
             except StoreUnavailable as error:
@@ -160,7 +161,7 @@ class Connections(Generic[C]):
                 self._release(connection)
                 return answer
 
-    async def _acquire(self) -> tuple[C, bool]:
+    async def _acquire(self, *, refusable: bool) -> tuple[C, bool]:
         """A connection, and whether it is new."""
         while True:
             while self._idle:
@@ -174,7 +175,7 @@ class Connections(Generic[C]):
                     return made, True
                 if self._idle:
                     continue
-            given = await self._wait()
+            given = await self._wait(refusable=refusable)
             if given is not None:
                 if not given.is_closed():
                     return given, False
@@ -200,12 +201,15 @@ class Connections(Generic[C]):
             self._offer(None)
             raise
 
-    async def _wait(self) -> C | None:
+    async def _wait(self, *, refusable: bool) -> C | None:
         """Wait for another read to end: its connection, or None if there is room for a new one."""
-        if len(self._queue) >= self._max_waiting:
-            raise overloaded(self._max_waiting)
         turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        if not refusable:
+            self._queue.appendleft(turn)
+        elif len(self._queue) < self._max_waiting:
+            self._queue.append(turn)
+        else:
+            raise overloaded(self._max_waiting)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._waiting.add(task)

@@ -165,10 +165,7 @@ class Cluster:
             await first_answer(questions, _GRACE)
 
     async def _check_one(self, node: Endpoint, command: bytes) -> None:
-        try:
-            see_that_it_reads(await self._ask_node(node, command, refusable=False))
-        except Overloaded as error:  # as above
-            raise Unreachable(error.message) from error
+        see_that_it_reads(await self._ask_node(node, command, refusable=False))
 
     def _find_probes(self, prefix: bytes) -> None:
         """A key that begins with ``prefix`` for each node, as far as they are found soon."""

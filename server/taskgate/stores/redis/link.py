@@ -84,11 +84,11 @@ class Link:
 
         A question that meets the end of a connection is put once more, on another one: the server may have been
         restarted since the last one. ``refusable`` is False for one that is put even to a server that is known to be
-        away. Raises Unreachable, or Overloaded.
+        away, or has many before it. Raises Unreachable, or Overloaded.
         """
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self.ask(command, asking=asking, refusable=False))
-        if self._waiting >= self._patience.waiting:
+        if refusable and self._waiting >= self._patience.waiting:
             raise overloaded(self._patience.waiting)
         self._waiting += 1
         try:
