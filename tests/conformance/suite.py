@@ -232,8 +232,10 @@ class StoreSuite:
         started = time.perf_counter()
         with rig.locked():
             # Of many IDs, because equal reads share one.
-            reads = (store.get_document(rig.task_id(n)) for n in range(20_000))
-            results = await asyncio.gather(*reads, return_exceptions=True)
+            reads = [asyncio.create_task(store.get_document(rig.task_id(n))) for n in range(20_000)]
+            await asyncio.sleep(0)
+            check, *results = await asyncio.gather(store.check(), *reads, return_exceptions=True)
+        assert not isinstance(check, Overloaded), "a check is not refused because many reads wait"
         assert {type(result) for result in results} <= {StoreUnavailable, Overloaded}, Counter(map(repr, results))
         assert sum(isinstance(result, Overloaded) for result in results) > 10_000
         assert time.perf_counter() - started < 15

@@ -11,22 +11,29 @@ import pytest
 
 from taskgate.errors import Overloaded, StoreUnavailable
 from taskgate.stores import cold_reads
-from taskgate.stores.cold_reads import ColdReads
+from taskgate.stores.cold_reads import ColdReads, HugeDocument
 from taskgate.stores.recent import Recent
-from taskgate.stores.single_flight import LARGE_DOCUMENT
+from taskgate.stores.single_flight import HUGE_AT_ONCE, LARGE_DOCUMENT
 
 
 class Disk:
-    """Documents of which those called "slow" have to be waited for."""
+    """Documents of which those called "slow" have to be waited for, as have those called "huge" when they are copied.
+
+    Those called "large" take as long as from memory.
+    """
 
     def __init__(self) -> None:
         self.released = threading.Event()
         self.read: list[str] = []
 
-    def __call__(self, task_id: str, _asked: float = 0.0) -> bytes | None:
+    def __call__(self, task_id: str, _asked: float = 0.0, *, in_turn: bool = False) -> bytes | None:
+        if task_id.startswith("huge") and not in_turn:
+            raise HugeDocument
         self.read.append(task_id)
-        if task_id.startswith("slow"):
+        if task_id.startswith(("slow", "huge")):
             self.released.wait(30)
+        elif task_id == "large":
+            time.sleep(2 * cold_reads._QUICK)
         return b"x" * (LARGE_DOCUMENT + 1) if task_id == "large" else task_id.encode()
 
 
@@ -92,6 +99,38 @@ async def test_many_quick_first_reads_speak_for_others() -> None:
         slow.cancel()
 
 
+async def test_large_reads_do_not_send_small_ones_to_threads() -> None:
+    """A large document takes its time also from memory: it says nothing about the disk."""
+    async with opened() as (_, reads):
+        quick = number = 0
+        async with asyncio.timeout(30):
+            while quick < 500:
+                larges = begin(reads, *["large"] * 10)
+                for _ in range(2 * cold_reads._SAMPLES):
+                    number += 1
+                    if reads.is_quick(f"{number}", time.monotonic()):
+                        quick += 1
+                    else:
+                        await reads.get_document(f"{number}")
+                await asyncio.gather(*larges)
+
+
+async def test_huge_documents_are_copied_a_few_at_a_time_and_wait_in_no_thread() -> None:
+    """However many are read for the first time while some are stuck, other first reads go on; all of them end."""
+    async with opened() as (disk, reads):
+        huge = begin(reads, *(f"huge {number}" for number in range(4 * cold_reads._THREADS)))
+        await until(lambda: len(disk.read) == HUGE_AT_ONCE)
+        async with asyncio.timeout(10):
+            assert await reads.get_document("a") == b"a"
+        gone = huge.pop()
+        reads.abandon(gone)
+        await asyncio.wait([gone])
+        assert gone.cancelled()
+        assert disk.read[HUGE_AT_ONCE:] == ["a"]
+        disk.released.set()
+        assert [await read for read in huge] == [f"huge {number}".encode() for number in range(len(huge))]
+
+
 async def test_few_first_reads_speak_for_no_others() -> None:
     async with opened() as (_, reads):
         for number in range(cold_reads._SAMPLES):
@@ -155,6 +194,44 @@ async def test_check_asks_only_if_nothing_else_tells() -> None:
         assert disk.read.count("") == 1
 
 
+async def test_check_is_answered_however_many_reads_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not refused where a read is, and not behind the reads that hold every thread."""
+    monkeypatch.setattr(cold_reads, "_ALIVE_SECONDS", 0)
+    monkeypatch.setattr(cold_reads, "_MOST_READS", 100)
+    async with opened() as (_, reads):
+        begin(reads, *(f"slow {number}" for number in range(100)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await reads.get_document("a")
+        for _ in range(3):
+            async with asyncio.timeout(10):
+                await reads.check()
+
+
+async def test_checks_that_hang_take_one_thread() -> None:
+    """Those after it are given up in the queue; each first read and each repetition has the threads that it had."""
+    asked = list[str]()
+    released = threading.Event()
+
+    def read(task_id: str, _asked: float, *, in_turn: bool) -> bytes | None:
+        asked.append(task_id)
+        if not task_id:
+            released.wait(30)
+        return b"{}"
+
+    reads = ColdReads("tasks.db", read)
+    for _ in range(cold_reads._THREADS + cold_reads._THREADS_FOR_REPEATS):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await reads.check()
+    async with asyncio.timeout(10):
+        assert [await reads.get_document(task_id) for task_id in "aa"] == [b"{}"] * 2
+        released.set()
+        await reads.check()
+    assert asked == ["", "a", "a", ""]
+    await reads.close()
+
+
 async def test_closing_fails_what_waits_and_lets_finish_what_runs() -> None:
     async with opened() as (disk, reads):
         slow = begin(reads, *(f"slow {number}" for number in range(cold_reads._THREADS)))
@@ -169,6 +246,23 @@ async def test_closing_fails_what_waits_and_lets_finish_what_runs() -> None:
         await closing
         with pytest.raises(StoreUnavailable, match="is closed"):
             await reads.get_document("a")
+
+
+async def test_closing_fails_what_waits_for_its_turn() -> None:
+    async with opened() as (disk, reads):
+        huge = begin(reads, *(f"huge {number}" for number in range(HUGE_AT_ONCE)))
+        await until(lambda: len(disk.read) == HUGE_AT_ONCE)
+        (waiting,) = begin(reads, "huge and last")
+        await until(lambda: len(reads._huge) == HUGE_AT_ONCE + 1)
+        closing = asyncio.create_task(reads.close())
+        with pytest.raises(StoreUnavailable, match="is closed"):
+            await waiting
+        assert not waiting.cancelling()
+        disk.released.set()
+        assert await asyncio.gather(*huge) == [b"huge 0", b"huge 1"]
+        await closing
+        with pytest.raises(StoreUnavailable, match="is closed"):
+            await reads.check()
 
 
 async def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +288,7 @@ async def test_answers_are_not_kept_after_they_were_given() -> None:
 
     held = weakref.WeakSet[Held]()
 
-    def read(_task_id: str, _asked: float) -> bytes | None:
+    def read(_task_id: str, _asked: float, *, in_turn: bool) -> bytes | None:
         one = Held()
         held.add(one)
         return one  # type: ignore[return-value] # as good as any bytes

@@ -1,5 +1,6 @@
 """Where SQLite's reads happen: on the event loop or in a thread."""
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from taskgate.errors import DocumentUnreadable
 from taskgate.stores import sqlite
-from taskgate.stores.single_flight import LARGE_DOCUMENT
+from taskgate.stores.single_flight import HUGE_AT_ONCE, HUGE_DOCUMENT, LARGE_DOCUMENT
 from taskgate.stores.sqlite import SqliteStore
 
 
@@ -112,6 +113,31 @@ async def test_reads_on_the_loop_follow_a_file_that_replaces_another(database: P
         assert (await plain.get_document("a"), await linked.get_document("a")) == (b"old", b"new")
     await plain.close()
     await linked.close()
+
+
+async def test_huge_reads_that_are_stuck_hold_up_no_other_first_read(database: Path) -> None:
+    """Those that wait for them have no thread, and no transaction: a writer can start its log over."""
+    huge = [f"huge {number}" for number in range(40)]
+    with closing(sqlite3.connect(database)) as writer, writer:
+        rows = [(task_id, task_id + "x" * HUGE_DOCUMENT) for task_id in huge]
+        rows += [(f"large {number}", "x" * (LARGE_DOCUMENT + 1)) for number in range(20)]
+        writer.executemany("INSERT INTO task VALUES (?, ?)", rows)
+    store = SqliteStore(str(database))
+    for _ in range(HUGE_AT_ONCE):  # as reads that wait for the disk have them
+        await store._cold._huge_turns.acquire()
+    waiting = [asyncio.create_task(store.get_document(task_id)) for task_id in huge]
+    async with asyncio.timeout(30):
+        while len(store._cold._huge) < len(huge):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+        assert await store.get_document("a") == b"{}"
+        larges = await asyncio.gather(*(store.get_document(f"large {number}") for number in range(20)))
+        assert {len(large or b"") for large in larges} == {LARGE_DOCUMENT + 1}
+        with closing(sqlite3.connect(database, timeout=0)) as writer:
+            assert writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        for _ in range(HUGE_AT_ONCE):
+            store._cold._huge_turns.release()
+        assert await asyncio.gather(*waiting) == [document.encode() for _, document in rows[: len(huge)]]
+    await store.close()
 
 
 LARGE = '{"text":"' + "ä" * LARGE_DOCUMENT + '"}'

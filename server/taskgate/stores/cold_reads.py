@@ -7,21 +7,29 @@ either. Such reads may be done on the event loop, which takes half the CPU.
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
-from taskgate.errors import StoreUnavailable
+from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.recent import Recent
 from taskgate.stores.refusals import CLOSED, overloaded
-from taskgate.stores.single_flight import LARGE_DOCUMENT
+from taskgate.stores.single_flight import HUGE_AT_ONCE, LARGE_DOCUMENT
+
+T = TypeVar("T")
 
 _THREADS: Final = 16
-"""As many different tasks can wait for a slow disk while others are read for the first time."""
+"""As many different tasks can wait for a slow disk while others are read for the first time.
+
+With 64, a crowd of first reads took a tenth more CPU and 80 MB more: each thread has a connection with its cache.
+"""
 
 _THREADS_FOR_REPEATS: Final = 4
 """Reads of what was read a moment ago have threads of their own, where they do not stand behind slow ones."""
+
+_THREADS_FOR_CHECKS: Final = 1
+"""A check that hangs takes no other thread; those after it wait for it, and leave the queue when they are given up."""
 
 _MOST_READS: Final = 1024
 """Reads under way, those that wait for a thread included."""
@@ -45,6 +53,21 @@ _CLOSE_SECONDS: Final = 2.0
 """Seconds to wait for reads that run when the store is closed; one that hangs in the kernel is left behind."""
 
 
+class HugeDocument(Exception):
+    """Raised by a ``read`` that is not ``in_turn`` and finds a document of over ``HUGE_DOCUMENT`` bytes."""
+
+
+class Read(Protocol):
+    """Reads a document, for as long as it takes."""
+
+    def __call__(self, task_id: str, asked: float, *, in_turn: bool) -> bytes | None:
+        """The document of ``task_id``; ``asked`` is when it was asked for, a time of ``time.monotonic``.
+
+        Raises HugeDocument, before it copies anything, unless it is ``in_turn``.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class _Job:
     future: Future[tuple[bytes | None, float]]
@@ -52,18 +75,23 @@ class _Job:
 
 
 class ColdReads:
-    """An ``AbandonableStore`` that does each read by ``read``, which may block for as long as it takes, in a thread.
+    """An ``AbandonableStore`` that does each read by ``read``, in a thread.
 
-    For one event loop. ``store`` is what messages call the database. ``read`` gets a task ID, and the time of
-    ``time.monotonic`` at which it was asked for.
+    For one event loop. ``store`` is what messages call the database.
+
+    Huge documents are copied ``HUGE_AT_ONCE`` at a time: more would take the processors from the event loop. Only a
+    read tells which are huge. It gives its thread back then, and the document is read again when it is its turn.
     """
 
-    def __init__(self, store: str, read: Callable[[str, float], bytes | None]) -> None:
+    def __init__(self, store: str, read: Read) -> None:
         self._store = store
         self._read = read
         self._threads = ThreadPoolExecutor(_THREADS, "read")
         self._threads_for_repeats = ThreadPoolExecutor(_THREADS_FOR_REPEATS, "read-again")
+        self._threads_for_checks = ThreadPoolExecutor(_THREADS_FOR_CHECKS, "check")
         self._jobs: dict[asyncio.Task[Any], _Job] = {}  # oldest first
+        self._huge_turns = asyncio.Semaphore(HUGE_AT_ONCE)
+        self._huge: dict[asyncio.Task[Any], Future[Any] | None] = {}  # None: waits for its turn
         self._in_memory = Recent(*_IN_MEMORY)
         self._samples = _Samples()
         self._answered = 0.0
@@ -89,54 +117,98 @@ class ColdReads:
         """
         if self._closed:
             raise self._refusal()
-        if len(self._jobs) >= _MOST_READS:
+        if len(self._jobs) + len(self._huge) >= _MOST_READS:
             raise overloaded(_MOST_READS)
-        document, seconds = await self._in_thread(task_id)
-        self._answered = time.monotonic()
-        self._samples.add(seconds)
-        self.note(task_id, document, seconds)
-        return document
+        asked = time.monotonic()
+        with suppress(HugeDocument):
+            return await self._read_unknown(task_id, asked)
+        return await self._read_huge(task_id, asked)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
-        """End the task ``read`` if its read still waits for a thread. One that runs cannot be interrupted."""
+        """End the task ``read`` if its read still waits for a thread or a turn. One that runs cannot be interrupted."""
         job = self._jobs.get(read)
         if job is not None:
             job.future.cancel()  # and so the task that waits for it
+        elif read in self._huge:
+            future = self._huge[read]
+            if future is None:
+                read.cancel()
+            else:
+                future.cancel()
 
     async def check(self) -> None:
-        """Return if reads are answered; asks for a task of no ID unless others are answered now."""
-        if not self._jobs or time.monotonic() - self._answered >= _ALIVE_SECONDS:
-            await self.get_document("")
+        """Return if reads are answered; asks for a task of no ID unless others are answered now.
+
+        However many reads wait, the check is not refused and does not wait for them: what is in memory is served.
+        """
+        if self._closed:
+            raise self._refusal()
+        if (self._jobs or self._huge) and time.monotonic() - self._answered < _ALIVE_SECONDS:
+            return
+        with suppress(HugeDocument, DocumentUnreadable):  # an answer, too
+            await self._result(self._threads_for_checks.submit(self._read, "", time.monotonic(), in_turn=False))
+        self._answered = time.monotonic()
 
     async def close(self) -> None:
         """End the threads: reads that run may finish, for a while; those that wait fail."""
         self._closed = True
         loop = asyncio.get_running_loop()
         ends = []
-        for threads in (self._threads, self._threads_for_repeats):
+        for task, future in self._huge.items():
+            if future is None:
+                task.cancel()
+        for threads in (self._threads, self._threads_for_repeats, self._threads_for_checks):
             threads.shutdown(wait=False, cancel_futures=True)
             ends.append(loop.run_in_executor(None, threads.shutdown))
         await asyncio.wait(ends, timeout=_CLOSE_SECONDS)
 
-    async def _in_thread(self, task_id: str) -> tuple[bytes | None, float]:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - coroutines run in tasks
-        now = time.monotonic()
-        threads = self._threads_for_repeats if self._in_memory.has(task_id, now) else self._threads
-        job = threads.submit(self._timed, task_id, now)
-        self._jobs[task] = _Job(job, now)
+    async def _read_unknown(self, task_id: str, asked: float) -> bytes | None:
+        task = _current_task()
+        threads = self._threads_for_repeats if self._in_memory.has(task_id, asked) else self._threads
+        job = threads.submit(self._timed, task_id, asked)
+        self._jobs[task] = _Job(job, asked)
+        try:
+            document, seconds = await self._result(job)
+        finally:
+            del self._jobs[task]
+        self._answered = time.monotonic()
+        if document is None or len(document) <= LARGE_DOCUMENT:  # a large one takes its time wherever it comes from
+            self._samples.add(seconds)
+        self.note(task_id, document, seconds)
+        return document
+
+    async def _read_huge(self, task_id: str, asked: float) -> bytes | None:
+        task = _current_task()
+        self._huge[task] = None
+        try:
+            async with self._huge_turns:
+                if self._closed:
+                    raise self._refusal()
+                job = self._threads.submit(self._read, task_id, asked, in_turn=True)
+                self._huge[task] = job
+                document = await self._result(job)
+        except asyncio.CancelledError:
+            if self._closed and self._huge[task] is None:
+                task.uncancel()
+                raise self._refusal() from None
+            raise
+        finally:
+            del self._huge[task]
+        self._answered = time.monotonic()
+        self._in_memory.discard(task_id)
+        return document
+
+    async def _result(self, job: Future[T]) -> T:
         try:
             return await asyncio.wrap_future(job)
         except asyncio.CancelledError:
             if self._closed and job.cancelled():
                 raise self._refusal() from None
             raise
-        finally:
-            del self._jobs[task]
 
     def _timed(self, task_id: str, asked: float) -> tuple[bytes | None, float]:
         began = time.monotonic()
-        document = self._read(task_id, asked)
+        document = self._read(task_id, asked, in_turn=False)
         return document, time.monotonic() - began
 
     def _waits_long(self, now: float) -> bool:
@@ -146,6 +218,12 @@ class ColdReads:
 
     def _refusal(self) -> StoreUnavailable:
         return StoreUnavailable(CLOSED, store=self._store)
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - coroutines run in tasks
+    return task
 
 
 class _Samples:
@@ -166,5 +244,5 @@ class _Samples:
         return self._enough_before and self._asked > _SAMPLES
 
     def add(self, seconds: float) -> None:
-        """A sample, or any other read in a thread, took so long."""
+        """A sample, or any other read in a thread that is not of a large document, took so long."""
         self._quick += 1 if seconds < _QUICK else -_QUICK_TO_SLOW

@@ -22,8 +22,8 @@ LONGEST_WAIT: Final = 0.5
 _LARGE_AT_ONCE: Final = 4
 """Reads of documents known to be large that a store has at once: half of a database's connections."""
 
-_HUGE_DOCUMENT: Final = 1024 * 1024
-_HUGE_AT_ONCE: Final = 2
+HUGE_DOCUMENT: Final = 1024 * 1024
+HUGE_AT_ONCE: Final = 2
 """Larger ones, of which so many are read at once: the other turns are for large ones that take less time."""
 
 _KNOWN_LARGE: Final = (10_000, 600.0)
@@ -55,7 +55,7 @@ class SingleFlight:
         self._large = Recent(*_KNOWN_LARGE)
         self._large_turns = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._huge = Recent(*_KNOWN_LARGE)
-        self._huge_turns = asyncio.Semaphore(_HUGE_AT_ONCE)
+        self._huge_turns = asyncio.Semaphore(HUGE_AT_ONCE)
 
     async def get_document(self, task_id: str) -> bytes | None:
         """See ``TaskStore``. The read is nobody's own: it goes on when a caller is cancelled, but the last one."""
@@ -131,7 +131,7 @@ class SingleFlight:
                 del self._flying[task_id]
         if document is not None and len(document) > LARGE_DOCUMENT:
             self._large.add(task_id, time.monotonic())
-            if len(document) > _HUGE_DOCUMENT:
+            if len(document) > HUGE_DOCUMENT:
                 self._huge.add(task_id, time.monotonic())
             else:
                 self._huge.discard(task_id)

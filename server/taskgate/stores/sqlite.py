@@ -13,16 +13,16 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from taskgate.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
-from taskgate.stores.cold_reads import ColdReads
+from taskgate.stores.cold_reads import ColdReads, HugeDocument
 from taskgate.stores.interrupts import interrupts_held
-from taskgate.stores.single_flight import LARGE_DOCUMENT, SingleFlight
+from taskgate.stores.single_flight import HUGE_DOCUMENT, SingleFlight
 from taskgate.stores.sqlite_lookup import Lookup, LookupFailed, open_lookup
 from taskgate.stores.standing import Standing, standing_of
 from taskgate.stores.writer import Writer, compare
@@ -62,9 +62,6 @@ CREATE TABLE task (
 """
 
 _SELECT = "SELECT json_data FROM task WHERE task_id = ?"
-
-_LARGE_AT_ONCE = threading.BoundedSemaphore(2)
-"""So many documents are copied at once: more would take the processors from the event loop."""
 
 _SELECT_PLACE = "SELECT rowid, typeof(json_data) FROM task WHERE task_id = ?"
 
@@ -155,23 +152,24 @@ class SqliteStore:
         except UnicodeEncodeError:  # a lone surrogate
             return None
 
-    def _read_patiently(self, task_id: str, asked: float) -> bytes | None:
+    def _read_patiently(self, task_id: str, asked: float, *, in_turn: bool) -> bytes | None:
         """``_read``, again while there is a lock, until ``READ_BUSY_TIMEOUT`` seconds after it was ``asked`` for.
 
-        Waiting for a thread counts: a lock holds up a full queue no longer than one read.
+        Waiting for a thread counts: a lock holds up a full queue no longer than one read. Raises HugeDocument, as
+        ``cold_reads.Read`` does.
         """
         deadline = asked + READ_BUSY_TIMEOUT
         while True:
             try:
-                return self._read(task_id)
+                return self._read(task_id, in_turn=in_turn)
             except _Busy as busy:
                 if time.monotonic() >= deadline:
                     raise busy.public from busy.__cause__
             time.sleep(_BUSY_INTERVAL)
 
-    def _read(self, task_id: str, *, for_loop: bool = False) -> bytes | None:
+    def _read(self, task_id: str, *, for_loop: bool = False, in_turn: bool = False) -> bytes | None:
         try:
-            row = self._connections.fetch_one(task_id, for_loop=for_loop)
+            row = self._connections.fetch_one(task_id, for_loop=for_loop, in_turn=in_turn)
         except UnicodeEncodeError:  # a lone surrogate
             return None
         if row is None:
@@ -208,10 +206,11 @@ class _Connections:
         self._in_use = 0
         self._outdated = 0  # in use, but of an earlier generation: closed when they come back
 
-    def fetch_one(self, task_id: str, *, for_loop: bool = False) -> tuple[Any, ...] | None:
+    def fetch_one(self, task_id: str, *, for_loop: bool = False, in_turn: bool = False) -> tuple[Any, ...] | None:
         """The document in a tuple, text as bytes; raises StoreUnavailable, or _Busy. Waits for nothing but the disk.
 
         ``for_loop`` takes a connection that threads have opened and leave alone. If there is none it raises _Busy.
+        Without it, a document of over ``HUGE_DOCUMENT`` bytes raises HugeDocument unless it is ``in_turn``.
         """
         generation = self._reserve()
         connection: sqlite3.Connection | None = None
@@ -221,7 +220,7 @@ class _Connections:
                 return _select(connection, task_id)
             if self._lookup is None:
                 self._open_lookup(generation)
-            return _read_in_place(connection, task_id)
+            return _read_in_place(connection, task_id, in_turn=in_turn)
         except sqlite3.Error as error:
             public = _unavailable(self._name, self._path, error)
             if _is_busy(error):
@@ -337,10 +336,11 @@ def _select(connection: sqlite3.Connection, task_id: str) -> tuple[Any, ...] | N
     return connection.execute(_SELECT, (task_id,)).fetchone()  # type: ignore[no-any-return]
 
 
-def _read_in_place(connection: sqlite3.Connection, task_id: str) -> tuple[Any, ...] | None:
+def _read_in_place(connection: sqlite3.Connection, task_id: str, *, in_turn: bool) -> tuple[Any, ...] | None:
     """As ``_select``, in a third of its time for 10 MB, and without the interpreter lock; in 3 µs more for a small one.
 
-    ``_select`` keeps the lock for 10 ms while it copies 10 MB.
+    ``_select`` keeps the lock for 10 ms while it copies 10 MB. Raises HugeDocument, as ``cold_reads.Read`` does;
+    where a value has no place of its own, its size is not known before it is copied.
     """
     try:
         with _transaction(connection):  # in which a row keeps its place
@@ -349,16 +349,14 @@ def _read_in_place(connection: sqlite3.Connection, task_id: str) -> tuple[Any, .
                 if place is None:
                     return None
                 if isinstance(place[0], int) and place[1] in {b"text", b"blob"}:
-                    with connection.blobopen("task", "json_data", place[0], readonly=True) as blob, _turn(len(blob)):
+                    with connection.blobopen("task", "json_data", place[0], readonly=True) as blob:
+                        if len(blob) > HUGE_DOCUMENT and not in_turn:
+                            raise HugeDocument
                         return (blob.read(),)
     except sqlite3.OperationalError as error:
         if _primary_code(error) != sqlite3.SQLITE_ERROR:  # a table without rowid
             raise
     return _select(connection, task_id)
-
-
-def _turn(size: int) -> AbstractContextManager[object]:
-    return _LARGE_AT_ONCE if size > LARGE_DOCUMENT else nullcontext()
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 The ``sqlite3`` module gives the lock up several times in each lookup, as it must for statements that take long. Where
 other threads feed the event loop, each time is a fight for the lock: under pyvoy, 25 of 105 µs of a gRPC call with 32
 in flight went there, for a lookup that takes 10. So the event loop, which reads nothing that may have to wait for the
-disk, runs the one statement that matters through SQLite's C interface by ``PyDLL``, which keeps the lock. It is the same
-library that the ``sqlite3`` module has loaded, found through that module; where it cannot be found (an interpreter with
-SQLite linked in), ``open_lookup`` says so, and the module does all the work.
+disk, runs the one statement that matters through SQLite's C interface by ``PyDLL``, which keeps the lock. It is the
+same library that the ``sqlite3`` module has loaded, found through that module; where it cannot be found (an interpreter
+with SQLite linked in), ``open_lookup`` says so, and the module does all the work.
 """
 
 import ctypes
