@@ -2,23 +2,76 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files that say what has been installed: what taskgate runs with, what its developers need, the JavaScript packages,
-# the database servers.
+# Files that say what has been installed: what taskgate runs with, what `make test` needs, what checks need, everything.
 RUNTIME := $(VENV)/.runtime-installed
-TOOLS := $(VENV)/.tools-installed
-NODE := $(VENV)/.node-installed
-SERVERS := $(VENV)/.servers-provided
-MYSQL := $(VENV)/.mysql-provided
-CASSANDRA := $(VENV)/.cassandra-provided
+TESTS := $(VENV)/.tests-installed
+CHECKS := $(VENV)/.checks-installed
+ALL := $(VENV)/.all-installed
+# A wheel of each, as constraints.txt has it; pip takes its index, proxy and authorities from this machine's settings.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
+# Two processes for a processor; a file's tests share servers, and so stay together.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test faults check conformance conductor-jar format protos bench clean
+.PHONY: help setup parts up unit test test-all faults check conformance format protos bench update clean
 
-help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+help: ## list the targets, with what they usually take on two processors
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
 
-setup: $(NODE) $(SERVERS) $(MYSQL) $(CASSANDRA) ## fill .venv with all that the other targets need
+up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it (1 min to set up, 1 s to start)
+	@exec $(BIN)/taskgate up --demo
+
+unit: $(TESTS) ## the tests that start no server (40 s)
+	$(PYTEST) $(PARALLEL) -m 'not needs and not long' tests/unit
+
+test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (4 min)
+	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
+
+test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (20 min)
+	$(PYTEST) $(PARALLEL) -m 'not long' --cov --cov-report=
+	$(PYTEST) -m long --cov --cov-append --cov-report=term:skip-covered
+	$(MAKE) --no-print-directory conformance
+
+check: $(CHECKS) ## format, lint, types, import rules, protos, Envoy configuration (1 min)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/protos.py lint
+	$(BIN)/python tools/protos.py format-check
+	$(BIN)/python tools/protos.py breaking
+	$(BIN)/python tools/protos.py check
+	$(BIN)/taskgate gateway --validate
+
+faults: $(ALL) parts ## the fault tests alone, with the figures that they print (15 min)
+	$(PYTEST) -rP tests/faults
+
+# The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
+conformance: $(ALL) parts ## compare with a real Conductor on each database (7 min; fetches 0.5 GB once)
+	$(PYTEST) --timeout=900 tests/against_conductor/check_answers.py
+
+bench: $(ALL) parts ## measure against peers, as ratios (20 min)
+	$(BIN)/python -m bench
+
+format: $(CHECKS) ## format Python and proto files in place
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/protos.py format
+
+protos: $(CHECKS) ## regenerate stubs, typed stubs and the descriptor set for Envoy
+	$(BIN)/python tools/protos.py generate
+
+setup: $(CHECKS) $(ALL) parts ## fill .venv with all that the targets need (5 min)
+
+parts: $(ALL) ## fetch the servers and packages of other languages that tests use; what cannot be had is said
+	@PYTHONPATH=. $(BIN)/python -m tools.parts
+
+update: ## write constraints.txt anew: the newest versions that pyproject.toml allows (2 min)
+	$(PYTHON) -m venv --clear build/update
+	build/update/bin/python -m pip install --quiet --disable-pip-version-check '.[test-all,check]'
+	{ sed -n '/^#/p' constraints.txt; build/update/bin/python -m pip list --format=freeze --exclude taskgate --exclude pip --exclude setuptools; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 $(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -30,71 +83,20 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 
-$(TOOLS): $(RUNTIME)
-	@echo "Setting up $(VENV): what tests, checks and benchmarks need (once, a minute or two)"
-	@$(PIP_INSTALL) --editable '.[dev]'
+$(TESTS): $(RUNTIME)
+	@echo "Setting up $(VENV): what the tests need (once, half a minute)"
+	@$(PIP_INSTALL) --editable '.[test]'
 	@touch $@
 
-# The JavaScript clients that the tests run; the lock files name no registry, so npm uses the configured one.
-JAVASCRIPT := tests/sdk/javascript tests/interop/javascript
-$(NODE): $(TOOLS) $(JAVASCRIPT:=/package-lock.json)
-	@for folder in $(JAVASCRIPT); do \
-		PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $$folder ci --no-audit --no-fund --silent || exit 1; \
-	done
+$(CHECKS): $(RUNTIME)
+	@echo "Setting up $(VENV): what the checks need (once, a minute)"
+	@$(PIP_INSTALL) --editable '.[test-all,check]'
 	@touch $@
 
-# The database servers that the tests start: the machine's own, or unpacked below .venv.
-$(SERVERS): $(RUNTIME) tools/servers.py
-	@$(BIN)/python tools/servers.py
+$(ALL): $(RUNTIME)
+	@echo "Setting up $(VENV): what all tests and the benchmark need, with Java, Node.js and Go (once, two minutes)"
+	@$(PIP_INSTALL) --editable '.[test-all]'
 	@touch $@
-
-# The only server that the tests can do without: they say so where it cannot be had, and it is tried again every time.
-$(MYSQL): $(SERVERS) tools/mysql_server.py
-	@if $(BIN)/python -m tools.mysql_server; then touch $@; fi
-
-# The one server that is in no wheel and no Debian package; by Maven.
-$(CASSANDRA): $(TOOLS) tools/cassandra_jars.py
-	@$(BIN)/python -m tools.cassandra_jars
-	@touch $@
-
-up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it
-	@exec $(BIN)/taskgate up --demo
-
-test: setup ## run all tests
-	$(BIN)/python -m pytest
-
-faults: setup ## run the fault tests alone, with the figures that they print
-	$(BIN)/python -m pytest -rP tests/faults
-
-check: setup ## format, lint, types, import rules, protos, Envoy configuration
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python tools/protos.py lint
-	$(BIN)/python tools/protos.py format-check
-	$(BIN)/python tools/protos.py breaking
-	$(BIN)/python tools/protos.py check
-	$(BIN)/taskgate gateway --validate
-
-# The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
-conformance: setup ## compare with a real Conductor on each database (fetches 0.5 GB by Maven; seven minutes)
-	$(BIN)/python -m pytest --timeout=900 tests/against_conductor/check_answers.py
-
-# For CI, which leaves `conformance` out where the jar is not to be had.
-conductor-jar: setup
-	@PYTHONPATH=tests:. $(BIN)/python -m against_conductor.programs
-
-format: setup ## format Python and proto files in place
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
-	$(BIN)/python tools/protos.py format
-
-protos: setup ## regenerate stubs, typed stubs and the descriptor set for Envoy
-	$(BIN)/python tools/protos.py generate
-
-bench: setup ## measure against peers, as ratios (twenty minutes)
-	$(BIN)/python -m bench
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis $(JAVASCRIPT:=/node_modules)
+	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/*/javascript/node_modules

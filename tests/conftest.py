@@ -3,35 +3,41 @@
 And what takes so long to start that all tests share one.
 """
 
+import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import slow_disk
-from support.cassandra import CassandraNode
-from tools import mysql_server
+from support.tiers import Tiers
+
+if TYPE_CHECKING:
+    from support.cassandra import CassandraNode
 
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
+_MOST_PROCESSES = 8
+"""More would start more servers at once than a run is sped up by."""
 
-def pytest_configure() -> None:
+
+def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends a run as Ctrl-C does: fixtures stop the servers that they started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config.pluginmanager.register(Tiers(), "tiers")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What a machine may lack must not be missed."""
-    if reason := mysql_server.why_missing():
-        terminalreporter.write_line(f"LEFT OUT: MySQL (MariaDB was there), because {reason}", red=True, bold=True)
-    if reason := slow_disk.why_missing():
-        terminalreporter.write_line(f"LEFT OUT: all that needs a slow disk, because {reason}", red=True, bold=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes of ``-n auto`` for a processor: tests mostly wait, for servers to start, to stop, to fail."""
+    return min(2 * (os.cpu_count() or 1), _MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")
-def cassandra_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
+def cassandra_node(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[CassandraNode]":
+    from support.cassandra import CassandraNode  # noqa: PLC0415 - the driver takes a second to import
+
     node = CassandraNode(tmp_path_factory.mktemp("cassandra"))
     yield node
     node.stop(signal.SIGKILL)

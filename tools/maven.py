@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 from cryptography.utils import CryptographyDeprecationWarning
 
-from tools.servers import SERVERS, Missing
+from tools.servers import SERVERS, Missing, unpack
 
 _TRUST_STORE = SERVERS / "authorities.p12"
 _PASSWORD = "authorities"  # noqa: S105 - the store has public certificates only, but Java wants it to have a password
@@ -54,6 +54,32 @@ def run_maven(maven: str, goal: str, *options: str, folder: Path, wheels_java: P
     )
     if done.returncode:
         raise Missing(_cause(done.stdout + done.stderr))
+
+
+def find_maven() -> str:
+    """The machine's own Maven, or Debian's, unpacked below ``.venv``. Raises Missing."""
+    return shutil.which("mvn") or _debians_maven()
+
+
+def _debians_maven() -> str:
+    """The program, unpacked with all that it needs but a Java. Raises Missing."""
+    home = SERVERS / "root" / "usr" / "share" / "maven"
+    program = home / "bin" / "mvn"
+    if not program.exists():
+        if shutil.which("apt-get") is None:
+            raise Missing("there is no mvn, and no apt to get one from; please put Maven on PATH")
+        print(f"maven: unpacking Debian's into {SERVERS} (10 MB; nothing is installed)")
+        unpack("mvn", _packages_of_maven())
+        (home / "conf").unlink()  # it leads to /etc of the machine
+        (home / "conf").symlink_to(SERVERS / "root" / "etc" / "maven")
+    return str(program)
+
+
+def _packages_of_maven() -> list[str]:
+    options = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")]
+    command = ["/usr/bin/apt-cache", "depends", "--recurse", *options, "maven"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    return sorted({name for name in listed if name == "maven" or (name.startswith("lib") and name.endswith("-java"))})
 
 
 def _has_java(environment: dict[str, str]) -> bool:

@@ -5,14 +5,13 @@ started through the dynamic loader that is unpacked with it. apt is told of unst
 ``.venv``, takes it from where this machine takes its Debian, and checks signatures by this machine's keys. Nothing is
 installed, and no list of packages of the machine's own changes.
 
-Tests do without it where it cannot be had, and say why. ``python -m tools.mysql_server`` says where it is.
+Tests do without it where it cannot be had, and say why.
 """
 
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -72,7 +71,7 @@ def find_mysqld() -> Path:
         raise Missing(_WHY_NOT.read_text())
     found = _machines_own() or _SCRIPT
     if not found.exists():
-        raise Missing("there is no mysqld of MySQL 8 or newer on PATH; 'make setup' gets one where there is Debian")
+        raise Missing("there is no mysqld of MySQL 8 or newer on PATH; 'make test-all' gets one where there is Debian")
     return found
 
 
@@ -193,17 +192,3 @@ def _write_script() -> None:
 def _must(done: subprocess.CompletedProcess[str], problem: str) -> None:
     if done.returncode:
         raise Missing(f"{problem}: {last_line(done)}")
-
-
-def main() -> int:
-    """Provide it; the exit code is 1 if that cannot be."""
-    try:
-        print(f"mysqld: {provide_mysqld()}")
-    except Missing as error:
-        print(f"\n*** The tests will LEAVE OUT MySQL: {error}.\n", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,12 @@
 """The servers that the tests start and that are in no wheel: found on this machine, or unpacked from Debian's packages.
 
 Nothing is installed: packages are downloaded by apt and unpacked into ``.venv/servers``, so this needs no root, and no
-server is started behind anybody's back. ``python tools/servers.py`` says for each server where it is.
+server is started behind anybody's back.
 """
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +44,6 @@ MARIADB = Server(
 )
 """Its own SQL files, from which a new data folder is made, are in the same package."""
 
-ALL = (REDIS, PGBOUNCER, MARIADB)
-
 SYSTEM = os.pathsep.join(("/usr/local/sbin", "/usr/sbin"))
 """Where Debian puts some servers; not on everybody's PATH."""
 
@@ -56,7 +53,7 @@ def find(server: Server) -> Path:
     elsewhere = os.pathsep.join((SYSTEM, str(SERVERS / "bin")))
     found = shutil.which(server.program) or shutil.which(server.program, path=elsewhere)
     if found is None:
-        raise Missing(f"there is no {server.program} on this machine; 'make setup' gets it")
+        raise Missing(f"there is no {server.program} on this machine; 'make test-all' gets it")
     return Path(found)
 
 
@@ -130,18 +127,3 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
     """What a command that failed has said about it."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"
-
-
-def main() -> int:
-    """Provide all; the exit code is 1 if one cannot be."""
-    try:
-        for server in ALL:
-            print(f"{server.program}: {provide(server)}")
-    except Missing as error:
-        print(f"servers: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

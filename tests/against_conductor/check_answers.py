@@ -24,17 +24,24 @@ from against_conductor.conductor import Conductor, running_conductor
 from against_conductor.databases import Database, running_database
 from against_conductor.http_target import running_target
 from against_conductor.runs import record_planted, record_run, run_scenarios
-from against_conductor.settings import CONDUCTOR_VERSION, chosen_databases
 from support.conductor_stub import conductor_get_task
 from support.documents import UNKNOWN_ID
 from support.recorded import PLANTED, RUN, Recorded, projection_unlike, queue_waits, unequal, write_recorded
 from support.running import Running
 from taskgate.v1.task_pb2 import Task
+from tools.conductor_jar import CONDUCTOR_VERSION
 
 RECORD_VARIABLE = "CONFORMANCE_RECORD"
 RECORDING = Path(__file__).parent.parent / "data" / f"conductor-{CONDUCTOR_VERSION}.ndjson"
 
-CHOICE = chosen_databases()
+DATABASES = {
+    "sqlite": (),
+    "postgresql": (),
+    "mysql": ("mysqld",),
+    "redis": ("redis-server",),
+    "cassandra": ("cassandra", "redis-server"),
+}
+"""What each needs besides Conductor itself."""
 
 FIRST_OF_OURS = 1000
 """Field numbers from here on are those that ``protos/taskgate/v1`` adds."""
@@ -58,7 +65,10 @@ class Compared:
     recorded: list[Recorded]
 
 
-@pytest.fixture(scope="module", params=CHOICE.chosen)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.needs("conductor", *parts)) for name, parts in DATABASES.items()],
+)
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
     """Each database in turn: Conductor started, everything run, planted and recorded."""
     name: str = request.param
@@ -84,14 +94,6 @@ def beside(compared: Compared) -> Iterator[Running]:
         *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--log-format", "json"),
     ) as running:
         yield running
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _say(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What was left out has to be seen, whatever pytest is told to print."""
-    yield
-    for name, reason in CHOICE.left_out.items():
-        report(request, f"NOT COMPARED: {name}, because {reason}", red=True, bold=True)
 
 
 def report(request: pytest.FixtureRequest, text: str, **markup: bool) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from against_conductor.databases import Database
-from against_conductor.programs import find_jar, find_java
 from bench.errors import BenchError
 from bench.processes import ServerProcess, free_port
+from tools.conductor_jar import find_jar, find_java
 
 START_SECONDS = 300.0
 """Seconds until it answers; 20 to 70 on two cores."""
@@ -70,7 +70,7 @@ class Conductor:
 
 @contextmanager
 def running_conductor(database: Database, folder: Path) -> Iterator[Conductor]:
-    """The pinned release on an empty database; stopped at the end. Raises ProgramMissing."""
+    """The pinned release on an empty database; stopped at the end. Raises Missing."""
     jar, java = find_jar(), find_java()
     http, grpc = free_port(), free_port()
     conductor = Conductor(f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")

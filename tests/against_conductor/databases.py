@@ -1,10 +1,7 @@
 """The databases that Conductor is started on, and a look at its rows that has nothing of taskgate in it."""
 
-import os
-import shutil
 import socket
 import sqlite3
-import sys
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -12,17 +9,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from against_conductor.programs import ProgramMissing
 from bench.errors import BenchError
 from bench.processes import ServerProcess, free_port
 from support import mysql, postgresql
 from support.cassandra import CassandraNode
-
-SERVERS = Path(sys.prefix) / "servers" / "bin"
-"""Where `make setup` unpacks servers that the machine does not have."""
-
-REDIS_VARIABLE = "REDIS_SERVER"
-"""The program, where it is not ``redis-server`` on the PATH."""
+from tools import servers
 
 
 class Database(ABC):
@@ -233,7 +224,7 @@ def _redis_answer(answer: Any) -> Any:
 
 @contextmanager
 def running_database(name: str, folder: Path) -> Iterator[Database]:
-    """The database of that name, running and empty. Raises ProgramMissing."""
+    """The database of that name, running and empty. Raises Missing."""
     if name == "sqlite":
         yield _Sqlite(folder)
     elif name == "postgresql":
@@ -257,10 +248,7 @@ def running_database(name: str, folder: Path) -> Iterator[Database]:
 
 @contextmanager
 def _running_redis(folder: Path) -> Iterator[_Redis]:
-    named = os.environ.get(REDIS_VARIABLE, "redis-server")
-    program = shutil.which(named) or shutil.which(named, path=SERVERS)
-    if program is None:
-        raise ProgramMissing(f"there is no program {named}; install redis-server, or set {REDIS_VARIABLE}")
+    program = str(servers.find(servers.REDIS))
     data = folder / "redis"
     data.mkdir()
     port = free_port()

@@ -1,7 +1,8 @@
 """One running system for all API tests, and each of its front doors."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 
@@ -20,21 +21,33 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def system(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """``taskgate up`` with two workers, over a store filled by ``taskgate import``."""
-    database = tmp_path_factory.mktemp("api") / "tasks.db"
-    done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
-    assert done.returncode == 0, done.stderr
-    with running_system(database, transport=transport) as running:
-        yield running
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., System]]:
+    """Starts ``taskgate up`` with the documented task, once for the same arguments; all are stopped at the end."""
+    with ExitStack() as running:
+
+        @cache
+        def start(transport: str, *arguments: str, workers: int) -> System:
+            database = tmp_path_factory.mktemp("api") / "tasks.db"
+            done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
+            assert done.returncode == 0, done.stderr
+            quickly = ("--drain-delay", "0")  # no balancer is there to notice
+            return running.enter_context(
+                running_system(database, *quickly, *arguments, transport=transport, workers=workers)
+            )
+
+        yield start
 
 
 @pytest.fixture(scope="session")
-def any_id_system(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(transport: str, started: Callable[..., System]) -> System:
+    """``taskgate up`` with two workers."""
+    return started(transport, workers=2)
+
+
+@pytest.fixture(scope="session")
+def any_id_system(transport: str, started: Callable[..., System]) -> System:
     """The same for installations with their own task IDs."""
-    database: Path = tmp_path_factory.mktemp("any") / "tasks.db"
-    with running_system(database, "--task-id-format", "any", transport=transport, workers=1) as running:
-        yield running
+    return started(transport, "--task-id-format", "any", workers=1)
 
 
 @pytest.fixture(scope="session", params=DOORS)

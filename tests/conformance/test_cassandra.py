@@ -19,6 +19,8 @@ from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore
 from taskgate.stores.cassandra import parse_uuid
 
+pytestmark = pytest.mark.needs("cassandra")
+
 _COLUMN_TYPES = {int: "int", float: "double"}
 
 

@@ -25,6 +25,8 @@ from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.mysql import MysqlStore, statement_for
 from taskgate.stores.mysql_url import parse_mysql_url
 
+pytestmark = pytest.mark.needs("mariadbd")
+
 _numbers = itertools.count()
 
 _KINDS = {int: "int", float: "double"}

@@ -295,6 +295,7 @@ async def test_tls_is_what_the_url_asks_for(tmp_path: Path) -> None:
             await store.close()
 
 
+@pytest.mark.needs("pgbouncer")
 class TestPgbouncer:
     """Behind a pooler that gives each transaction another connection."""
 

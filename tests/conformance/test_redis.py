@@ -13,6 +13,8 @@ from support.redis_servers import RedisServer
 from taskgate.layout import Layout
 from taskgate.stores.base import StoredTask
 
+pytestmark = pytest.mark.needs("redis-server")
+
 
 class StandaloneRig(RedisRig):
     """Database 3 of a server of its own."""

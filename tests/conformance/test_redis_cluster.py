@@ -10,6 +10,8 @@ from conformance.redis_rig import RedisRig
 from conformance.suite import NetworkStoreSuite, WriterSuite
 from support.redis_servers import Cluster
 
+pytestmark = pytest.mark.needs("redis-server")
+
 
 class ClusterRig(RedisRig):
     """All of a cluster, emptied.

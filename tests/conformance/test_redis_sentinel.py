@@ -10,6 +10,8 @@ from conformance.redis_rig import RedisRig
 from conformance.suite import NetworkStoreSuite, WriterSuite
 from support.redis_servers import PRIMARY_NAME, Watched
 
+pytestmark = pytest.mark.needs("redis-server")
+
 
 class SentinelRig(RedisRig):
     """The primary, emptied; its Sentinels wait so long that troubles made by the suite do not move it."""

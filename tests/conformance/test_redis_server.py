@@ -30,6 +30,8 @@ from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.redis import writer as writer_module
 from taskgate.stores.redis.slots import slot_of
 
+pytestmark = pytest.mark.needs("redis-server")
+
 USER_INFO = f":{quote(PASSWORD)}@"
 CERTIFICATES = Path(__file__).parents[1] / "data" / "certificates"
 

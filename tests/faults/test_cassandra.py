@@ -22,6 +22,8 @@ from support.outages import healthz
 from support.running import System, eventually, running_system, taskgate
 from taskgate.conductor_task import project_task_model
 
+pytestmark = pytest.mark.needs("cassandra")
+
 ROWS = {
     task_id: compact(json.loads(DOCUMENTED) | {"taskId": task_id}).decode()
     for task_id in (str(uuid.UUID(int=number)) for number in range(1, 51))

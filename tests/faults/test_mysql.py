@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from support.mysql import KINDS, PASSWORD, Mysql, MysqlServer, running_mysql
+from support.mysql import PASSWORD, Mariadb, Mysql, MysqlServer, running_mysql
 from support.outages import DOCUMENTS, NOT_SERVING, SERVING, callers, check_restart_under_load, health, healthz
 from support.running import System, eventually, running_system, taskgate
+
+pytestmark = pytest.mark.needs("mariadbd")
 
 DATABASE = "conductor"
 
 
 PAIRS = [
-    (kind, transport) for kind in KINDS for transport in ("envoy", "grpcio") if (kind, transport) != (Mysql, "grpcio")
+    (Mariadb, "envoy"),
+    (Mariadb, "grpcio"),
+    pytest.param((Mysql, "envoy"), marks=pytest.mark.needs("mysqld")),
 ]
 """What a server does to us does not depend on the transport: MySQL is looked at by the one that is the default."""
 

@@ -124,6 +124,7 @@ def test_import_says_nothing_secret(server: PostgresqlServer) -> None:
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+@pytest.mark.needs("pgbouncer")
 def test_pgbouncer_in_front(server: PostgresqlServer, transport: str) -> None:
     """Reads go on over many connections of a pooler's, also when the server's end, and when the pooler restarts."""
     # Its own default is to try a server that was away only after 15 s.

@@ -21,6 +21,8 @@ from support.running import System, eventually, running_system
 from taskgate.stores import open_writer
 from taskgate.stores.base import StoredTask
 
+pytestmark = pytest.mark.needs("redis-server")
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -14,7 +14,7 @@ from support.documents import task
 from support.doors import GrpcDoor, Outcome, RestDoor
 from support.load import in_threads
 from support.running import System, eventually
-from support.slow_disk import SlowDisk, why_missing
+from support.slow_disk import SlowDisk
 from taskgate.conductor_task import project_task_model
 
 TASKS = 4000
@@ -39,7 +39,7 @@ def make(file: Path) -> Path:
     return file
 
 
-@pytest.mark.skipif(why_missing() is not None, reason=str(why_missing()))  # the summary of the run says so in red
+@pytest.mark.needs("a slow disk")
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
     """Two reads a second, then none for four seconds: tasks read before are served as ever, and no process is replaced.

@@ -26,6 +26,8 @@ from support.running import System, running_system
 from taskgate.endpoints import _HTTP_BODY_TYPE, _header
 from taskgate.task_message import task_from_document
 
+pytestmark = pytest.mark.long
+
 ALL = os.environ.get("SLOW_READERS") == "all"
 
 SECONDS = 40 if ALL else 12

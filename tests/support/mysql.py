@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pymysql
 import pymysql.cursors
+import pytest
 import trustme
 
 from support.database_server import DatabaseServer, free_port
@@ -204,14 +205,8 @@ def _share(program: Path) -> Path:
     return found[0]
 
 
-def _kinds() -> Iterator[type[MysqlServer]]:
-    yield Mariadb
-    if mysql_server.why_missing() is None:  # else the end of the test run says so
-        yield Mysql
-
-
-KINDS = tuple(_kinds())
-"""The servers that there are to be tested with."""
+KINDS = (Mariadb, pytest.param(Mysql, marks=pytest.mark.needs("mysqld")))
+"""The servers to be tested with, as parameters of a test."""
 
 
 @contextmanager

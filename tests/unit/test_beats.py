@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.slow_disk import SlowDisk, why_missing
+from support.slow_disk import SlowDisk
 from taskgate import beats
 
 BUSY = """
@@ -90,7 +90,7 @@ asyncio.run(main())
 """A process whose event loop reads a file."""
 
 
-@pytest.mark.skipif(why_missing() is not None, reason=str(why_missing()))  # the summary of the run says so in red
+@pytest.mark.needs("a slow disk")
 async def test_loop_that_waits_for_a_disk_gets_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not for ever."""
     monkeypatch.setattr(beats, "LOOP_HUNG_AFTER", 0.5)

@@ -9,6 +9,7 @@ This module must not import grpcio: a process in Envoy would carry it for nothin
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -329,7 +330,7 @@ class _Request:
         self._receive, self._send, self._limit = receive, send, limit
         self._unfinished = unfinished
         self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
+        self._began = time.monotonic()  # uvloop's own clock counts whole milliseconds
         self._given_up = False
 
     def seconds_left(self) -> float:
@@ -341,7 +342,7 @@ class _Request:
         return None if self._seconds is None else self._seconds - self._waited()
 
     def _waited(self) -> float:
-        return self._loop.time() - self._began
+        return time.monotonic() - self._began
 
     async def only_message(self) -> bytes:
         """The one message of the request; does not wait for the caller to close its side.

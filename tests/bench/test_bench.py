@@ -840,7 +840,7 @@ def test_a_store_whose_program_is_not_there_is_missing_with_all_its_rows(
     with running_stores(site, lambda _: None, missing.__setitem__, pytest.fail) as started:
         assert started == {}
     assert set(missing) == {subject for key in needy for subject in key}
-    assert all("'make setup' gets" in reason for reason in missing.values())
+    assert all("'make test-all' gets" in reason for reason in missing.values())
 
 
 # --- The picture ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""What some tests need and a machine may lack: database servers, packages of other languages, Conductor's jar.
+
+``python -m tools.parts`` fetches each (``make test-all`` runs it). One that cannot be had stops nothing: the reason is
+kept, and the tests that need it are left out, with that reason, in a list at the end of their run.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tools import cassandra_jars, conductor_jar, mysql_server, servers
+from tools.servers import SERVERS, Missing, last_line, run
+
+ROOT = Path(__file__).parent.parent
+
+_REASONS = SERVERS / "reasons"
+"""One file for each part that was asked for: empty if it is there, else the reason why not."""
+
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``provide`` fetches it, unless it is there, or raises Missing; ``remedy`` is what a person can do then."""
+
+    provide: Callable[[], object]
+    remedy: str
+
+
+def _npm_packages() -> None:
+    """The JavaScript clients; their lock files name no registry, so npm uses the configured one. Raises Missing."""
+    path = os.pathsep.join((str(_BIN), os.environ.get("PATH", os.defpath)))
+    for folder in ("tests/sdk/javascript", "tests/interop/javascript"):
+        done = run([str(_BIN / "npm"), "ci", "--no-audit", "--no-fund", "--silent"], ROOT / folder, {"PATH": path})
+        if done.returncode:
+            raise Missing(f"npm cannot fetch the packages of {folder}: {last_line(done)}")
+
+
+def _go_modules() -> None:
+    """The modules of the Go client and of the benchmark's Go peer. Raises Missing."""
+    for manifest in (ROOT / "tests/interop/go/go.mod", *sorted(ROOT.glob("bench/**/go.mod"))):
+        done = run([str(_BIN / "go"), "mod", "download"], manifest.parent, {"GOTOOLCHAIN": "local"})
+        if done.returncode:
+            raise Missing(f"go cannot fetch the modules of {manifest.parent.relative_to(ROOT)}: {last_line(done)}")
+
+
+_DEBIAN = "put it on PATH, or run on a Debian or Ubuntu whose apt reaches a mirror"
+_MAVEN = "install Maven and a Java that reach a repository (settings.xml, JAVA_HOME)"
+
+PARTS = {
+    "redis-server": Part(partial(servers.provide, servers.REDIS), _DEBIAN),
+    "pgbouncer": Part(partial(servers.provide, servers.PGBOUNCER), _DEBIAN),
+    "mariadbd": Part(partial(servers.provide, servers.MARIADB), _DEBIAN),
+    "mysqld": Part(mysql_server.provide_mysqld, "put a mysqld of MySQL 8 or newer on PATH"),
+    "cassandra": Part(cassandra_jars.provide_jars, _MAVEN),
+    "npm packages": Part(_npm_packages, "let npm reach a registry (npm config set registry …)"),
+    "go modules": Part(_go_modules, "let Go reach a proxy (GOPROXY)"),
+    "conductor": Part(conductor_jar.find_jar, f"{_MAVEN}, or name the jar in CONDUCTOR_JAR"),
+}
+"""By the name that ``pytest.mark.needs`` has."""
+
+
+def why_missing(name: str) -> str | None:
+    """Why this machine lacks a part, as ``main`` found; None if it is there."""
+    try:
+        return (_REASONS / name).read_text() or None
+    except FileNotFoundError:
+        return "it was not fetched; 'make test-all' does, or 'make parts'"
+
+
+def main() -> int:
+    """Fetch all parts; the exit code is 0 whatever is missing, since the tests say what they left out."""
+    _REASONS.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        print(f"{name} ...", flush=True)
+        try:
+            part.provide()
+        except (Missing, OSError, subprocess.SubprocessError) as error:
+            (_REASONS / name).write_text(str(error) or type(error).__name__)
+            print(f"  NOT TO BE HAD: {error}\n  What would bring it: {part.remedy}.", file=sys.stderr)
+        else:
+            (_REASONS / name).write_text("")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
