@@ -9,7 +9,6 @@ import socket
 import unicodedata
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,7 +22,6 @@ from support.documents import (
     DOCUMENTED_COMPACT,
     DOCUMENTED_ID,
     UNKNOWN_ID,
-    compact,
     put_row,
     task,
 )
@@ -533,11 +531,3 @@ def test_headers_cannot_spoil_a_rest_call(rest_door: RestDoor | Http2Door, heade
     """Protocol headers of gRPC and Envoy from a REST caller are dropped; Accept and Content-Type never matter."""
     outcome = rest_door.get(f"/api/tasks/{DOCUMENTED_ID}", **headers)
     assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT)
-
-
-def test_contract_file_beside_the_checkout_is_what_we_ship() -> None:
-    """Where the contract is at hand, the shipped sample is it, to the byte."""
-    contract = Path(__file__).parents[3] / "shared" / "contract" / "task-http-completed.json"
-    expected = contract.read_bytes() if contract.exists() else DOCUMENTED
-    assert expected == DOCUMENTED
-    assert compact(json.loads(DOCUMENTED)) == DOCUMENTED_COMPACT
