@@ -45,7 +45,7 @@ CREATE TABLE task (
     created_on DATETIME DEFAULT CURRENT_TIMESTAMP, modified_on DATETIME DEFAULT CURRENT_TIMESTAMP
 );
 """
-"""As Conductor's own migrations leave it (its SQLite module; contract section 3.1)."""
+"""As Conductor's own migrations leave it (``migration_sqlite/V1__initial_schema.sql``)."""
 
 
 @contextmanager

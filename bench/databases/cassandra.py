@@ -37,7 +37,7 @@ _TABLES = (
         " PRIMARY KEY ((workflow_id, shard_id), entity, task_id))"
     ),
 )
-"""As Conductor makes them at its start (contract section 3.3)."""
+"""As Conductor makes them at its start (``CassandraBaseDAO``)."""
 
 
 @contextmanager

@@ -29,7 +29,7 @@ CREATE TABLE task (
     task_id varchar(255) NOT NULL UNIQUE, json_data mediumtext NOT NULL
 )
 """
-"""With the key that Conductor's own migrations begin with, and the column that they find a task by (contract 3.1)."""
+"""With the key that Conductor's own migrations begin with, and the column that they find a task by."""
 
 _OURS = (
     *(f"CREATE DATABASE {name} CHARACTER SET utf8mb4;" for name in (TASKS, CONDUCTOR)),

@@ -24,7 +24,7 @@ CREATE TABLE task (
     task_id varchar(255) NOT NULL PRIMARY KEY, json_data text NOT NULL
 )
 """
-"""As Conductor's own migrations leave it (its PostgreSQL module; contract section 3.1)."""
+"""As Conductor's own migrations leave it (``V1__initial_schema.sql``, ``V6__update_pk.sql``)."""
 
 
 @contextmanager

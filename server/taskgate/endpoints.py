@@ -13,7 +13,7 @@ from taskgate.v1.task_service_pb2 import DESCRIPTOR, GetTaskJsonRequest, GetTask
 
 SERVICE = DESCRIPTOR.services_by_name["TaskService"].full_name
 CONDUCTOR_SERVICE = "conductor.grpc.tasks.TaskService"
-"""Conductor's own service name: its stubs find the same GetTask here (contract section 2.1)."""
+"""Conductor's own service name: its stubs find the same GetTask here."""
 
 HEALTH_SERVICES = ("", SERVICE, CONDUCTOR_SERVICE)
 """Names under which ``grpc.health.v1`` answers; the empty one stands for the whole server."""

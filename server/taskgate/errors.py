@@ -15,8 +15,8 @@ The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``
     └── InternalError           anything unexpected; made only by the masking layer
 
 Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack, a
-document, or the address of anything; ``private`` is what the log has in their place. ``STATUS_OF`` is the table of
-design section "Errors"; transports translate its rows and add none.
+document, or the address of anything; ``private`` is what the log has in their place. ``STATUS_OF`` is the one
+table of statuses; transports translate its rows and add none.
 """
 
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class TaskNotFound(TaskgateError):
     """No stored task has this ID."""
 
     def __init__(self, task_id: str) -> None:
-        # The wording is Conductor's own (contract section 1.2): released SDKs show it to people.
+        # The wording is Conductor's own (``TaskResource``): released SDKs show it to people.
         super().__init__(f"Task not found for taskId: {shortened(task_id)}", task_id=shortened(task_id))
 
 

@@ -10,4 +10,4 @@ class Layout(StrEnum):
     """The REST document, served byte for byte; written by ``taskgate import``."""
 
     CONDUCTOR = "conductor"
-    """What a running Conductor writes, its ``TaskModel`` (contract section 3.4); only read, projected to its Task."""
+    """What a running Conductor writes, its ``TaskModel``; only read, projected to its Task."""

@@ -36,7 +36,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     Task.DESCRIPTOR.full_name: {"callback_from_worker": True},
     WorkflowTask.DESCRIPTOR.full_name: {
         "type": "SIMPLE",
-        "retry_count": -1,  # Conductor's sign for "not given" (contract section 2.3)
+        "retry_count": -1,  # Conductor's sign for "not given" (``ProtoMapper``)
     },
     TaskDef.DESCRIPTOR.full_name: {
         "retry_count": 3,
@@ -48,7 +48,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "task_status_listener_enabled": True,
     },
 }
-"""Conductor's own defaults (contract sections 1.5 and 1.6), for fields that have no presence: where the document says
+"""Conductor's own defaults (its classes of the same names), for fields that have no presence: where the document says
 nothing, zero would be a statement, and a wrong one."""
 
 _REASON = "reasonForIncompletion"
@@ -201,7 +201,7 @@ def _store_enum(name: str, enum: EnumDescriptor) -> Store:
 
 
 def _store_any(name: str) -> Store:
-    """Conductor's own JSON for ``google.protobuf.Any`` (contract section 1.4)."""
+    """Conductor's own JSON for ``google.protobuf.Any`` (``JsonProtoModule``)."""
 
     def store(message: Any, value: Any, level: int) -> None:
         if level + 1 > MAX_LEVEL:

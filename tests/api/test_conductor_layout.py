@@ -17,7 +17,7 @@ from support.running import System, running_system
 from taskgate.document import MAX_NESTING
 from taskgate.v1.task_pb2 import Task
 
-# Conductor's own table (contract section 3.1), in write-ahead mode, as it is while Conductor runs.
+# Conductor's own table (SQLite's ``V1__initial_schema.sql``), in write-ahead mode, as it is while Conductor runs.
 CONDUCTORS_FILE = """
 PRAGMA journal_mode = WAL;
 CREATE TABLE task (
@@ -74,7 +74,7 @@ def conductor_grpc_door(request: pytest.FixtureRequest, conductor: System) -> It
 
 
 def test_row_is_answered_as_conductor_answers_it(conductor_door: Door) -> None:
-    """Section 4: fields dropped, fields added, nothing else changed."""
+    """``TaskModel.toTask()``: fields dropped, fields added, nothing else changed."""
     outcome = conductor_door.get_task_json(DOCUMENTED_ID)
     assert (outcome.status, outcome.document) == (200, answer())
     assert outcome.document != DOCUMENTED_COMPACT
@@ -103,7 +103,7 @@ def test_what_conductor_writes_meanwhile_is_answered(conductor: System, conducto
 
 
 def test_queue_wait_time_of_a_task_with_a_callback_counts_on(conductor: System, conductor_door: Door) -> None:
-    """Section 1.5: no answer of it is kept."""
+    """``Task.getQueueWaitTime()`` depends on the clock: no answer of it is kept."""
     task_id = str(uuid.uuid4())
     put_row(conductor.database, task_id, row(task_id, callbackAfterSeconds=1))
     waits = []

@@ -47,7 +47,7 @@ def test_documented_task_comes_back_byte_for_byte(door: Door) -> None:
 
 
 def test_documented_task_equals_the_contract_key_for_key(door: Door) -> None:
-    """Same keys in the same order, same values and types, as the contract prints them."""
+    """Same keys in the same order, same values and types, as the documented task prints them."""
     received = json.loads(door.get_task_json(DOCUMENTED_ID).document, object_pairs_hook=list)
     assert json.loads(DOCUMENTED, object_pairs_hook=list) == received
 
@@ -354,7 +354,7 @@ def test_typed_task_equals_the_document(grpc_door: GrpcDoor, service: str) -> No
     """Field by field, payloads included, the typed task is the document."""
     _, received = grpc_door.get_task(DOCUMENTED_ID, service)
     expected = set_in_proto3(json.loads(DOCUMENTED))
-    expected["workflowTask"]["retryCount"] = -1  # Conductor's sign for a step that gives none (contract section 2.3)
+    expected["workflowTask"]["retryCount"] = -1  # Conductor's sign for a step that gives none (``ProtoMapper``)
     assert expected == plain(received)
 
 

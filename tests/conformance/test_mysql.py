@@ -82,7 +82,7 @@ class MysqlRig(SqlServerRig):
         self.execute("ALTER TABLE task RENAME COLUMN something_else TO json_data")
 
     def foreign(self, *, collation: str = "utf8mb4_unicode_ci") -> None:
-        """As Conductor's migrations leave it (contract section 3.1), but for NULL, to try odd values on."""
+        """As Conductor's migrations leave it (``V8__update_pk.sql`` last), but for NULL, to try odd values on."""
         if collation == "newest":
             collation = self.server.newest_collation
         self.execute(f"ALTER DATABASE COLLATE {collation}")
@@ -250,7 +250,7 @@ class TestMysqlStore(SqlServerStoreSuite):
         await store.close()
 
     async def test_select_on_one_table_is_enough(self, rig: MysqlRig) -> None:
-        """The grant in the README is all that a reader needs, and without it the reason is named."""
+        """The grant in docs/stores.md is all that a reader needs, and without it the reason is named."""
         rig.foreign()
         rig.put(ID, "{}")
         with rig.new_user("reader") as url:
@@ -355,7 +355,7 @@ class TestMysqlStore(SqlServerStoreSuite):
     @pytest.mark.parametrize("pinned", [True, False])
     @pytest.mark.parametrize("plugin", ["caching_sha2_password", "sha256_password"])
     async def test_password_is_for_the_key_that_is_trusted(self, rig: MysqlRig, plugin: str, pinned: bool) -> None:
-        """A stranger shows a key of its own: it is taken where the URL names none, as the README warns."""
+        """A stranger shows a key of its own: it is taken where the URL names none, as docs/stores.md warns."""
         key, servers_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
         pem = rig.folder / "public_key.pem"
         pem.write_bytes(public_pem(servers_key))

@@ -86,7 +86,7 @@ class PostgresqlRig(SqlServerRig):
         self._execute("ALTER TABLE task RENAME something_else TO json_data")
 
     def foreign(self) -> None:
-        """As Conductor's migrations leave it (contract section 3.1), but for NULL, to try odd values on."""
+        """As Conductor's migrations leave it (``V6__update_pk.sql`` last), but for NULL, to try odd values on."""
         self._execute(
             "CREATE TABLE task (created_on timestamp DEFAULT CURRENT_TIMESTAMP, modified_on timestamp"
             " DEFAULT CURRENT_TIMESTAMP, task_id varchar(255) NOT NULL PRIMARY KEY, json_data text)"
@@ -137,7 +137,7 @@ class TestPostgresqlStore(SqlServerStoreSuite):
     """Every "must" of TaskStore, and more."""
 
     async def test_select_on_one_table_is_enough(self, rig: PostgresqlRig) -> None:
-        """The grant in the README is all that a reader needs, and without it the reason is named."""
+        """The grant in docs/stores.md is all that a reader needs, and without it the reason is named."""
         rig.foreign()
         rig.put(ID, "{}")
         rig.execute("REVOKE ALL ON DATABASE {database} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC")
@@ -224,7 +224,7 @@ class TestPostgresqlWriter(SqlServerWriterSuite):
                 assert writer.write([stored()]) == WriteCounts(added=1)
 
     def test_three_grants_are_enough_once_the_table_is_there(self, rig: PostgresqlRig) -> None:
-        """The README's grants for an import; without them the reason is named."""
+        """The grants for an import in docs/stores.md; without them the reason is named."""
         rig.create()
         with rig.role("importer") as url:
             with pytest.raises(StoreUnavailable, match="look at the grants"):

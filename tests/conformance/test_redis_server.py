@@ -162,7 +162,7 @@ def test_writer_says_why_nothing_can_be_written(server: RedisServer, monkeypatch
 async def test_key_has_the_parts_that_are_not_blank(
     server: RedisServer, layout: Layout, parameters: str, key: str
 ) -> None:
-    """Contract section 3.2."""
+    """As Conductor's ``BaseDynoDAO`` makes keys."""
     document = bytes(range(256))
     with server.client() as client:
         if layout is Layout.CONDUCTOR:
@@ -440,7 +440,7 @@ def test_slots_are_those_of_redis(key: str) -> None:
     assert slot_of(key.encode()) == key_slot(key.encode())
 
 
-# What the README tells a DBA to allow, for each kind and layout.
+# What docs/stores.md tells a DBA to allow, for each kind and layout.
 READ = {Layout.CONDUCTOR: "+get", Layout.TASKGATE: "+hget"}
 IMPORT_COMMANDS = ["+get", "+set", "+hmget", "+hset", "+eval", "+scan"]
 

@@ -75,7 +75,7 @@ class SqliteRig(Rig):
             self.file.unlink()
 
     def foreign(self) -> None:
-        """As Conductor's migration makes it (contract section 3.1), with looser types to try odd values on."""
+        """As Conductor's migration ``V1__initial_schema.sql`` makes it, with looser types to try odd values on."""
         with self.connect() as connection:
             connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data, created_on, modified_on)")
 

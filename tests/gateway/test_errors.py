@@ -79,7 +79,7 @@ class TestFromTheServer:
         assert_error(answer, 404, escaped)
 
     def test_no_message(self, ask: Ask) -> None:
-        """SDKs show the message and nothing else, so it is never empty (contract sdk-clients, rule 10)."""
+        """SDKs show the message and nothing else, so it is never empty."""
         assert_error(ask(f"{PATH}stub.no-message"), 404, "No reason was given")
 
     def test_error_after_initial_metadata(self, ask: Ask) -> None:

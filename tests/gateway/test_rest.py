@@ -214,7 +214,7 @@ class TestTaskIds:
 
     @pytest.mark.parametrize("path", ["/api//tasks/a", "//api/tasks/a", "/api/tasks//a", "/api///tasks///a"])
     def test_doubled_slashes_are_tolerated(self, ask: Ask, path: str) -> None:
-        """SDKs given a base URL that ends in a slash send these (contract sdk-clients, rule 1)."""
+        """SDKs given a base URL that ends in a slash send these."""
         assert described(ask(path))["task_id"] == "a"
 
     def test_absolute_form_is_understood(self, gateway: Gateway) -> None:
@@ -312,7 +312,7 @@ class TestOtherPaths:
         ],
     )
     def test_are_404(self, ask: Ask, path: str, method: str) -> None:
-        """/api/token too: SDKs that hold keys then go on without authentication (contract sdk-clients, rule 13)."""
+        """/api/token too: SDKs that hold keys then go on without authentication."""
         assert_error(ask(path, method=method, body=b'{"keyId":"a"}'), 404, "No such route")
 
     def test_token_call_of_the_javascript_sdk(self, gateway: Gateway) -> None:

@@ -1,8 +1,8 @@
 """Conductor's gRPC stub for GetTask as an existing client carries it: nothing of our protos in it.
 
-Names, numbers and types are the contract's (sections 2.1 and 2.2), in a descriptor pool of their own, so that they
-stand beside ours in one process. Of ``conductor.proto.Task`` it knows some fields of every kind; as in any protobuf
-client, all others are passed over.
+Names, numbers and types are Conductor's (``grpc/task_service.proto``, ``model/task.proto``), in a descriptor pool of
+their own, so that they stand beside ours in one process. Of ``conductor.proto.Task`` it knows some fields of every
+kind; as in any protobuf client, all others are passed over.
 """
 
 from typing import Any

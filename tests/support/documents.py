@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DOCUMENTED = files("taskgate").joinpath("demo/task.json").read_bytes()
-"""The task of the contract, as it is printed there."""
+"""The task that the documentation of Orkes' API shows, as it is printed there."""
 
 DOCUMENTED_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 

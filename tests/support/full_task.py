@@ -1,6 +1,6 @@
-"""A task document with every key of the contract, and the way back from messages to REST's JSON.
+"""A task document with every key of Conductor's, and the way back from messages to REST's JSON.
 
-Written from the contract's lists of names (sections 1.5, 1.6 and 2.2), not from the protos. Scalars differ from zero,
+Written from the fields of Conductor's classes and protos, not from our protos. Scalars differ from zero,
 so that a field which is lost on the way shows.
 """
 
@@ -195,7 +195,7 @@ REST_ONLY = {
     },
     "CacheConfig": set[str](),
 }
-"""What Conductor's protos have no field for, by message (contract section 2.3)."""
+"""What Conductor's protos have no field for, by message."""
 
 
 _VALUE = "google.protobuf.Value"

@@ -1,7 +1,7 @@
 """Answers of a real Conductor, with the rows that it made them from: one JSON object a line.
 
 ``make conformance`` writes them. ``queueWaitTime`` of a task that waits for a callback depends on the clock of the
-server (contract section 1.5), so each answer has the time before and after it.
+server (``Task.getQueueWaitTime()``), so each answer has the time before and after it.
 """
 
 import json

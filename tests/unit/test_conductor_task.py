@@ -1,7 +1,8 @@
 r"""Conductor's ``TaskModel`` rows as the REST Task that Conductor answers with: one test for each rule.
 
-Sections are the contract's. What Conductor's own classes answer for several hundred rows, odd ones above all, is kept
-in ``tests/data/task_model_rows.json`` (``tools/conductor_rows`` makes it) and compared here byte for byte.
+``docs/conductor-contract.md`` has the rules. What Conductor's own classes answer for several hundred rows, odd ones
+above all, is kept in ``tests/data/task_model_rows.json`` (``tools/conductor_rows`` makes it) and compared here byte for
+byte.
 """
 
 import json
@@ -120,7 +121,7 @@ WORKFLOW_DEFINITION_DEFAULTS: dict[str, Any] = json.loads("""
 "variables":{},"inputTemplate":{},"enforceSchema":true,"metadata":{},"maskedFields":[]}
 """)
 
-# --- Fields (sections 1.5 and 3.4) ---
+# --- Fields (``Task``, ``TaskModel``) ---
 
 
 def test_a_row_of_nothing_but_a_status_has_all_defaults() -> None:
@@ -129,7 +130,7 @@ def test_a_row_of_nothing_but_a_status_has_all_defaults() -> None:
 
 
 def test_what_only_rows_have_is_dropped() -> None:
-    """Section 3.4, "stored, not in Task", and the getters of the model."""
+    """What ``TaskModel`` has and ``Task`` has not, and the getters of the model."""
     stored = json.loads("""
         {"callbackAfterMs":5,"firstScheduledTime":6,"waitTimeout":7,"loopTaskId":"l","idempotent":true,
         "onStateChange":{"onStart":[{"type":"t","payload":{"a":1}}]},"parentTaskReferenceName":"p","cachedOutput":true,
@@ -174,7 +175,7 @@ def test_payload_keys_keep_their_order_and_duplicates_their_first_place() -> Non
 
 
 def test_payloads_stored_elsewhere_are_answered_empty_with_their_paths() -> None:
-    """Section 3.5; an empty path is a path."""
+    """``TaskModel.toTask()``; an empty path is a path."""
     found = answer(inputData={"a": 1}, externalInputPayloadStoragePath="task/input/1.json", outputData={"b": 2})
     assert (found["inputData"], found["outputData"]) == ({}, {"b": 2})
     assert found["externalInputPayloadStoragePath"] == "task/input/1.json"
@@ -237,7 +238,7 @@ SUB_WORKFLOW_IDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("stored", "expected"), SUB_WORKFLOW_IDS.values(), ids=SUB_WORKFLOW_IDS)
 def test_sub_workflow_id_is(stored: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Section 4; None stands for no such key."""
+    """``Task.getSubWorkflowId()``; None stands for no such key."""
     found = answer(stored)
     assert {key: found.get(key) for key in expected} == expected
 
@@ -294,7 +295,7 @@ def test_messages_are_type_and_base64() -> None:
         assert refused(compact({"status": "COMPLETED", "inputMessage": broken}))
 
 
-# --- Nested definitions (section 1.6) ---
+# --- Nested definitions (``WorkflowTask``, ``TaskDef``, ``WorkflowDef``) ---
 
 
 def test_workflow_task_gets_every_default() -> None:

@@ -141,7 +141,7 @@ class TestPresence:
         assert convert({field.json_name: ""}).HasField(field.name)  # type: ignore[arg-type]
 
     def test_nullable_scalars_are_optional_and_the_others_are_not(self) -> None:
-        """Those that the contract does not mark as always present."""
+        """Those that Conductor leaves out when they are null (its ``Task``, ``WorkflowTask`` and ``TaskDef``)."""
         always = {
             "Task": "status retryCount seq pollCount scheduledTime startTime endTime updateTime startDelayInSeconds"
             " retried executed callbackFromWorker responseTimeoutSeconds callbackAfterSeconds rateLimitPerFrequency"

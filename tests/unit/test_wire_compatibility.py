@@ -1,7 +1,7 @@
 """Bytes of ``taskgate.v1`` read by Conductor's messages, and the reverse.
 
-Conductor's messages are built here from the contract (sections 1.6 and 2.2), in a descriptor pool of their own: nothing
-of our protos goes into them.
+Conductor's messages are built here from its own protos (``model/task.proto``, ``workflowtask.proto``,
+``taskdef.proto``), in a descriptor pool of their own: nothing of our protos goes into them.
 """
 
 import base64

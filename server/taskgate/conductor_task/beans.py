@@ -1,8 +1,8 @@
 """The table: every field of Conductor's ``TaskModel`` and of what it nests, with its type, default and place.
 
 One class a Java class, one line a field, in the order in which Jackson writes them: an object's own fields as declared,
-those of its superclass first, then what only getters make. Read from Conductor 3.32 (contract sections 1.5, 1.6, 3.4
-and 4) and compared with what its own classes and settings answer.
+those of its superclass first, then what only getters make. Read from Conductor 3.32 and compared with what
+its own classes and settings answer (``docs/conductor-contract.md``).
 
 - A type is what Jackson itself writes; anything else that it would still take is the business of ``reading``.
 - A default is what a missing key means: the initialiser of the Java field. ``UNSET`` is Java's null; such a property is
@@ -167,7 +167,7 @@ class SubWorkflowParams(Bean):
 
 
 class WorkflowTask(Bean):
-    """The step of the workflow definition that the task came from (contract section 1.6)."""
+    """The step of the workflow definition that the task came from."""
 
     name: Text = UNSET
     taskReferenceName: Text = UNSET
@@ -254,7 +254,7 @@ class WorkflowNotifications(Bean):
 
 
 class TaskModel(Bean):
-    """A stored row. Its first part is the REST Task, in that class's order (contract section 1.5)."""
+    """A stored row. Its first part is the REST Task, in that class's order."""
 
     taskType: Text = UNSET
     status: Status | UnsetType = UNSET
@@ -304,7 +304,7 @@ class TaskModel(Bean):
     loopOverTask: Made = UNSET
     queueWaitTime: Made = UNSET
 
-    # Not in a Task (contract section 3.4). Read all the same: a row that Jackson cannot read, Conductor cannot answer.
+    # Not in a Task. Read all the same: a row that Jackson cannot read, Conductor cannot answer.
     callbackAfterMs: Long = 0
     firstScheduledTime: Long = 0
     waitTimeout: Long = 0

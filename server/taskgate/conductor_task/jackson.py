@@ -1,8 +1,9 @@
 """What Jackson takes for a value of each simple type, beyond what it writes itself.
 
-Its defaults, with Conductor's settings (contract section 1.4): scalars are coerced, null is let through everywhere, and
-an empty string is null for numbers and booleans but nothing for enums, lists, maps and objects. Each reader gets a JSON
-value (numbers as ``Number``), gives the Java one (None is null), and raises DocumentError where Jackson raises.
+Its defaults, with Conductor's settings (``ObjectMapperConfiguration``): scalars are coerced, null is let through
+everywhere, and an empty string is null for numbers and booleans but nothing for enums, lists, maps and objects. Each
+reader gets a JSON value (numbers as ``Number``), gives the Java one (None is null), and raises DocumentError where
+Jackson raises.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""``TaskModel.toTask()`` and what the getters and setters of ``Task`` add (contract sections 1.5 and 4)."""
+"""``TaskModel.toTask()`` and what the getters and setters of ``Task`` add."""
 
 from typing import Any, NamedTuple
 

@@ -30,7 +30,7 @@ class _Head(msgspec.Struct, rename="camel"):
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 MAX_TASK_ID_CHARACTERS = 255
-"""The width of the ``task_id`` column in Conductor's own databases (contract section 3.1), and in MySQL in ours."""
+"""The width of the ``task_id`` column in Conductor's own databases, and in MySQL in ours."""
 
 _LARGEST_TIME = 2**63 - 1
 _MOST_DIGITS = 400

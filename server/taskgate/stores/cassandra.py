@@ -1,6 +1,6 @@
 """Tasks in Conductor's own keyspace of Cassandra; only read.
 
-Two statements, as Conductor's (contract section 3.3; ``CassandraExecutionDAO.getTask``): a task's UUID leads to its
+Two statements, as Conductor's (``CassandraExecutionDAO.getTask``): a task's UUID leads to its
 workflow, in whose partition the task lies under its ID as text. A grant of SELECT on the two tables is all that the
 user needs.
 """

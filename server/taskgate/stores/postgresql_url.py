@@ -1,6 +1,6 @@
 """What a ``postgresql://`` URL says: libpq's own parameters (PostgreSQL manual, "Connection Strings"), and two more.
 
-``schema`` is the schema of the table ``task``, as Conductor's ``conductor.postgres.schema`` (contract section 3.1);
+``schema`` is the schema of the table ``task``, as Conductor's ``conductor.postgres.schema``;
 ``pool_size`` is how many connections one process may have.
 """
 

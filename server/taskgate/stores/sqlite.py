@@ -1,6 +1,6 @@
 """Tasks in one SQLite file: the embedded default, and the layout that ``taskgate import`` writes.
 
-The table has Conductor's own columns (contract section 3.1) and one more, so the same statement reads both. In
+The table has Conductor's own columns (``SqliteExecutionDAO``) and one more, so the same statement reads both. In
 write-ahead mode any number of reading processes go on beside one writer.
 
 To replace the file under running servers, rename another one over it. Overwriting it in place is not noticed: SQLite

@@ -16,7 +16,7 @@ _TERMINAL = frozenset(
         "SKIPPED",
     }
 )
-"""``TaskModel.Status`` of tasks that have ended (contract section 1.5)."""
+"""``TaskModel.Status`` of tasks that have ended."""
 
 
 class Standing(NamedTuple):

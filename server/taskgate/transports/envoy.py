@@ -191,7 +191,7 @@ class EnvoyTransport:
         await self._send_json_error(send, *refusal, identity)  # where no traceback keeps what its frames have read
 
     async def _send_json_error(self, send: Send, row: ErrorStatus, message: str, identity: tuple[bytes, bytes]) -> None:
-        """The error in Conductor's shape (design section "Errors"); ``identity`` is the header with the request ID."""
+        """The error in Conductor's shape (``ErrorResponse``); ``identity`` is the header with the request ID."""
         body = json.dumps(
             {
                 "status": row.http_status,

@@ -5,7 +5,7 @@ leave in one packet, and each answer goes to the oldest question. A caller that 
 queue behind; whoever comes next can therefore never get an answer meant for another.
 
 Parsing is hiredis', from the makers of Redis. redis-py's own asyncio client takes a connection out of a pool for each
-command: ten times the CPU (README, "Redis"), and 22 MiB of modules in each serving process.
+command: ten times the CPU (``docs/stores.md``), and 22 MiB of modules in each serving process.
 """
 
 import asyncio

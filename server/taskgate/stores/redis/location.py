@@ -67,7 +67,7 @@ class Location:
     domain: str
 
     def keyspace(self, layout: Layout) -> str:
-        """What all keys begin with: the parts of Conductor's keys that are not blank (contract section 3.2)."""
+        """What all keys begin with: the parts of Conductor's keys that are not blank (``BaseDynoDAO``)."""
         stack = _DEFAULT_STACK[layout] if self.stack is None else self.stack
         return "".join(f"{part}." for part in (self.namespace, stack, self.domain) if part.strip())
 

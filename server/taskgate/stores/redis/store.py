@@ -23,7 +23,7 @@ _COMMANDS = {
 
 
 class RedisStore:
-    """Reads keys ``[namespace.][stack.][domain.]TASK.<task ID>`` (contract section 3.2)."""
+    """Reads keys ``[namespace.][stack.][domain.]TASK.<task ID>``, as Conductor's ``BaseDynoDAO``."""
 
     def __init__(self, location: Location, layout: Layout = Layout.TASKGATE) -> None:
         """Nothing is opened here."""
