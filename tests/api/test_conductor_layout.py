@@ -169,6 +169,19 @@ def test_large_row_is_answered(conductor: System, conductor_door: Door) -> None:
         assert (typed.status, len(task.output_data["values"].list_value.values)) == (200, 8000)
 
 
+@pytest.mark.parametrize("size", [1_000, 40_000, 70_000])
+def test_answer_that_is_smaller_than_its_row_is_whole(conductor: System, conductor_door: Door, size: int) -> None:
+    """Of a row over 64 KiB, whose spaces are not in the answer."""
+    task_id = str(uuid.uuid4())
+    changes = {"status": "FAILED", "outputData": {"a": "x" * size}}
+    put_row(conductor.database, task_id, " " * 80_000 + row(task_id, **changes))
+    outcome = conductor_door.get_task_json(task_id)
+    assert (outcome.status, outcome.document) == (200, answer(taskId=task_id, **changes))
+    if isinstance(conductor_door, GrpcDoor):
+        typed, task = conductor_door.get_task(task_id)
+        assert (typed.status, task.output_data["a"].string_value) == (200, "x" * size)
+
+
 @pytest.mark.parametrize("value", ["1", '"\\uD800"'], ids=["read at once", "read leniently"])
 def test_row_as_deep_as_allowed_is_answered(conductor: System, conductor_door: Door, value: str) -> None:
     """In the threads of every server, whichever way it is read and written."""

@@ -14,14 +14,16 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
 import psutil
 import pytest
 
 from support.documents import DOCUMENTED_ID, put_row, task
+from support.raw_grpc import RawGrpc, request_for
 from support.running import System, running_system
 from taskgate.endpoints import _HTTP_BODY_TYPE, _header
 from taskgate.task_message import task_from_document
@@ -224,6 +226,49 @@ def test_streams_without_a_window(documents: Any, transport: str, method: str, t
         show(f"  {outcomes}")
         # Cut off: Envoy takes many window updates without data between them for an attack.
         assert all(how in ("reset", "cut off") or refused(how) for how in outcomes["outcomes"]), outcomes
+
+
+@pytest.mark.parametrize("trickle", [0, 20_000], ids=["nothing", "20 KB a second"])
+def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path, trickle: int) -> None:
+    """Readers that have no window, or one that grows too slowly, hold half of the budget for 18 s of 0.5 MB each.
+
+    Then their calls end while their connections stay, and memory and room are there for others of the same address.
+    """
+    database = tmp_path / "tasks.db"
+    task_ids = [task_id(number) for number in range(160)]
+    with running_system(database, "--demo", transport="grpcio", workers=1) as system, ExitStack() as connections:
+        for number, known in enumerate(task_ids):
+            text = random.Random(number).randbytes(250_000).hex()
+            put_row(database, known, task(known, outputData={"text": text}).decode())
+        idle = Memory(system).now()
+        asked = []
+        for start in range(0, len(task_ids), 40):
+            connection = connections.enter_context(RawGrpc(system.grpc, window=0))
+            for known in task_ids[start : start + 40]:
+                stream = connection.open()
+                connection.data(stream, request_for(known), end=True)
+                asked.append((connection, stream))
+        until, peak = time.monotonic() + 60, 0
+        while any(not connection.answers[stream].ended for connection, stream in asked) and time.monotonic() < until:
+            for connection in {connection for connection, _ in asked}:
+                connection.receive(0.1)
+            for connection, stream in asked:
+                if trickle and not connection.answers[stream].ended:
+                    connection.h2.increment_flow_control_window(trickle // 2, stream)
+            peak = max(peak, Memory(system).now())
+            time.sleep(0.1)
+        outcomes = Counter(connection.answers[stream].grpc_status for connection, stream in asked)
+        show(f"{outcomes}, MiB: {idle >> 20} idle, {peak >> 20} at most")
+        assert set(outcomes) <= {grpc.StatusCode.CANCELLED.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]}
+        assert outcomes[grpc.StatusCode.CANCELLED.value[0]] > len(task_ids) / 2
+        assert not any(connection.lost or connection.goaway for connection, _ in asked)
+        with RawGrpc(system.grpc) as other:
+            assert other.call(request_for(task_ids[0])).grpc_status == 0
+        until = time.monotonic() + SETTLED
+        while (left := Memory(system).now()) > (idle + peak) / 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        show(f"  {left >> 20} MiB afterwards")
+        assert left <= (idle + peak) / 2
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from support.documents import DOCUMENTED_ID
 from taskgate.stores.base import StoredTask
 from taskgate.stores.sqlite import SqliteStore, SqliteWriter
-from taskgate.transports.envoy import _Parts
-from taskgate.transports.grpc_wire import frame
+from taskgate.transports.asgi import CallerGone
+from taskgate.transports.envoy import _Parts, _Request, _Unfinished
+from taskgate.transports.grpc_wire import Refused, frame
 from taskgate.transports.health import Health
 from taskgate.transports.pace import Turns
 
@@ -30,6 +33,38 @@ async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> No
         assert await anext(messages) == b"m"
     await asyncio.wait_for(sending, 5)
     await messages.aclose()
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "in time"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"body": frame(b"one") + b"more", "more_body": True},
+        {"body": b"\7" + frame(b"flag")[1:], "more_body": True},
+        {"body": b"", "more_body": False},
+    ],
+    ids=["more than one message", "unknown flag", "no message"],
+)
+async def test_request_that_was_given_up_is_answered_once(end: dict[str, Any], *, late: bool) -> None:
+    """What comes of it afterwards, and would be refused, makes no second answer."""
+    sent: list[dict[str, Any]] = []
+    goes_on = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await goes_on.wait()
+        return {"type": "http.request"} | end
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    request = _Request({}, receive, send, 0.0 if late else 60.0, _Unfinished())
+    message = asyncio.create_task(request.only_message())
+    while late and not sent:
+        await asyncio.sleep(0.01)
+    goes_on.set()
+    with pytest.raises(CallerGone if late else Refused):
+        await message
+    assert [event["type"] for event in sent] == (["http.response.start", "http.response.body"] if late else [])
 
 
 async def test_each_turn_of_the_loop_is_for_one_part() -> None:

@@ -352,6 +352,10 @@ class _Request:
         self._unfinished.add(self)
         try:
             message = await self._read()
+        except Refused:
+            if self._given_up:  # it has its answer, and can have no second one
+                raise CallerGone from None
+            raise
         finally:
             self._unfinished.remove(self)
         if self._given_up:

@@ -33,7 +33,16 @@ from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
 from taskgate.transports.error_details import status_details
 from taskgate.transports.grpc_wire import Refused, late_request, no_whole_message
-from taskgate.transports.pace import PART_BYTES, PINNED_BYTES, ReaderTooSlow, Turns, send_in_parts
+from taskgate.transports.grpcio_calls import end_call, note_calls
+from taskgate.transports.pace import (
+    GRACE_SECONDS,
+    PART_BYTES,
+    PINNED_BYTES,
+    ReaderTooSlow,
+    Turns,
+    longest_seconds,
+    send_in_parts,
+)
 
 _FILES = 48
 """Files that a server has open beside connections and its store: 22 of its own, and those of large conversions."""
@@ -54,6 +63,8 @@ _PARKED_SECONDS = 5.0
 
 MAX_CALLS_ON_A_CONNECTION = 10_000
 """Calls that one connection may have at a time on the server's own port."""
+
+_TOO_SLOW = "a reader was too slow; its answer was not gone on with"
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
@@ -108,6 +119,7 @@ class GrpcServer:
             port = self._server.add_insecure_port(str(address))
         except RuntimeError as error:
             raise SettingsError(f"grpc: cannot listen on {address}") from error
+        note_calls(asyncio.get_running_loop())
         await self._server.start()
         self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
         bound = Address(address.host, port)
@@ -332,11 +344,26 @@ def _identity(call: Call) -> tuple[tuple[str, str], ...]:
 
 
 async def _whole(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -> bytes:
-    """The message of a unary answer; its room is given back when the call is over."""
+    """The message of a unary answer.
+
+    Its room is given back when the call is over, at the latest when the reader is too slow: gRPC has all of it at once,
+    so that only the whole can be late.
+    """
     await turns.take()
-    context.add_done_callback(lambda _: _release(call))
-    if context.done():  # it was over before that
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - grpc.aio runs each call in a task
+
+    def give_up() -> None:
+        structlog.get_logger("taskgate.server").warning(_TOO_SLOW, request_id=call.request_id)
+        end_call(task)
+
+    late = loop.call_later(longest_seconds(len(answer.payload)), give_up)
+
+    def over(_: object) -> None:
+        late.cancel()
         _release(call)
+
+    task.add_done_callback(over)  # one of the context would keep the call alive
     return b"".join(answer)
 
 
@@ -346,7 +373,7 @@ async def _stream(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -
     length = ((LENGTH_HEADER, str(len(document))),)  # a REST answer in parts would have none
     await context.send_initial_metadata(length)
     await context.write(body_part(b"", first=True))
-    end = len(document) - PART_BYTES
+    end = max(len(document) - PART_BYTES, 0)  # what was read was large, its document may be small
 
     async def write(part: bytes) -> None:
         await context.write(body_part(part, first=False))
@@ -358,10 +385,12 @@ async def _stream(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -
 
 async def _give_up(call: Call, context: Any, seconds: float) -> None:
     """End a call whose reader is too slow: in Envoy's way, which resets it within ``seconds``, else with a status."""
-    structlog.get_logger("taskgate.server").warning(
-        "a reader was too slow; its answer was not gone on with", request_id=call.request_id
-    )
+    structlog.get_logger("taskgate.server").warning(_TOO_SLOW, request_id=call.request_id)
     await asyncio.sleep(seconds)  # a status would be queued behind what it does not read
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - grpc.aio runs each call in a task
+    unread = asyncio.get_running_loop().call_later(GRACE_SECONDS, end_call, task)
+    task.add_done_callback(lambda _: unread.cancel())
     try:
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The answer was read too slowly")
     except grpc.aio.InternalError:  # the caller has gone, and grpcio would log that with a traceback

@@ -30,6 +30,11 @@ class ReaderTooSlow(Exception):
     """
 
 
+def longest_seconds(size: int) -> float:
+    """How long a reader may take for ``size`` bytes."""
+    return GRACE_SECONDS + size / MIN_RATE
+
+
 class Turns:
     """Turns of the event loop, each for one part of a large answer, so that small answers come in between.
 
