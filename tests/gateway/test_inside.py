@@ -15,6 +15,7 @@ from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Ask, Headers, Http1, Http2, ask_over, assert_error
 from support.running import eventually
 from taskgate.addresses import Address
+from taskgate.calls import usable_request_id
 from taskgate.gateway import GatewaySettings, InsideEnvoy
 from taskgate.gateway.inside import EnvoyWithPython, module
 from taskgate.reservations import Reservation
@@ -126,6 +127,20 @@ class TestRequestId(test_rest.TestRequestId):
 
     def test_without_one_it_is_made(self, ask: Ask) -> None:
         assert len(ask(f"{PATH}x").header("x-request-id") or "") == 36
+
+    @pytest.mark.parametrize("request_line", [f"GET {PATH}a%2Fb HTTP/1.1\r\nhost: a", f"GET {PATH}a HTTP/1.1"])
+    @pytest.mark.parametrize("offered", ["caller:42", "x" * 128, "x" * 129, "x" * 8000, "<a>", "a b", "a,b", "", None])
+    def test_request_that_envoy_refuses_before_its_headers(
+        self, gateway: Gateway, request_line: str, offered: str | None
+    ) -> None:
+        """An encoded slash, no host: one ID as for any other request."""
+        header = "" if offered is None else f"\r\nx-request-id: {offered}"
+        with Http1(gateway.address) as connection:
+            connection.send(f"{request_line}{header}\r\n\r\n".encode())
+            answer = connection.answer()
+        assert_error(answer, 400, "Malformed HTTP request")
+        (given,) = [value for name, value in answer.headers if name == "x-request-id"]
+        assert given == offered if usable_request_id(offered) == offered else len(given) == 36
 
 
 class TestHeaders:

@@ -48,7 +48,7 @@ async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> No
 async def test_request_that_was_given_up_is_answered_once(end: dict[str, Any], *, late: bool) -> None:
     """What comes of it afterwards, and would be refused, makes no second answer."""
     sent: list[dict[str, Any]] = []
-    goes_on = asyncio.Event()
+    goes_on, answered = asyncio.Event(), asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         await goes_on.wait()
@@ -56,11 +56,13 @@ async def test_request_that_was_given_up_is_answered_once(end: dict[str, Any], *
 
     async def send(event: dict[str, Any]) -> None:
         sent.append(event)
+        if event["type"] == "http.response.body":
+            answered.set()
 
     request = _Request({}, receive, send, 0.0 if late else 60.0, _Unfinished())
     message = asyncio.create_task(request.only_message())
-    while late and not sent:
-        await asyncio.sleep(0.01)
+    if late:
+        await asyncio.wait_for(answered.wait(), 5)
     goes_on.set()
     with pytest.raises(CallerGone if late else Refused):
         await message

@@ -343,7 +343,7 @@ def _identity(call: Call) -> tuple[tuple[str, str], ...]:
     return ((REQUEST_ID_HEADER, call.request_id),)
 
 
-async def _whole(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -> bytes:
+async def _whole(turns: Turns, call: Call, answer: LargeAnswer, _: Any) -> bytes:
     """The message of a unary answer.
 
     Its room is given back when the call is over, at the latest when the reader is too slow: gRPC has all of it at once,
@@ -359,7 +359,7 @@ async def _whole(turns: Turns, call: Call, answer: LargeAnswer, context: Any) ->
 
     late = loop.call_later(longest_seconds(len(answer.payload)), give_up)
 
-    def over(_: object) -> None:
+    def over(_task: object) -> None:
         late.cancel()
         _release(call)
 

@@ -7,7 +7,6 @@ Seen with grpcio 1.85; were a later one made differently, calls would go on unti
 """
 
 import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 _RUNS_HANDLER = "_handle_exceptions"
@@ -32,7 +31,7 @@ def end_call(task: asyncio.Task[Any]) -> None:
         task.waits_for_caller.cancel()
 
 
-def _make_task(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
+def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
     if coro.__name__ != _RUNS_HANDLER:
         return asyncio.Task(coro, loop=loop, **options)
     task = _HandlerTask(coro, loop=loop, **options)
