@@ -244,6 +244,7 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
         asked = []
         for start in range(0, len(task_ids), 40):
             connection = connections.enter_context(RawGrpc(system.grpc, window=0))
+            connection.h2.increment_flow_control_window(1 << 30)  # of the connection: streams alone are slow
             for known in task_ids[start : start + 40]:
                 stream = connection.open()
                 connection.data(stream, request_for(known), end=True)
@@ -254,7 +255,7 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
                 connection.receive(0.1)
             for connection, stream in asked:
                 if trickle and not connection.answers[stream].ended:
-                    connection.h2.increment_flow_control_window(trickle // 2, stream)
+                    connection.h2.increment_flow_control_window(trickle // 10, stream)
             peak = max(peak, Memory(system).now())
             time.sleep(0.1)
         outcomes = Counter(connection.answers[stream].grpc_status for connection, stream in asked)
