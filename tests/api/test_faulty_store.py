@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ class Addresses:
     grpc: str
 
 
+Serving = Callable[[str, Settings], Awaitable[Addresses]]
+
+
 def limited_to(seconds: float) -> Settings:
     return Settings(
         grpc="127.0.0.1:0",
@@ -45,20 +48,30 @@ HURRIED, PATIENT = limited_to(0.5), limited_to(300)
 """One limit for slow reads to reach, and one that no test waits for: whatever ends a call there is not the limit."""
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["envoy", "grpcio"])
-async def faulty_system(request: pytest.FixtureRequest) -> AsyncIterator[Addresses]:
-    async with serving(request.param, HURRIED) as addresses:
-        yield addresses
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def serving() -> AsyncIterator[Serving]:
+    """Serves over a transport with a limit: each pair is started once, and stopped at the end."""
+    running: dict[tuple[str, float], Addresses] = {}
+    async with AsyncExitStack() as stack:
+
+        async def start(transport: str, settings: Settings) -> Addresses:
+            key = (transport, settings.request_timeout)
+            if key not in running:
+                begin = inside_envoy if transport == "envoy" else behind_envoy
+                running[key] = await stack.enter_async_context(begin(settings))
+            return running[key]
+
+        yield start
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["envoy", "grpcio"])
-async def patient_system(request: pytest.FixtureRequest) -> AsyncIterator[Addresses]:
-    async with serving(request.param, PATIENT) as addresses:
-        yield addresses
+async def faulty_system(request: pytest.FixtureRequest, serving: Serving) -> Addresses:
+    return await serving(request.param, HURRIED)
 
 
-def serving(transport: str, settings: Settings) -> AbstractAsyncContextManager[Addresses]:
-    return inside_envoy(settings) if transport == "envoy" else behind_envoy(settings)
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["envoy", "grpcio"])
+async def patient_system(request: pytest.FixtureRequest, serving: Serving) -> Addresses:
+    return await serving(request.param, PATIENT)
 
 
 @asynccontextmanager

@@ -131,7 +131,7 @@ def test_any_grpc_message_gets_a_defined_status(system: System, grpc_door: GrpcD
 
 
 def test_request_message_over_the_limit_is_refused(system: System) -> None:
-    """More than 32 MiB of request is RESOURCE_EXHAUSTED, from gRPC itself; the next call is answered."""
+    """48 MiB of request are RESOURCE_EXHAUSTED, from gRPC itself (64 KiB may come); the next call is answered."""
     options = [("grpc.max_send_message_length", -1)]
     for target in (system.grpc, system.http):
         with grpc.insecure_channel(target, options=options) as channel:
