@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 
 from taskgate.addresses import Address
 from taskgate.gateway import EnvoyProcess, GatewaySettings
+from taskgate.gateway.process import _ask_admin
 
 T = TypeVar("T")
 
@@ -91,3 +92,15 @@ class Gateway:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+
+
+def active(gateway: Gateway) -> int:
+    """How many requests are running."""
+    return counted(gateway, "downstream_rq_active")
+
+
+def counted(gateway: Gateway, name: str) -> int:
+    """A number that Envoy keeps of its callers; 0 if it has had none."""
+    answer = _ask_admin(gateway.admin, "GET", f"/stats/prometheus?filter=http.taskgate.{name}$")
+    assert answer is not None
+    return int((answer[1].split() or ["0"])[-1])

