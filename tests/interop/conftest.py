@@ -1,6 +1,8 @@
 """gRPC clients that nobody here wrote, on each way in, and a server log that stays free of tracebacks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 
@@ -19,7 +21,7 @@ ALARMS = ("Traceback", "Exception in", "never retrieved", "InvalidStateError")
 
 @pytest.fixture(scope="session", params=ROUTES)
 def route(request: pytest.FixtureRequest) -> str:
-    """Each way in, in turn; each has a system of its own."""
+    """Each way in, in turn; the last two have a system in common."""
     name: str = request.param
     return name
 
@@ -31,14 +33,34 @@ def transport(route: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def system(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """``taskgate up`` with one worker, so that what one caller does to it meets every other; with one large task."""
-    database = tmp_path_factory.mktemp("interop") / "tasks.db"
-    with running_system(database, "--demo", transport=transport, workers=1) as running:
-        put_row(database, LARGE_ID, large_task().decode())
-        yield running
-        assert running.stop() == 0
-        assert not (found := alarms(running, 0)), "\n".join(found)
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], System]]:
+    """Starts ``taskgate up`` with one large task, once for a transport; all are stopped at the end, without alarms.
+
+    One worker, so that what one caller does to it meets every other.
+    """
+    systems: list[System] = []
+    with ExitStack() as running:
+
+        @cache
+        def start(transport: str) -> System:
+            database = tmp_path_factory.mktemp("interop") / "tasks.db"
+            quickly = ("--drain-delay", "0")  # no balancer is there to notice
+            systems.append(
+                running.enter_context(running_system(database, "--demo", *quickly, transport=transport, workers=1))
+            )
+            put_row(database, LARGE_ID, large_task().decode())
+            return systems[-1]
+
+        yield start
+        for system in systems:
+            assert system.stop() == 0
+            assert not (found := alarms(system, 0)), "\n".join(found)
+
+
+@pytest.fixture(scope="session")
+def system(transport: str, started: Callable[[str], System]) -> System:
+    """The system of the route."""
+    return started(transport)
 
 
 @pytest.fixture(scope="session")

@@ -78,12 +78,12 @@ def memory(system: System) -> int:
 
 
 @pytest.mark.parametrize("which", ["document", "compressed", "afterwards"])
-def test_document(got: dict[str, Any], which: str) -> None:
+def test_client_gets_the_document_plain_and_compressed(got: dict[str, Any], which: str) -> None:
     """Byte for byte: by default, with a request that is compressed with gzip, and after the cancellations."""
     assert got[which] == {"code": OK, "text": DOCUMENTED_COMPACT.decode()}
 
 
-def test_typed_task(got: dict[str, Any]) -> None:
+def test_client_gets_the_typed_task(got: dict[str, Any]) -> None:
     assert got["task"] == {"code": OK, "id": DOCUMENTED_ID, "status": json.loads(DOCUMENTED)["status"]}
 
 
@@ -101,11 +101,11 @@ def test_request_id_comes_back(got: dict[str, Any]) -> None:
     assert got["requestId"] == "interop-1"
 
 
-def test_answer_of_10_mb(got: dict[str, Any]) -> None:
+def test_client_gets_an_answer_of_10_mb_whole(got: dict[str, Any]) -> None:
     assert got["large"] > 10_000_000
 
 
-def test_unknown_method(got: dict[str, Any]) -> None:
+def test_unknown_method_is_unimplemented_to_the_client(got: dict[str, Any]) -> None:
     assert got["missing"] == UNIMPLEMENTED
 
 
