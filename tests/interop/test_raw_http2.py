@@ -566,7 +566,7 @@ class TestReset:
 class TestConnection:
     @pytest.mark.parametrize("how", ["RST_STREAM", "FIN", "RST"])
     def test_large_answer_that_is_abandoned_is_let_go_of(self, target: str, system: System, how: str) -> None:
-        """Reset, or with its connection gone: after ten such calls, thirty more cost no more memory (they are 300 MB)."""
+        """Reset, or with its connection gone: after ten such calls, thirty more (300 MB) cost no more memory."""
 
         def abandon(times: int) -> None:
             for _ in range(times):
