@@ -32,7 +32,7 @@ def end_call(task: asyncio.Task[Any]) -> None:
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-    if coro.__name__ != _RUNS_HANDLER:
+    if getattr(coro, "__name__", "") != _RUNS_HANDLER:  # what closes an asynchronous generator has no name
         return asyncio.Task(coro, loop=loop, **options)
     task = _HandlerTask(coro, loop=loop, **options)
     task.waits_for_caller = asyncio.current_task(loop)
