@@ -117,7 +117,7 @@ def _refused(error: Any) -> Outcome:
         status = status_pb2.Status.FromString(details)
         assert (status.message, status.code) == (outcome.message, error.code().value[0])
         info = error_details_pb2.ErrorInfo()
-        (detail,) = status.details
+        (detail,) = [detail for detail in status.details if detail.Is(info.DESCRIPTOR)]
         assert detail.Unpack(info)
         assert info.domain == "taskgate"
         outcome.reason, outcome.metadata = info.reason, dict(info.metadata)
