@@ -84,9 +84,8 @@ class TaskServiceServicer:
     def GetTask(self, request, context):
         """Returns a task as a typed message.
 
-        Cost: one lookup by primary key, then about a microsecond of processor time for each value in the document: tens of
-        microseconds for a task of 2 kB; for a megabyte, 5 milliseconds if it is one long text, a tenth of a second and more
-        if it is many small values. The whole task is read, converted and sent, whichever fields the caller wants.
+        Cost: one lookup by primary key, then a conversion that grows with the number of values in the document. The whole
+        task is read, converted and sent, whichever fields the caller wants.
 
         This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
         reorder keys, which Conductor's clients do not expect. REST callers get `StreamTaskJson`. The same bytes also answer
@@ -114,8 +113,8 @@ class TaskServiceServicer:
         """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
         keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
 
-        Cost: one lookup by primary key, and a pass over the document to see that it is JSON: microseconds for 2 kB. By far
-        the cheaper method for large tasks.
+        Cost: one lookup by primary key, and a pass over the document to see that it is JSON. By far the cheaper method for
+        large tasks.
 
         Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
 
