@@ -16,7 +16,7 @@ import structlog
 from taskgate.errors import SettingsError, TaskgateError
 from taskgate.logs import configure_logs
 from taskgate.printable import printable, printable_lines
-from taskgate.settings import Settings, load_settings, unknown_variables
+from taskgate.settings import Settings, load_settings, metavar, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,11 +60,11 @@ def with_settings(*names: str) -> Callable[[F], F]:
 
 def _option(name: str) -> Callable[[Any], Any]:
     field = Settings.model_fields[name]
-    default = "this host's name" if field.default_factory else str(field.default)
+    default = "this host's name" if field.default_factory else str(field.default) or "none"
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
-        metavar="VALUE",
+        metavar=metavar(name),
         help=f"{field.description} [TASKGATE_{name.upper()}; default: {default}]",
     )
 
@@ -126,7 +126,7 @@ Graces and limits, for each process:
 
 
 @main.command(epilog=_LIMITS)
-@with_settings(*_SERVER_SETTINGS, "transport", "http", "instance")
+@with_settings(*_SERVER_SETTINGS, "transport", "http", "instance", "access_log")
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
     """Run the whole thing on one machine: store, service, Envoy.
@@ -186,7 +186,7 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 
 @main.command()
 @with_settings(
-    *("transport", "http", "grpc", "workers", "request_timeout", "drain_delay", "instance", "log_level", "log_format")
+    *("transport", "http", "grpc", "workers", "request_timeout", "instance", "access_log", "log_level", "log_format")
 )
 @click.option("--validate", is_flag=True, help="Have Envoy check the configuration instead of printing it.")
 def gateway(settings: Settings, *, validate: bool) -> None:
@@ -209,7 +209,12 @@ def gateway(settings: Settings, *, validate: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the exact REST document instead of a summary.")
 @click.option(
-    "--timeout", default=10.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Seconds."
+    *("--timeout", "timeout"),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long to wait for the answer.",
 )
 def get(task_id: str, server: str, timeout: float, *, as_json: bool) -> None:
     """Ask a running server for one task.

@@ -8,8 +8,9 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import (
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
         " postgresql://user@host:5432/database, mysql://user@host:3306/database, redis://host:6379/0,"
         " redis+sentinel://host:26379/name/0, redis+cluster://host:6379 or cassandra://host:9042/keyspace. Where it"
         " holds a password, use the variable: flags can be seen by others.",
+        json_schema_extra={"metavar": "URL"},
     )
     layout: Layout = Field(
         default=Layout.TASKGATE,
@@ -79,6 +81,7 @@ class Settings(BaseSettings):
         default=512,
         ge=64,
         le=65536,
+        json_schema_extra={"metavar": "MIB"},
         description="MiB of large answers, over 64 KiB each, that one process may be sending; one address gets half of"
         " it, one connection a quarter. More wait for 5 s and are then refused as retryable.",
     )
@@ -97,6 +100,13 @@ class Settings(BaseSettings):
         max_length=255,
         pattern=r"^[\x20-\x7e]+$",
         description="The name of this node in REST error bodies.",
+        json_schema_extra={"metavar": "NAME"},
+    )
+    access_log: str = Field(
+        default="",
+        description="Where Envoy writes a JSON line for each request, also for those that it answers itself: a file, or"
+        " 'stdout'. The service's own log has a line for each call in any case.",
+        json_schema_extra={"metavar": "FILE"},
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe log lines to write."
@@ -125,6 +135,19 @@ class Settings(BaseSettings):
         """Flag over environment over file; no .env and no secrets folder."""
         del dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def metavar(name: str) -> str:
+    """What stands for the value of a setting in help texts: its choices, or a word for its kind."""
+    field = Settings.model_fields[name]
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"[{'|'.join(choice.value for choice in kind)}]"
+    if get_origin(kind) is Literal:
+        return f"[{'|'.join(get_args(kind))}]"
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["metavar"])
+    return {Address: "HOST:PORT", int: "NUMBER", float: "SECONDS"}[cast("type", kind)]
 
 
 def load_settings(config: Path | None, flags: Mapping[str, Any]) -> Settings:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from support.doors import DOORS, Door, GrpcDoor, open_door
+from support.edited_configuration import edited_configuration
 from support.faulty_store import AWAY, COUNTS, FULL, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
 from support.running import eventually
 from taskgate.gateway import EnvoyProcess, GatewaySettings, InsideEnvoy
@@ -77,11 +78,12 @@ async def patient_system(request: pytest.FixtureRequest, serving: Serving) -> Ad
 @asynccontextmanager
 async def inside_envoy(settings: Settings) -> AsyncIterator[Addresses]:
     grpc = Reservation(settings.grpc, key="grpc")
-    inside = InsideEnvoy(module(), grpc.address, app="support.faulty_store:app")
+    inside = InsideEnvoy(module(), grpc.address)
     envoy = EnvoyWithPython(
         GatewaySettings(listen=settings.http, instance="test-node", inside=inside), settings, threads=1
     )
-    listening = await envoy.start()
+    with edited_configuration(("taskgate.inside:app", "support.faulty_store:app")):
+        listening = await envoy.start()
     yield Addresses(str(listening), str(grpc.address))
     await envoy.stop(1)
     grpc.close()

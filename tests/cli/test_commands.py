@@ -7,6 +7,7 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from ruamel.yaml import YAML
 
@@ -96,11 +97,48 @@ def test_every_setting_is_a_flag_and_every_flag_that_help_speaks_of_is_one() -> 
     spoken_of = set(re.findall(r"--[a-z-]+", up.epilog or ""))
     assert "--in-flight-mib" in spoken_of
     assert spoken_of <= flags
-    of_envoy = {"transport", "http", "instance"}
+    of_envoy = {"transport", "http", "instance", "access_log"}
     assert {parameter.name for parameter in main.commands["serve"].params} == {
         *Settings.model_fields,
         "config",
     } - of_envoy
+
+
+def test_help_shows_the_choices_of_a_setting_or_the_kind_of_its_value() -> None:
+    """In every command, where its value stands; a choice that is shown is one that is taken."""
+    shown = {
+        (option.name, option.metavar)
+        for command in main.commands.values()
+        for option in command.params
+        if option.name in Settings.model_fields
+    }
+    assert len(shown) == len(Settings.model_fields)
+    of = dict(shown)
+    assert of["transport"] == "[envoy|grpcio]"
+    assert of["layout"] == "[taskgate|conductor]"
+    assert of["task_id_format"] == "[uuid|any]"
+    assert {of["http"], of["grpc"]} == {"HOST:PORT"}
+    choices = {name: text.strip("[]").split("|") for name, text in shown if text.startswith("[")}
+    assert len(choices) == 5
+    for name, values in choices.items():
+        for value in values:
+            assert str(getattr(Settings.model_validate({name: value}), name)) == value
+
+
+@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+def test_access_log_has_a_line_for_each_request(tmp_path: Path, transport: str) -> None:
+    """Those that Envoy answers itself as well, with the request ID of the answer; a path starts where ``up`` does."""
+    file = tmp_path / "access.log"
+    arguments = ("--demo", "--access-log", os.path.relpath(file))
+    with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
+        paths = [f"/api/tasks/{DOCUMENTED_ID}", "/nope"]
+        answers = [httpx.get(f"http://{system.http}{path}?token=secret", trust_env=False) for path in paths]
+        assert system.stop() == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines = [line for line in lines if line.get("path") in paths]  # without those of probes
+    assert [(line["path"], line["status"]) for line in lines] == [(paths[0], 200), (paths[1], 404)]
+    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in answers]
+    assert "secret" not in file.read_text()
 
 
 def test_help_names_every_kind_of_store() -> None:

@@ -4,17 +4,36 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from support.edited_configuration import edited_configuration
 from taskgate.addresses import Address
+from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.gateway import EnvoyProcess, GatewaySettings
 from taskgate.gateway.process import _ask_admin
 
 T = TypeVar("T")
+
+
+_FRAMING = 4096  # bytes beside the document in one message
+
+Change = tuple[str, str]
+"""Of ``edited_configuration``."""
+
+
+def largest_answer(size: int) -> Change:
+    """Let REST callers have no answer over ``size`` bytes."""
+    limit = "max_response_body_size: "
+    return f"{limit}{MAX_MESSAGE_BYTES + _FRAMING}", f"{limit}{size + _FRAMING}"
+
+
+def most_calls(number: int) -> Change:
+    """Let no more calls run at a time."""
+    return "requests: 4096", f"requests: {number}"
 
 
 class StubServer:
@@ -44,15 +63,17 @@ class StubServer:
 class Gateway:
     """An ``EnvoyProcess`` that lives in an event loop of its own, in a thread of its own."""
 
-    def __init__(self, *upstreams: StubServer | Address, **settings: Any) -> None:
+    def __init__(self, *upstreams: StubServer | Address, changes: Sequence[Change] = (), **settings: Any) -> None:
+        """``changes`` are those of ``edited_configuration``."""
         addresses = tuple(up.address if isinstance(up, StubServer) else up for up in upstreams)
-        settings = {"listen": Address("127.0.0.1", 0), "instance": "test-node", "drain_seconds": 0.2, **settings}
+        settings = {"listen": Address("127.0.0.1", 0), "instance": "test-node", **settings}
         self.log: list[tuple[str, str]] = []
         self.envoy = EnvoyProcess(
             GatewaySettings(upstreams=addresses, **settings),
             on_log=lambda level, text: self.log.append((level, text)),
             threads=1,
         )
+        self._changes = changes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -77,7 +98,8 @@ class Gateway:
 
     def __enter__(self) -> Self:
         try:
-            self.run(self.envoy.start())
+            with edited_configuration(*self._changes):
+                self.run(self.envoy.start())
         except BaseException:
             self._end_loop()
             raise

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.running import Gateway, StubServer
+from gateway.running import Gateway, StubServer, largest_answer, most_calls
 from gateway.stub_server import MESSAGE
 from gateway.wire import Ask, Http1, Http2, HungUp, ask_over, assert_error
 from taskgate.addresses import Address
@@ -151,7 +151,7 @@ class TestFromEnvoy:
         assert_error(answer, 504, "No server answered in time; try again", retryable=True)
 
     def test_answer_over_the_limit_is_500(self, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
-        gateway = start_gateway(stub, max_message_bytes=100_000)
+        gateway = start_gateway(stub, changes=[largest_answer(100_000)])
         for protocol in ("http1", "http2"):
             ask = ask_over(protocol, gateway.address)
             assert ask(f"{PATH}stub.size.100000").status == 200
@@ -160,7 +160,7 @@ class TestFromEnvoy:
     def test_calls_over_the_limit_are_503_at_once(
         self, stub: StubServer, start_gateway: Callable[..., Gateway]
     ) -> None:
-        gateway = start_gateway(stub, max_concurrent_requests=2)
+        gateway = start_gateway(stub, changes=[most_calls(2)])
         with Http2(gateway.address) as connection:
             streams = [connection.send(f"{PATH}stub.sleep.2.0") for _ in range(4)]
             answers = [connection.answer(stream) for stream in streams]

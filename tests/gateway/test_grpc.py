@@ -11,7 +11,7 @@ from google.api.httpbody_pb2 import HttpBody
 from google.rpc import error_details_pb2, status_pb2
 
 from gateway.channels import METHODS, method, open_channel
-from gateway.running import Gateway, StubServer
+from gateway.running import Gateway, StubServer, most_calls
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Answer, Http1, Http2
 from taskgate.addresses import Address
@@ -120,7 +120,8 @@ class TestErrorsFromEnvoy:
         self, stub: StubServer, start_gateway: Callable[..., Gateway]
     ) -> None:
         request = GetTaskJsonRequest(task_id="stub.sleep.2.0").SerializeToString()
-        with open_channel(start_gateway(stub, max_concurrent_requests=2).address) as channel:
+        gateway = start_gateway(stub, changes=[most_calls(2)])
+        with open_channel(gateway.address) as channel:
             futures = [method(channel).future(request, timeout=10) for _ in range(4)]
             codes = sorted(future.code().name for future in futures)
         assert codes == ["OK", "OK", "UNAVAILABLE", "UNAVAILABLE"]

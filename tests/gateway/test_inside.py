@@ -30,11 +30,11 @@ class GatewayWithPython(Gateway):
     """An Envoy with ``stub_app.py`` inside."""
 
     def __init__(self) -> None:
-        super().__init__(ANY)
+        super().__init__(ANY, changes=[("taskgate.inside:app", "gateway.stub_app:app")])
         self.grpc = Reservation(ANY, key="grpc")
-        inside = InsideEnvoy(module(), self.grpc.address, app="gateway.stub_app:app")
+        inside = InsideEnvoy(module(), self.grpc.address)
         self.envoy = EnvoyWithPython(
-            GatewaySettings(listen=ANY, instance="test-node", drain_seconds=0.2, inside=inside),
+            GatewaySettings(listen=ANY, instance="test-node", inside=inside),
             Settings(instance="test-node"),
             on_log=lambda level, text: self.log.append((level, text)),
             threads=1,

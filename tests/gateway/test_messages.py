@@ -7,7 +7,7 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 
 from gateway.channels import method, open_channel
-from gateway.running import Gateway, StubServer
+from gateway.running import Gateway, StubServer, largest_answer
 from gateway.wire import Ask, ask_over, assert_error
 from taskgate.document import MAX_DOCUMENT_BYTES, MAX_REQUEST_BYTES
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
@@ -55,6 +55,7 @@ def test_grpc_request_is_as_large_as_a_server_takes(gateway: Gateway) -> None:
 
 
 def test_a_smaller_limit_holds(protocol: str, stub: StubServer, start_gateway: Callable[..., Gateway]) -> None:
-    ask = ask_over(protocol, start_gateway(stub, max_message_bytes=MEBIBYTE).address)
+    gateway = start_gateway(stub, changes=[largest_answer(MEBIBYTE)])
+    ask = ask_over(protocol, gateway.address)
     assert ask(f"/api/tasks/stub.size.{MEBIBYTE}").status == 200
     assert ask(f"/api/tasks/stub.size.{MEBIBYTE + 8192}").status == 500

@@ -69,9 +69,9 @@ class TestStart:
         with pytest.raises(GatewayError, match="http: cannot listen on"), Gateway(stub, listen=gateway.address):
             pass
 
-    def test_envoys_reason_when_it_does_not_start(self, stub: StubServer, tmp_path: Path) -> None:
-        missing = tmp_path / "no.binpb"
-        with pytest.raises(GatewayError, match=r"Envoy did not start\..*no\.binpb"), Gateway(stub, descriptor=missing):
+    def test_envoys_reason_when_it_does_not_start(self, stub: StubServer) -> None:
+        missing = Gateway(stub, changes=[("taskgate.binpb", "no.binpb")])
+        with pytest.raises(GatewayError, match=r"Envoy did not start\..*no\.binpb"), missing:
             pass
 
     def test_servers_need_not_be_there_yet(self, start_stub: Callable[..., StubServer]) -> None:

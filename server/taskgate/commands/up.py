@@ -6,6 +6,7 @@ import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 
 import click
 import structlog
@@ -156,8 +157,13 @@ def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySet
         upstreams=tuple(upstreams),
         instance=settings.instance,
         request_timeout=settings.request_timeout,
-        drain_seconds=settings.drain_delay,
+        access_log=access_log(settings.access_log),
     )
+
+
+def access_log(target: str) -> str:
+    """``target`` as Envoy needs it, which may run in another folder."""
+    return str(Path(target).absolute()) if target not in {"", "stdout"} else target
 
 
 def demo_task() -> StoredTask:

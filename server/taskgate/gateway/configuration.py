@@ -4,7 +4,6 @@ What the configuration does, and why, is said in the file itself. ``render`` mak
 check it.
 """
 
-import base64
 import io
 import ipaddress
 import json
@@ -25,11 +24,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from taskgate.addresses import Address
-from taskgate.document import MAX_MESSAGE_BYTES
 from taskgate.errors import SettingsError
 from taskgate.file_limit import MOST_CONNECTIONS
 
-_FRAMING_BYTES = 4096  # beside the document in one message, and beside the message in one answer
 _IDLE_SLACK = 2.0  # a request that does not arrive has its own answer after one
 _CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of the listener
 _VALIDATE_TIMEOUT = 30.0
@@ -64,11 +61,6 @@ _CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared wi
 
 _PRIVATE = 0o600  # the mode of a Unix socket
 
-_ACCESS_LOGGERS = {
-    "stdout": ("stdout", "stream.v3.StdoutAccessLog"),
-    "stderr": ("stderr", "stream.v3.StderrAccessLog"),
-}
-
 
 class GatewayError(SettingsError):
     """Envoy cannot run, or not with this configuration; the text is a sentence, with Envoy's own words in it."""
@@ -83,9 +75,6 @@ class InsideEnvoy:
 
     grpc: Address
     """Another address of the same listener: the server's own gRPC port, where there is one."""
-
-    app: str = "taskgate.inside:app"
-    """The ASGI application, as module and name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +93,6 @@ class GatewaySettings:
     probe: Path | None = None
     """A Unix socket that the listener listens on as well, by which it can be told from others on the same port."""
 
-    descriptor: Path | bytes | None = None
-    """The descriptor set of the RPCs: a file, or its content to put into the configuration; None: our own file."""
-
     instance: str = field(default_factory=socket.gethostname)
     """The name of this node in REST error bodies."""
 
@@ -115,26 +101,17 @@ class GatewaySettings:
 
     A request that has not arrived whole a second after that is ended."""
 
-    max_message_bytes: int = MAX_MESSAGE_BYTES
-    """The largest answer that REST callers can get. gRPC messages are streamed, and not limited here."""
-
-    max_concurrent_requests: int = 4096
-    """Calls that may run at a time; further ones get 503 at once."""
-
     max_connections: int = MOST_CONNECTIONS
     """Connections of callers that may be open; further ones are closed at once."""
 
     peer_token: str = ""
     """What tells our own servers that the address of a caller comes from this gateway."""
 
-    drain_seconds: float = 2.0
-    """How long ``EnvoyProcess.drain`` goes on serving by default, for balancers to notice."""
-
     inside: InsideEnvoy | None = None
     """Where the service runs inside Envoy: what that takes; ``upstreams`` are then not used."""
 
-    access_log: str | None = None
-    """Where a JSON line for each request goes: "stdout", "stderr", a file's path, or None for nowhere."""
+    access_log: str = ""
+    """Where a JSON line for each request goes: "stdout", the absolute path of a file, or "" for nowhere."""
 
 
 def render(settings: GatewaySettings) -> str:
@@ -158,7 +135,7 @@ def render(settings: GatewaySettings) -> str:
     _set_idle_timeouts(config, settings)
     _set_listener(config, settings)
     _put(config, _CONNECTIONS, settings.max_connections)
-    _set_descriptor(config, settings.descriptor)
+    _put(config, f"{_TRANSCODER}/proto_descriptor", str(_gateway_file("taskgate.binpb").absolute()))
     _set_access_log(config, settings.access_log)
     if settings.inside is not None:
         _add_grpc_address(config, settings.inside.grpc)
@@ -243,8 +220,8 @@ def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
     _put(config, "static_resources/clusters", parts["clusters"])
     _put(config, f"{_PYTHON}/dynamic_module_config/module/local/filename", str(inside.module))
-    pyvoy = json.loads(_find(config, f"{_PYTHON}/filter_config/value"))
-    _put(config, f"{_PYTHON}/filter_config/value", json.dumps({**pyvoy, "app": inside.app}))
+    log_format = f"{_MANAGER}/access_log/0/typed_config/log_format/json_format"
+    _put(config, f"{log_format}/request_id", parts["request_id_in_access_log"])
 
 
 def _add_grpc_address(config: Any, address: Address) -> None:
@@ -269,10 +246,6 @@ def _set_limits(config: Any, settings: GatewaySettings) -> None:
     if settings.peer_token:
         header = _find(config, f"{_ROUTE}/request_headers_to_add/0/header")  # of both routes: an alias
         header["value"] = f"{settings.peer_token} {header['value']}"
-    _put(config, f"{_TRANSCODER}/max_response_body_size", settings.max_message_bytes + _FRAMING_BYTES)
-    thresholds = f"{_CLUSTER}/circuit_breakers/thresholds/0"
-    for limit in ("max_requests", "max_pending_requests", "max_connections"):
-        _put(config, f"{thresholds}/{limit}", settings.max_concurrent_requests)
     # As many as the callers' connections can fill, and for each thread of Envoy one that is not full to each server.
     spare = (os.cpu_count() or 1) * (len(settings.upstreams) - 1)
     thresholds = f"{_CLUSTER_OF_STREAMS}/circuit_breakers/thresholds/0"
@@ -301,26 +274,13 @@ def _set_upstreams(config: Any, cluster: str, upstreams: Sequence[Address]) -> N
         _put(endpoints, f"{socket_address}/port_value", address.port)
 
 
-def _set_descriptor(config: Any, descriptor: Path | bytes | None) -> None:
-    if isinstance(descriptor, bytes):
-        transcoder = _find(config, _TRANSCODER)
-        position = list(transcoder).index("proto_descriptor")
-        del transcoder["proto_descriptor"]
-        transcoder.insert(position, "proto_descriptor_bin", base64.b64encode(descriptor).decode())
-    else:
-        path = (descriptor or _gateway_file("taskgate.binpb")).absolute()
-        _put(config, f"{_TRANSCODER}/proto_descriptor", str(path))
-
-
-def _set_access_log(config: Any, target: str | None) -> None:
-    if target is None:
+def _set_access_log(config: Any, target: str) -> None:
+    if not target:
         _put(config, f"{_MANAGER}/access_log", [])
-        return
-    logger = _find(config, f"{_MANAGER}/access_log/0")
-    name, message = _ACCESS_LOGGERS.get(target, ("file", "file.v3.FileAccessLog"))
-    logger["name"] = f"envoy.access_loggers.{name}"
-    logger["typed_config"]["@type"] = f"type.googleapis.com/envoy.extensions.access_loggers.{message}"
-    if name == "file":
+    elif target != "stdout":  # which the file says
+        logger = _find(config, f"{_MANAGER}/access_log/0")
+        logger["name"] = "envoy.access_loggers.file"
+        logger["typed_config"]["@type"] = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
         logger["typed_config"]["path"] = target
 
 

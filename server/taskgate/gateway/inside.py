@@ -68,7 +68,7 @@ class EnvoyWithPython(EnvoyProcess):
             await until_silent(self._beats, self.pid)
         return Problem("it hung")
 
-    async def drain(self, seconds: float | None = None) -> None:
+    async def drain(self, seconds: float) -> None:
         """As ``EnvoyProcess``; gRPC health checks fail too."""
         if self._process is not None and self._process.stdin is not None and self._running():
             self._process.stdin.write(DRAIN)

@@ -253,17 +253,17 @@ class EnvoyProcess:
                 )
             before = refused
 
-    async def drain(self, seconds: float | None = None) -> None:
+    async def drain(self, seconds: float) -> None:
         """Wind up without breaking a request. A second call only repeats the steps.
 
         1. /healthz answers 503, and every answer asks its caller to leave (``connection: close``, GOAWAY).
-        2. For ``seconds`` (default: the setting) new requests and connections are still served.
+        2. For ``seconds`` new requests and connections are still served.
         3. The listener closes. Requests that are running go on.
         """
         self._draining = True
         if await self._ask("POST", "/healthcheck/fail") is None:
             return
-        await asyncio.sleep(self.settings.drain_seconds if seconds is None else seconds)
+        await asyncio.sleep(seconds)
         await self._ask("POST", "/drain_listeners")
 
     async def stop(self, grace: float = 5.0) -> None:
