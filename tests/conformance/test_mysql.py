@@ -18,6 +18,7 @@ from conformance.dictionary import check_like_a_dictionary
 from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
 from conformance.suite import ID, OTHER_ID, assert_public, stored
 from support.cut_wire import MYSQL_COMMIT, overheard
+from support.documented import statements
 from support.mysql import KINDS, PASSWORD, USER, Mariadb, Mysql, MysqlServer, running_mysql
 from taskgate.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer
@@ -253,13 +254,16 @@ class TestMysqlStore(SqlServerStoreSuite):
         """The grant in docs/stores.md is all that a reader needs, and without it the reason is named."""
         rig.foreign()
         rig.put(ID, "{}")
-        with rig.new_user("reader") as url:
+        create, grant = (text.replace("10.0.0.%", "%") for text in statements("MySQL and MariaDB"))
+        assert create == "CREATE USER taskgate@'%' IDENTIFIED BY 'secret'"
+        grant = grant.replace("conductor.", f"`{rig.database}`.")
+        with rig.new_user("taskgate") as url:
             store = open_store(url)
             assert "may not use this database" in await refusal(store)
             rig.execute("CREATE TABLE other (id int)")
-            rig.execute(f"GRANT SELECT ON `{rig.database}`.other TO reader@'%'")
+            rig.execute(grant.replace(".task ", ".other "))
             assert "grants" in await refusal(store)
-            rig.execute(f"GRANT SELECT ON `{rig.database}`.task TO reader@'%'")
+            rig.execute(grant)
             await store.check()
             assert await store.get_document(ID) == b"{}"
             await store.close()

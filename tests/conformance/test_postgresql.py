@@ -14,6 +14,7 @@ from conformance.dictionary import check_like_a_dictionary
 from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
 from conformance.suite import ID, stored
 from support.cut_wire import POSTGRESQL_COMMIT
+from support.documented import statements
 from support.pgbouncer import running_pgbouncer
 from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port, running_postgresql
 from support.running import eventually
@@ -110,9 +111,9 @@ class PostgresqlRig(SqlServerRig):
         )
 
     @contextmanager
-    def role(self, name: str) -> Iterator[str]:
-        """The URL for a new role without rights."""
-        self.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    def role(self, name: str, create: str = "CREATE ROLE {name} LOGIN PASSWORD 'secret'") -> Iterator[str]:
+        """The URL for a new role without rights, made by the statement ``create``, with the password of these tests."""
+        self.execute(create.replace("{name}", name).replace("'secret'", f"'{PASSWORD}'"))
         try:
             yield self.server.url(self.database.replace(" ", "%20"), user=name)
         finally:
@@ -141,14 +142,21 @@ class TestPostgresqlStore(SqlServerStoreSuite):
         rig.foreign()
         rig.put(ID, "{}")
         rig.execute("REVOKE ALL ON DATABASE {database} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        with rig.role("reader") as url:
+        create, *grants = (
+            text.replace("DATABASE conductor", "DATABASE {database}") for text in statements("PostgreSQL")
+        )
+        connect, usage, select, read_only, in_time = grants
+        with rig.role("taskgate", create) as url:
             store = open_store(url)
             assert "does not let this user in" in await refusal(store) or "grants" in await refusal(store)
-            rig.execute("GRANT CONNECT ON DATABASE {database} TO reader; GRANT USAGE ON SCHEMA public TO reader")
+            rig.execute(f"{connect}; {usage}")
             assert "grants" in await refusal(store)
-            rig.execute("GRANT SELECT ON task TO reader")
-            await store.check()
-            assert await store.get_document(ID) == b"{}"
+            for grant in (select, f"{read_only}; {in_time}"):
+                rig.execute(grant)
+                await store.check()
+                assert await store.get_document(ID) == b"{}"
+                await store.close()
+                store = open_store(url)
             await store.close()
 
     async def test_sessions_are_read_only_and_limit_statements(self, rig: PostgresqlRig) -> None:

@@ -16,9 +16,10 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 from cryptography.hazmat.primitives import serialization
 
 from support.database_server import DatabaseServer, free_port
+from support.documented import statements
 from tools import cassandra_programs
 
-USER = "taskgate"
+USER = "taskgate"  # as in docs/stores.md
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
 _SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node begins with
@@ -57,7 +58,8 @@ class CassandraNode(DatabaseServer):
         self._configure()
         self.start()
         if passwords:
-            self.execute(f"CREATE ROLE {USER} WITH PASSWORD = '{PASSWORD}' AND LOGIN = true")
+            create, *_ = statements("Cassandra")
+            self.execute(create.replace("'secret'", f"'{PASSWORD}'"))
 
     def _configure(self) -> None:
         self._certify()
@@ -164,7 +166,8 @@ class ConductorsKeyspace:
 
     def _grant(self, table: str) -> None:
         if self.node.passwords:
-            self.node.execute(f"GRANT SELECT ON {self.name}.{table} TO {USER}")
+            (grant,) = (text for text in statements("Cassandra") if f".{table} " in text)
+            self.node.execute(grant.replace("conductor.", f"{self.name}."))
 
     def replace_workflows(self, payload: str = "text") -> None:
         """An empty table, with such a column, instead of the one that is there."""

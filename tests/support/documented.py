@@ -1,0 +1,58 @@
+"""What stands in README and docs, for tests that run it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).parents[2]
+
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "gateway/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+_BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document."""
+
+    document: str
+    """The path from the root of the repository."""
+    line: int
+    """Of its first fence, from 1."""
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    """All fenced blocks in one of ``languages``, in the order in which they are read."""
+    return [block for document in DOCUMENTS for block in _blocks_of(document) if block.language in languages]
+
+
+def _blocks_of(document: Path) -> Iterator[Block]:
+    text = document.read_text(encoding="utf-8")
+    for match in _BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(str(document.relative_to(ROOT)), line, match[2], dedent(match[3]))
+
+
+def without_blocks(document: Path) -> str:
+    """The text of a document, with its fenced blocks left out."""
+    return _BLOCK.sub("", document.read_text(encoding="utf-8"))
+
+
+def statements(heading: str) -> list[str]:
+    """The SQL statements, or lines for Redis, that docs/stores.md has below a heading for whoever runs the database."""
+    section = (ROOT / "docs/stores.md").read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    section = section.partition("\n## ")[0]
+    texts = [match[3] for match in _BLOCK.finditer(section) if match[2] in {"sql", "redis"}]
+    found = [line.rstrip(";") for text in texts for line in text.splitlines() if line]
+    assert found, f"docs/stores.md tells nothing to allow below {heading!r}"
+    return found
