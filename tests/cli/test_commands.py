@@ -136,7 +136,7 @@ def test_access_log_has_a_line_for_each_request(tmp_path: Path, transport: str) 
         assert system.stop() == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines = [line for line in lines if line.get("path") in paths]  # without those of probes
-    assert [(line["path"], line["status"]) for line in lines] == [(paths[0], 200), (paths[1], 404)]
+    assert [(line["path"], int(line["status"])) for line in lines] == [(paths[0], 200), (paths[1], 404)]
     assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"] for answer in answers]
     assert "secret" not in file.read_text()
 

@@ -152,7 +152,11 @@ def validate(config_text: str, environment: Mapping[str, str] | None = None) -> 
     Raises:
         GatewayError: Envoy refuses it; the text is Envoy's reason.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise GatewayError(f"gateway: no folder could be made in a temporary directory: {error.strerror}") from error
+    with temporary as folder:
         path = Path(folder, "envoy.yaml")
         path.write_text(config_text, encoding="utf-8")
         command = [envoy_command(), "--mode", "validate", "-c", str(path), "-l", "critical", "--log-format", "%v"]
@@ -275,10 +279,10 @@ def _set_upstreams(config: Any, cluster: str, upstreams: Sequence[Address]) -> N
 
 
 def _set_access_log(config: Any, target: str) -> None:
+    logger = _find(config, f"{_MANAGER}/access_log/0")
     if not target:
         _put(config, f"{_MANAGER}/access_log", [])
     elif target != "stdout":  # which the file says
-        logger = _find(config, f"{_MANAGER}/access_log/0")
         logger["name"] = "envoy.access_loggers.file"
         logger["typed_config"]["@type"] = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
         logger["typed_config"]["path"] = target
