@@ -24,8 +24,15 @@ _MOST_PROCESSES = 8
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """SIGTERM ends a run as Ctrl-C does: fixtures stop the servers that they started."""
+    """SIGTERM ends a run as Ctrl-C does: fixtures stop the servers that they started.
+
+    What the caller's environment has is as most have it, for the processes that tests start too: a script that runs the
+    tests in the background has SIGINT ignored, and a proxy would be asked for servers on this machine.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))
     config.pluginmanager.register(Tiers(), "tiers")
 
 

@@ -27,7 +27,7 @@ def run_gateway(settings: Settings, *, validate_only: bool) -> None:
         validate(text, environment() if inside else {})
         click.echo("Envoy accepts the configuration.")
     else:
-        click.echo((how_to_run() if inside else "") + text, nl=False)
+        click.echo(((how_to_run() if inside else "") + text).encode(), nl=False)  # UTF-8 in any locale: it is a file
 
 
 def how_to_run() -> str:

@@ -1,5 +1,6 @@
 """``taskgate get``: one task from a running server, as its document or as a summary for people."""
 
+import ipaddress
 import sys
 from datetime import UTC, datetime
 
@@ -23,6 +24,8 @@ def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
         if not is_text(value):
             raise SettingsError(f"{name}: it is not text in UTF-8")
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    if _is_this_machine(server):
+        options.append(("grpc.enable_http_proxy", 0))  # which could not reach it
     with grpc.insecure_channel(server, options=options) as channel:
         try:
             if as_json:
@@ -33,6 +36,14 @@ def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
             click.echo(printable(f"taskgate: {server}: {error.code().name}: {error.details()}"), err=True)
             return 1
     return 0
+
+
+def _is_this_machine(server: str) -> bool:
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _print_document(channel: grpc.Channel, task_id: str, timeout: float) -> None:

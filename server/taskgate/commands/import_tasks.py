@@ -29,7 +29,8 @@ def run_import(settings: Settings, files: Sequence[str], *, quiet: bool) -> int:
     screen = _Screen(show_progress=not quiet and sys.stderr.isatty())
     started = time.monotonic()
     with open_writer(settings.store, settings.layout) as writer:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it is an exception, and accounted for
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on an exception, and accounted for
         summary = import_sources(
             [Source.of(name) for name in files],
             writer,

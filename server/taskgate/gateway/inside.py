@@ -6,6 +6,7 @@ this process finds.
 
 import asyncio
 import importlib.util
+import locale
 import os
 import sys
 from pathlib import Path
@@ -45,7 +46,10 @@ def environment() -> dict[str, str]:
     library = _libpython()
     assert library is not None  # noqa: S101 - the caller has asked
     preload = os.pathsep.join(filter(None, [str(library), os.environ.get(_PRELOAD)]))
+    # In the locale C, this process takes file names for UTF-8, and a Python that is embedded for ASCII.
+    c_locale = locale.setlocale(locale.LC_CTYPE) in {"C", "POSIX"}
     return {
+        **({"LC_ALL": "C.UTF-8"} if c_locale else {}),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONHOME": f"{sys.base_prefix}{os.pathsep}{sys.base_exec_prefix}",
         _PRELOAD: preload,
