@@ -12,6 +12,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 PYTEST := $(BIN)/python -m pytest
 # Two processes for a processor; a file's tests share servers, and so stay together.
 PARALLEL := --numprocesses auto --dist loadfile
+# All examples of Hypothesis; other runs try fewer (tests/conftest.py).
+THOROUGH := --hypothesis-profile thorough
 
 .DEFAULT_GOAL := help
 .PHONY: help setup parts up unit test test-all faults check conformance format protos bench update clean
@@ -29,8 +31,8 @@ test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy 
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
 test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (20 min)
-	$(PYTEST) $(PARALLEL) -m 'not long' --cov --cov-report=
-	$(PYTEST) -m long --cov --cov-append --cov-report=term:skip-covered
+	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not long' --cov --cov-report=
+	$(PYTEST) $(THOROUGH) -m long --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
 
 check: $(CHECKS) ## format, lint, types, import rules, protos, Envoy configuration (1 min)

@@ -1,6 +1,6 @@
-"""For all tests: Hypothesis measures no time, which says more about the machine than about what is tested.
+"""For all tests: how many examples Hypothesis tries, what signals do, and what all tests share one of.
 
-And what takes so long to start that all tests share one.
+Hypothesis measures no time, which says more about the machine than about what is tested.
 """
 
 import os
@@ -16,8 +16,9 @@ from support.tiers import Tiers
 if TYPE_CHECKING:
     from support.cassandra import CassandraNode
 
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any-machine")
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=30)
+settings.load_profile("quick")  # unless the command line says otherwise, as that of ``make test-all`` does
 
 _MOST_PROCESSES = 8
 """More would start more servers at once than a run is sped up by."""

@@ -1,5 +1,6 @@
 """What the database servers of the tests have in common: a process on a free port, whose files outlive it."""
 
+import itertools
 import os
 import signal
 import socket
@@ -13,12 +14,34 @@ from support.running import eventually
 
 _LOG_TAIL = 10_000
 
+_FIRST_PORT, _SLICES, _SLICE = 12_000, 40, 500
+"""Below what kernels give to connections that go out, 32768 and up: those of other tests would take a port meanwhile.
+
+Each process of pytest-xdist has a slice of its own.
+"""
+
+
+def _ports() -> Iterator[int]:
+    """Those of this process, again and again, from a place where another run hardly begins."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = _FIRST_PORT + worker % _SLICES * _SLICE
+    for number in itertools.count(os.getpid()):
+        yield begin + number % _SLICE
+
+
+_next_ports = _ports()
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that a server can have again after it was stopped."""
+    for port in itertools.islice(_next_ports, _SLICE):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port is left for this process of the tests")
 
 
 class DatabaseServer(ABC):
