@@ -25,12 +25,14 @@ CERTIFICATES = Path(__file__).parents[1] / "data/certificates"
         ("h/My_Tasks", (("h", 9042),), "my_tasks", None, ""),
     ],
 )
-def test_parts(rest: str, hosts: tuple[tuple[str, int], ...], keyspace: str, user: str | None, password: str) -> None:
+def test_url_is_split_into_hosts_keyspace_user_and_password(
+    rest: str, hosts: tuple[tuple[str, int], ...], keyspace: str, user: str | None, password: str
+) -> None:
     url = parse_cassandra_url(rest)
     assert (url.hosts, url.keyspace, url.user, url.password) == (hosts, keyspace, user, password)
 
 
-def test_parameters() -> None:
+def test_parameters_of_the_url_are_read() -> None:
     ca, cert, key = (str(CERTIFICATES / name) for name in ("ca.crt", "redis.crt", "redis.key"))
     url = parse_cassandra_url(
         f"h?local_dc=eu%20west&consistency=QUORUM&tls=verify-ca&ca_file={ca}&cert_file={cert}&key_file={key}"
@@ -76,7 +78,7 @@ def test_name_has_nothing_secret(url: str, name: str) -> None:
         (f"cassandra://h?ca_file={__file__}", "add tls=verify-full"),
     ],
 )
-def test_refusals(url: str, said: str) -> None:
+def test_wrong_part_of_a_cassandra_url_is_named(url: str, said: str) -> None:
     """One sentence about the part that is wrong."""
     with pytest.raises(SettingsError, match="store: ") as refused:
         open_store(url)

@@ -56,6 +56,10 @@ REFUSED = {
     "too deep": (b'{"a":' * MAX_NESTING + b"{}" + b"}" * MAX_NESTING, "nested more than 1000 levels deep"),
     "too deep in lists": (b'{"a":' + b"[" * MAX_NESTING + b"]" * MAX_NESTING + b"}", "nested more than"),
     "deep and never closed": (b'{"a":' + b"[" * 100_000, "nested more than"),
+    "too deep, and long": (
+        b'{"s":"' + b"x" * 70_000 + b'","a":' + b'{"a":' * (MAX_NESTING - 1) + b"{}" + b"}" * MAX_NESTING,
+        "nested more than",
+    ),
     "too deep, with a surrogate": (b'{"s":"\\ud800","a":' + b"[" * 5000 + b"]" * 5000 + b"}", "nested more than"),
 }
 
@@ -153,6 +157,17 @@ def test_deepest_level_may_be_anywhere(before: int) -> None:
     for levels in (most, most + 1):
         document = b'{"a":[' + b"{}," * before + b"[" * levels + b"]" * levels + b",{}" * before + b"]}"
         if levels == most:
+            check_document(document)
+        else:
+            with pytest.raises(DocumentError, match="1000 levels"):
+                check_document(document)
+
+
+def test_deepest_level_may_be_there_several_times() -> None:
+    """Where brackets alone might be too many, levels are counted one by one: as many as allowed, and one more."""
+    for levels in (MAX_NESTING - 2, MAX_NESTING - 1):
+        document = b'{"a":' + b"[" * levels + b"[],{},[]" + b"]" * levels + b"}"
+        if levels + 2 <= MAX_NESTING:
             check_document(document)
         else:
             with pytest.raises(DocumentError, match="1000 levels"):

@@ -80,29 +80,6 @@ async def test_health_is_not_serving_until_the_store_answers() -> None:
         watch.cancel()
 
 
-async def test_cancelled_call_stops_its_work() -> None:
-    """A caller that goes away leaves nothing running."""
-    started, cancelled = asyncio.Event(), asyncio.Event()
-
-    class SlowStore(FaultyStore):
-        async def get_document(self, task_id: str) -> bytes | None:
-            started.set()
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
-            return None
-
-    async with serving(SlowStore(ValueError())) as channel:
-        call = channel.unary_unary("/taskgate.v1.TaskService/GetTaskJson")(
-            GetTaskJsonRequest(task_id=TASK_ID).SerializeToString()
-        )
-        await asyncio.wait_for(started.wait(), 5)
-        call.cancel()
-        await asyncio.wait_for(cancelled.wait(), 5)
-
-
 @pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
 async def test_document_of_a_reader_that_is_too_slow_is_let_go_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, leaves: bool

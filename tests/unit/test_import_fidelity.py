@@ -49,7 +49,7 @@ def laid_out(layout: str, texts: list[bytes]) -> bytes:
     return layouts[layout]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=3 * settings().max_examples // 2)
 @given(data=st.data(), layout=st.sampled_from(LAYOUTS), compressed=st.booleans())
 def test_every_document_is_stored_and_served_with_exactly_its_tokens(
     url: str, data: st.DataObject, layout: str, compressed: bool
@@ -125,7 +125,7 @@ _fragments = st.sampled_from(
 @given(
     content=st.lists(_fragments, max_size=25).map(b"".join), sizes=st.lists(st.integers(1, 300), min_size=1, max_size=6)
 )
-@settings(max_examples=1000, suppress_health_check=["function_scoped_fixture"])  # type: ignore[list-item]
+@settings(max_examples=10 * settings().max_examples, suppress_health_check=["function_scoped_fixture"])  # type: ignore[list-item]
 def test_what_is_found_does_not_depend_on_where_the_bytes_are_cut(content: bytes, sizes: list[int]) -> None:
     """Damaged or not, in chunks of any size: the same documents, the same faults, on the same lines."""
     assert pieces(content, sizes) == pieces(content, [1_000_000])

@@ -38,7 +38,7 @@ def test_no_more_than_so_many_items_are_made_ahead() -> None:
 
     results = ahead(items(), 3)
     assert next(results) == 0
-    time.sleep(0.1)
+    time.sleep(0.1)  # on purpose: nothing happens
     assert len(made) <= 6  # one taken, three waiting, one on its way
     assert list(results) == list(range(1, 100))
 
@@ -57,9 +57,17 @@ def test_error_of_the_thread_is_raised_after_the_items_before_it() -> None:
 
 
 def test_closing_ends_a_thread_that_has_more_to_give() -> None:
-    results = ahead(itertools.count(), 3)
+    four_made = threading.Event()
+
+    def items() -> Iterator[int]:
+        for number in itertools.count():
+            if number == 4:  # of which one was taken and three wait
+                four_made.set()
+            yield number
+
+    results = ahead(items(), 3)
     assert next(results) == 0
-    time.sleep(0.05)
+    assert four_made.wait(10)
     results.close()
     wait_until_none_runs()
 

@@ -71,7 +71,7 @@ async def test_fault_is_written_at_once_and_in_order(log_file: Path) -> None:
     ]
 
 
-async def test_log_that_nobody_reads_breaks_no_call() -> None:
+async def test_line_of_a_call_is_dropped_where_nobody_reads_and_the_call_goes_on() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     writer = LogWriter(writing, nothing_lost)
@@ -91,7 +91,7 @@ async def test_level_above_info_leaves_only_faults(tmp_path: Path) -> None:
     assert [line["code"] for line in lines(path)] == ["INTERNAL"]
 
 
-def test_log_that_nobody_reads_fails_nobody() -> None:
+def test_writer_to_a_reader_that_is_gone_raises_nothing() -> None:
     """A collector that crashed costs lines, never calls or the supervision of workers."""
     reader, writer = os.pipe()
     os.close(reader)

@@ -21,7 +21,9 @@ from taskgate.stores.mysql_url import parse_mysql_url
         ("/d", ("localhost", 3306, "d", None, "")),
     ],
 )
-def test_parts(rest: str, parts: tuple[str, int, str, str | None, str]) -> None:
+def test_url_is_split_into_host_port_database_user_and_password(
+    rest: str, parts: tuple[str, int, str, str | None, str]
+) -> None:
     url = parse_mysql_url(rest)
     assert (url.host, url.port, url.database, url.user, url.password) == parts
     assert (url.tls, url.unix_socket, url.pool_size) == (None, None, 8)
@@ -40,7 +42,7 @@ def test_name_has_nothing_secret(url: str, name: str) -> None:
     assert "secret" not in repr(parse_mysql_url(url.partition("://")[2]))
 
 
-def test_tls_files(tmp_path: Path) -> None:
+def test_tls_files_of_the_url_are_read(tmp_path: Path) -> None:
     root, both = tmp_path / "root.pem", tmp_path / "both.pem"
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(root))

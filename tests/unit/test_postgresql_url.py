@@ -28,7 +28,7 @@ CERTIFICATES = Path(__file__).parents[1] / "data/certificates"
         ("u@h", (("h", 5432),), None, "u", None),
     ],
 )
-def test_parts(
+def test_url_is_split_into_host_port_database_user_and_password(
     rest: str, hosts: tuple[tuple[str, int], ...], database: str | None, user: str | None, password: str | None
 ) -> None:
     url = parse_postgresql_url(rest)
@@ -50,7 +50,7 @@ def test_name_has_nothing_secret(url: str, name: str) -> None:
     assert "secret" not in repr(parse_postgresql_url(url.partition("://")[2]))
 
 
-def test_parameters() -> None:
+def test_parameters_of_the_url_are_read() -> None:
     root = CERTIFICATES / "ca.crt"
     url = parse_postgresql_url(
         f"h/d?sslmode=verify-full&sslrootcert={root}&target_session_attrs=read-write&schema=my%20schema&pool_size=3"

@@ -3,10 +3,11 @@
 import pytest
 from hypothesis import given, settings
 
-from support.histories import History, expected_counts, histories, latest_versions
+from support.histories import ENDED, History, expected_counts, histories, latest_versions
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.standing import Standing, standing_of
 from taskgate.stores.writer import compare
+from taskgate.v1.task_pb2 import Task
 
 IN_ORDER = (
     b'{"status":"IN_PROGRESS","pollCount":1}',
@@ -24,6 +25,12 @@ def test_order_within_one_update_time() -> None:
     standings = [standing_of(document) for document in IN_ORDER]
     assert standings == sorted(standings)
     assert len(set(standings)) == len(standings)
+
+
+def test_task_has_ended_in_these_states_and_in_no_other() -> None:
+    states = [value.name for value in Task.DESCRIPTOR.enum_types_by_name["Status"].values]
+    ended = [state for state in states if standing_of(b'{"status":"%s"}' % state.encode()).terminal]
+    assert sorted(ended) == sorted(ENDED)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_lone_surrogates_do_not_hide_the_rest() -> None:
     assert standing_of(document)[:4] == (True, 3, 1, 2)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 @given(history=histories())
 def test_any_order_leaves_the_latest_version(history: History) -> None:
     """As ``conformance`` has it for every store, over what all of them share."""
