@@ -1,9 +1,13 @@
-"""The command line: help, refusals, and each command's answer and exit code."""
+"""The command line: help, refusals, and each command's answer and exit code.
+
+What it only says is asked for in this process; one of each kind is a process, as of a person or a script.
+"""
 
 import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +17,8 @@ from ruamel.yaml import YAML
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, put_row
 from support.doors import RestDoor
-from support.running import running_system, taskgate
+from support.in_process import asked
+from support.running import System, running_system, taskgate
 from support.terminal import shown_on_a_terminal, unprintable
 from taskgate import supervision
 from taskgate.beats import BLOCKED_HUNG_AFTER, HUNG_AFTER, LOOP_HUNG_AFTER
@@ -30,8 +35,8 @@ from taskgate.workers import START_TIMEOUT
 @pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("import",), ("get",), ("gateway",)], ids=str)
 def test_help_has_examples(command: tuple[str, ...]) -> None:
     """``--help`` shows how to call it."""
-    done = taskgate(*command, "--help")
-    assert done.returncode == 0
+    done = asked(*command, "--help")
+    assert done.exit_code == 0
     assert "taskgate " in done.stdout.partition("\n")[2]
     assert ("Try it:" if command == () else "Example") in done.stdout
 
@@ -39,7 +44,7 @@ def test_help_has_examples(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("command", ["up", "serve"])
 def test_help_says_what_the_layouts_are(command: str) -> None:
     """Both values, what each reads, the variable and the default."""
-    text = " ".join(taskgate(command, "--help").stdout.split())
+    text = " ".join(asked(command, "--help").stdout.split())
     assert (
         "What the store holds: 'taskgate' for what 'taskgate import' wrote, 'conductor' for Conductor's own database,"
         " which is only read. [TASKGATE_LAYOUT; default: taskgate]"
@@ -48,13 +53,13 @@ def test_help_says_what_the_layouts_are(command: str) -> None:
 
 def test_help_says_where_each_grace_and_limit_stands() -> None:
     """Each by its flag, or by its figure, which is the one that counts, and the file that it is in."""
-    lines = taskgate("up", "--help").stdout.partition("Graces and limits")[2].splitlines()
+    lines = asked("up", "--help").stdout.partition("Graces and limits")[2].splitlines()
 
     def line(beginning: str) -> str:
         (found,) = [text.strip() for text in lines if text.strip().startswith(beginning)]
         return found
 
-    config = YAML(typ="safe").load(taskgate("gateway", "--transport", "grpcio").stdout)
+    config = YAML(typ="safe").load(asked("gateway", "--transport", "grpcio").stdout)
     (listener,) = config["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     settings = Settings()
@@ -143,10 +148,10 @@ def test_access_log_has_a_line_for_each_request(tmp_path: Path, transport: str) 
 
 def test_help_names_every_kind_of_store() -> None:
     """As many as the refusal of an unknown one does."""
-    refusal = taskgate("serve", "--store", "mongodb://x").stderr
+    refusal = asked("serve", "--store", "mongodb://x").stderr
     schemes = set(re.findall(r"([a-z+]+)://", refusal)) - {"mongodb"}
     assert len(schemes) == 7
-    text = "".join(taskgate("serve", "--help").stdout.split())
+    text = "".join(asked("serve", "--help").stdout.split())
     assert {scheme for scheme in schemes if f"{scheme}://" in text} == schemes
 
 
@@ -172,10 +177,13 @@ def test_up_makes_no_file_where_conductors_is_expected(tmp_path: Path) -> None:
     assert not database.exists()
 
 
-def test_version() -> None:
+def test_version_is_said() -> None:
     done = taskgate("--version")
+    assert done.returncode == 0
     assert done.stdout.startswith("taskgate, version ")
 
+
+ABSENT_ID = "00000000-0000-4000-8000-000000000000"
 
 _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 
@@ -197,7 +205,6 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         (("up", "--store", "cassandra://h/k"), "taskgate: layout: in Cassandra, taskgate reads what Conductor writes"),
         (("serve", "--workers", "2", "--store", "/var/lib/c123.db"), "taskgate: store: a file is written sqlite:////v"),
         (("import", "--store", "jdbc:sqlite:c123.db", "-"), "taskgate: store: this is a JDBC URL; "),
-        (("serve", "--grpc", "nohost.invalid:0"), "taskgate: grpc: cannot listen on nohost.invalid:0: "),
         (("up", "--transport", "grpcio", "--http", "nohost.invalid:0"), "taskgate: http: nohost.invalid is not an"),
         (("up", "--store", "sqlite:///"), "taskgate: store: "),
         (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
@@ -218,15 +225,31 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         ),
         (("serve", "--config", "/nowhere.toml"), "taskgate: config: there is no file"),
         (("up", "--store", "redis://h\udcff/0"), "taskgate: store (--store): it is not text in UTF-8; "),
-        (("get", "zz\udc9b"), "taskgate: TASK_ID: it is not text in UTF-8"),
         (("get", "zz", "--server", "h\udc9b:1"), "taskgate: server: it is not text in UTF-8"),
         (("up", "--http", "hé..x:0"), "taskgate: http (--http): 'hé..x:0' begins with what is not the name of a host"),
         (("serve", "--store", "redis://hé..x/0"), "taskgate: store: a host of the redis URL is not the name of one"),
     ],
     ids=lambda value: ascii(" ".join(value)) if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_asked_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
-    """Exit code 2, the sentence names the setting, and there is no traceback."""
+def test_what_cannot_be_asked_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    """Exit code 2, and the sentence names the setting."""
+    done = asked(*arguments)
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("serve", "--store", "mongodb://x"), "taskgate: store: "),
+        (("serve", "--grpc", "nohost.invalid:0"), "taskgate: grpc: cannot listen on nohost.invalid:0: "),
+        (("get", "zz\udc9b"), "taskgate: TASK_ID: it is not text in UTF-8"),
+    ],
+    ids=["before anything starts", "while it starts", "not decodable"],
+)
+def test_refusal_ends_a_process_with_2_and_nothing_but_the_sentence(arguments: tuple[str, ...], sentence: str) -> None:
     done = taskgate(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(sentence)
@@ -281,19 +304,19 @@ def test_bad_setting_is_one_sentence_wherever_it_was_made(
     """Exit code 2 and the key, whether it came from a variable or a file."""
     config = tmp_path / "taskgate.toml"
     config.write_text(file)
-    done = taskgate("gateway", "--config", str(config), env=environment)
-    assert done.returncode == 2, done.stderr
+    done = asked("gateway", "--config", str(config), env=environment)
+    assert done.exit_code == 2, done.output
     assert done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1
 
 
 def test_flag_wins_over_environment_over_file(tmp_path: Path) -> None:
-    """Each source loses to the one above it, through the real command."""
+    """Each source loses to the one above it, in the command as in ``load_settings``."""
     config = tmp_path / "taskgate.toml"
     config.write_text('http = "127.0.0.1:1111"\n')
 
     def port(*flags: str, **environment: str) -> int:
-        done = taskgate("gateway", "--config", str(config), *flags, env=environment)
+        done = asked("gateway", "--config", str(config), *flags, env=environment)
         listener = YAML(typ="safe").load(done.stdout)["static_resources"]["listeners"][0]
         return int(listener["address"]["socket_address"]["port_value"])
 
@@ -306,20 +329,15 @@ def test_up_refuses_a_store_that_it_cannot_use(tmp_path: Path) -> None:
     """A damaged file, a missing folder: one sentence and exit code 1, before anything is started."""
     (tmp_path / "damaged.db").write_bytes(b"no database" * 500)
     for path, reason in ((tmp_path / "damaged.db", "damaged"), (tmp_path / "no" / "x.db", "its folder does not exist")):
-        done = taskgate("up", "--store", f"sqlite:///{path}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
-        assert done.returncode == 1
+        done = asked("up", "--store", f"sqlite:///{path}", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+        assert done.exit_code == 1
         assert reason in done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def test_environment_is_read(tmp_path: Path) -> None:
-    done = taskgate("gateway", env={"TASKGATE_HTTP": "127.0.0.1:12345"})
-    assert "port_value: 12345" in done.stdout
+        assert done.stderr.count("\n") == 1
 
 
 def test_gateway_prints_the_configuration_with_these_settings() -> None:
     """Valid YAML, one endpoint for each worker, comments kept."""
-    done = taskgate("gateway", "--transport", "grpcio", "--workers", "3", "--grpc", "127.0.0.1:6000")
+    done = asked("gateway", "--transport", "grpcio", "--workers", "3", "--grpc", "127.0.0.1:6000")
     config = YAML(typ="safe").load(done.stdout)
     (group,) = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
     ports = [e["endpoint"]["address"]["socket_address"]["port_value"] for e in group["lb_endpoints"]]
@@ -329,7 +347,7 @@ def test_gateway_prints_the_configuration_with_these_settings() -> None:
 
 def test_gateway_prints_the_configuration_with_the_service_inside() -> None:
     """The default transport: both addresses, comments kept, and how to run it."""
-    done = taskgate("gateway", "--http", "127.0.0.1:6080", "--grpc", "127.0.0.1:6051")
+    done = asked("gateway", "--http", "127.0.0.1:6080", "--grpc", "127.0.0.1:6051")
     (listener,) = YAML(typ="safe").load(done.stdout)["static_resources"]["listeners"]
     addresses = [listener["address"], *(more["address"] for more in listener["additional_addresses"])]
     assert [address["socket_address"]["port_value"] for address in addresses] == [6080, 6051]
@@ -343,22 +361,26 @@ def test_gateway_validate_has_envoy_check_it(transport: str) -> None:
     assert (done.returncode, done.stdout) == (0, "Envoy accepts the configuration.\n")
 
 
-def test_get_asks_a_running_server(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("get") / "tasks.db", "--demo", workers=1) as running:
+        yield running
+
+
+def test_get_asks_a_running_server(system: System) -> None:
     """The exact document, a summary for people, and exit code 1 with the server's words."""
-    with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
-        for server in (system.grpc, system.http):
-            exact = taskgate("get", "--json", DOCUMENTED_ID, "--server", server)
-            assert (0, DOCUMENTED_COMPACT.decode() + "\n") == (exact.returncode, exact.stdout)
-            summary = taskgate("get", DOCUMENTED_ID, "--server", server)
-            assert "COMPLETED" in summary.stdout
-            assert "2026-02-09T07:10:22.070+00:00" in summary.stdout
-            unknown = taskgate("get", UNKNOWN_ID, "--server", server)
-            assert unknown.returncode == 1
-            assert f"NOT_FOUND: Task not found for taskId: {UNKNOWN_ID}" in unknown.stderr
-        assert json.loads(exact.stdout)["taskId"] == DOCUMENTED_ID
+    for server in (system.grpc, system.http):
+        exact = asked("get", "--json", DOCUMENTED_ID, "--server", server)
+        assert (0, DOCUMENTED_COMPACT.decode() + "\n") == (exact.exit_code, exact.stdout)
+        summary = asked("get", DOCUMENTED_ID, "--server", server)
+        assert "COMPLETED" in summary.stdout
+        assert "2026-02-09T07:10:22.070+00:00" in summary.stdout
+        unknown = asked("get", ABSENT_ID, "--server", server)
+        assert unknown.exit_code == 1
+        assert f"NOT_FOUND: Task not found for taskId: {ABSENT_ID}" in unknown.stderr
 
 
-def test_get_shows_text_of_others_escaped_on_a_terminal(tmp_path: Path) -> None:
+def test_get_shows_text_of_others_escaped_on_a_terminal(system: System) -> None:
     """A worker's name, a reason: nothing that a terminal would act on or hide, and ``--json`` the same value.
 
     In a pipe ``--json`` is the document, byte for byte.
@@ -367,13 +389,12 @@ def test_get_shows_text_of_others_escaped_on_a_terminal(tmp_path: Path) -> None:
     escaped = r"\x1b]0;title\x07\x7f\x85\x9b2J\u202e\u2028"
     fields = {"taskId": UNKNOWN_ID, "status": "FAILED", "workerId": odd, "reasonForIncompletion": odd + "\n", "n": 1e5}
     document = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-    with running_system(tmp_path / "tasks.db", workers=1) as system:
-        put_row(tmp_path / "tasks.db", UNKNOWN_ID, document.decode())
-        server = ("--server", system.grpc)
-        summary = shown_on_a_terminal("get", UNKNOWN_ID, *server)
-        as_json = shown_on_a_terminal("get", UNKNOWN_ID, "--json", *server)
-        refused = shown_on_a_terminal("get", f"no{odd}", *server)
-        piped = taskgate("get", UNKNOWN_ID, "--json", *server).stdout
+    put_row(system.database, UNKNOWN_ID, document.decode())
+    server = ("--server", system.grpc)
+    summary = shown_on_a_terminal("get", UNKNOWN_ID, *server)
+    as_json = shown_on_a_terminal("get", UNKNOWN_ID, "--json", *server)
+    refused = shown_on_a_terminal("get", f"no{odd}", *server)
+    piped = taskgate("get", UNKNOWN_ID, "--json", *server).stdout
     assert summary.count(escaped) == 2
     assert json.loads(as_json) == fields
     assert "INVALID_ARGUMENT" in refused
@@ -382,6 +403,6 @@ def test_get_shows_text_of_others_escaped_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_get_without_a_server_says_so() -> None:
-    done = taskgate("get", UNKNOWN_ID, "--server", "127.0.0.1:1", "--timeout", "2")
-    assert done.returncode == 1
+    done = asked("get", UNKNOWN_ID, "--server", "127.0.0.1:1", "--timeout", "2")
+    assert done.exit_code == 1
     assert "127.0.0.1:1: UNAVAILABLE" in done.stderr
