@@ -211,7 +211,7 @@ def assert_goes_on(outcomes: Counter[str]) -> None:
     eventually(lambda: outcomes["ok"] > served + 100, f"calls go on after {outcomes}")
 
 
-def test_it_ends_in_order(keyspace: ConductorsKeyspace) -> None:
+def test_sigterm_ends_within_ten_seconds_with_the_cassandra_driver(keyspace: ConductorsKeyspace) -> None:
     """The driver's threads hold nobody up."""
     url = keyspace.node.url(keyspace.name)
     with running_system(url, "--layout", "conductor", "--drain-delay", "0", workers=1) as system:

@@ -60,7 +60,7 @@ def check(running: Running, address: str, first: bytes, files: int) -> None:
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_gateway(tmp_path: Path, transport: str) -> None:
+def test_gateway_out_of_files_refuses_new_connections_and_serves_the_others(tmp_path: Path, transport: str) -> None:
     with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, files=320) as system:
         system.wait_ready()
         check(system, system.http, HTTP, 320)
@@ -105,7 +105,7 @@ def test_connections_full_of_watches_leave_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_server_alone(tmp_path: Path, workers: int) -> None:
+def test_server_out_of_files_refuses_new_connections_and_serves_the_others(tmp_path: Path, workers: int) -> None:
     arguments = ("--store", f"sqlite:///{tmp_path}/tasks.db", "--grpc", "127.0.0.1:0", "--drain-delay", "0")
     arguments += ("--shutdown-grace", "1", "--workers", str(workers), "--log-format", "json")
     with Running("serve", *arguments, files=128) as running:

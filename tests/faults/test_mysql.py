@@ -1,7 +1,6 @@
 """A MariaDB or MySQL server is restarted, killed, paused and locked under load, while the system runs."""
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -51,7 +50,6 @@ def system(pair: tuple[MysqlServer, System]) -> System:
 
 def restarted(server: MysqlServer) -> None:
     server.stop()
-    time.sleep(0.5)
     server.start()
 
 
@@ -77,7 +75,6 @@ def test_ended_sessions_fail_no_call(server: MysqlServer, system: System) -> Non
     """Sessions that an administrator, or a balancer, ends one after another: each is replaced unnoticed."""
     with callers(system, 16) as outcomes:
         for _ in range(10):
-            time.sleep(0.2)
             served = outcomes["ok"]
             eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
             eventually(lambda: end_a_session(server), "a session is ended")

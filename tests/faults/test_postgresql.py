@@ -47,7 +47,6 @@ def killed_backends(server: PostgresqlServer) -> None:
 
 def restarted(server: PostgresqlServer) -> None:
     server.stop()
-    time.sleep(0.5)
     server.start()
 
 

@@ -1,51 +1,18 @@
-"""Processes that die, are stopped, or cannot start: what callers and operators see of it."""
+"""What is special to servers behind Envoy, or without one: processes that die, are stopped, or cannot start."""
 
-import http.client
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from support.documents import put_row, task
 from support.doors import GrpcDoor
-from support.load import accepts, answers, callers, check_sigterm_lets_calls_finish, grpc_callers
-from support.running import Running, System, eventually, running_system, taskgate
-
-
-def kill_a_worker_and_see_it_replaced(system: System) -> None:
-    """Returns when Envoy counts on both again: both workers away at once would be another test."""
-    victim = system.workers()[0]
-    listened = len(system.events("worker listens"))
-    victim.kill()
-    killed = time.monotonic()
-    eventually(lambda: len([w for w in system.workers() if w.pid != victim.pid]) == 2, "two workers again")
-    assert time.monotonic() - killed < 10  # a second on an idle machine
-    eventually(lambda: len(system.events("worker listens")) > listened, "the new one listens")
-    eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
-
-
-def test_killed_worker_fails_no_rest_call_and_is_replaced(tmp_path: Path) -> None:
-    """Under load, a worker is killed three times: no caller notices, and a new one listens on the same port."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
-        with callers(system, 32) as outcomes:
-            for _ in range(3):
-                eventually(lambda: outcomes["ok"] > 200, "calls under way")
-                kill_a_worker_and_see_it_replaced(system)
-                outcomes["ok"] = 1
-        assert set(outcomes) == {"ok"}, outcomes
-        assert len(system.events("worker gone; replacing it")) == 3
-        ports = Counter(event["grpc"] for event in system.events("worker listens"))
-        assert sum(ports.values()) == 5
-        assert len(ports) == 2
+from support.load import answers, check_sigterm_lets_calls_finish
+from support.running import Running, eventually, running_system, taskgate
 
 
 def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
@@ -57,21 +24,6 @@ def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
         assert system.envoy().pid != first.pid
 
 
-def test_hung_worker_is_noticed_ended_and_replaced_and_no_call_fails(tmp_path: Path) -> None:
-    """Under load: the calls that the stopped process has are answered by the other one."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
-        with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 100, "calls under way")
-            victim = system.workers()[0]
-            victim.suspend()
-            eventually(lambda: len(system.events("worker listens")) == 3, "replaced")  # 2 s on an idle machine
-            eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
-        assert set(outcomes) == {"ok"}, outcomes
-        (gone,) = system.events("worker gone; replacing it")
-        assert gone["problem"] == "it hung, and was ended"
-        assert not victim.is_running()
-
-
 def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(tmp_path: Path) -> None:
     with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1) as system:
         victim = system.envoy()
@@ -81,50 +33,6 @@ def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(tmp_path: 
         (gone,) = system.events("Envoy gone; replacing it")
         assert gone["problem"] == "it hung, and was ended"
         assert system.envoy().pid != victim.pid
-
-
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(tmp_path: Path, transport: str) -> None:
-    """It can open none for a while, and so see nothing of Envoy, which goes on; later a hang is noticed as ever."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
-        supervisor, envoy = psutil.Process(system.process.pid), system.envoy()
-        limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
-        supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
-        eventually(lambda: system.events("Envoy cannot be watched; trying again for as long as it takes"), "no news")
-        time.sleep(4)  # on purpose: more than after which Envoy would be taken for hung
-        assert answers(system)
-        assert not [line for line in system.log if "gone; replacing it" in line]
-        assert len(system.events("Envoy cannot be watched; trying again for as long as it takes")) == 1
-        supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
-        envoy.suspend()
-        eventually(lambda: [line for line in system.log if "gone; replacing it" in line], "noticed", 30)
-        eventually(lambda: answers(system), "answers again", 30)
-        assert not envoy.is_running()
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_restarting_every_worker_in_turn_fails_no_call(tmp_path: Path, workers: int) -> None:
-    """SIGHUP under load behind Envoy, over REST and gRPC, on connections kept and new: no call fails."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=workers) as system:
-        before = {worker.pid for worker in system.workers()}
-        envoy = system.envoy().pid
-        with (
-            callers(system, 4) as kept,
-            callers(system, 4, connect_anew=True) as new,
-            grpc_callers(system, 4) as grpc_kept,
-            grpc_callers(system, 2, connect_anew=True) as grpc_new,
-        ):
-            everywhere = (kept, new, grpc_kept, grpc_new)
-            system.process.send_signal(signal.SIGHUP)
-            eventually(lambda: len(system.events("worker restarted")) == workers, "all restarted", 30)
-            served = [outcomes["ok"] for outcomes in everywhere]
-            eventually(lambda: all(o["ok"] > n + 20 for o, n in zip(everywhere, served, strict=True)), "calls go on")
-        for outcomes in everywhere:
-            assert set(outcomes) == {"ok"}, everywhere
-        assert not before & {worker.pid for worker in system.workers()}
-        assert system.envoy().pid == envoy
-        ports = Counter(event["grpc"] for event in system.events("worker listens"))
-        assert sorted(ports.values()) == [2] * workers
 
 
 def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path: Path) -> None:
@@ -167,80 +75,6 @@ def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path
         system.wait_for("worker gone; replacing it", in_log=True)
         assert system.stop() == 0
         system.assert_gone()
-
-
-def test_sigterm_lets_running_calls_finish(tmp_path: Path) -> None:
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport="grpcio", workers=2) as system:
-        check_sigterm_lets_calls_finish(system)
-
-
-def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path) -> None:
-    """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
-    database = tmp_path / "tasks.db"
-    with running_system(database, "--demo", "--drain-delay", "0", transport="grpcio", workers=1) as system:
-        task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
-        document = task(task_id, outputData={"text": "x" * 10_000_000})
-        put_row(database, task_id, document.decode())
-        connection = http.client.HTTPConnection(system.http, timeout=20)
-        connection.request("GET", f"/api/tasks/{task_id}")
-        response = connection.getresponse()
-        received = response.read(100_000)
-        system.family()
-        system.process.send_signal(signal.SIGTERM)
-        eventually(lambda: not accepts(system.http), "the port closed")
-        assert received + response.read() == document
-        connection.close()
-        assert system.wait() == 0
-        system.assert_gone()
-
-
-def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
-    """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
-    with System(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio") as system:
-        system.wait_ready()
-        system.family()
-        os.killpg(system.process.pid, signal.SIGINT)
-        assert system.wait() == 0
-        system.assert_gone()
-        assert not [line for line in system.log if "Traceback" in line]
-
-
-@pytest.mark.parametrize("delay", [0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5])
-def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, delay: float) -> None:
-    """At whatever moment of the start, it ends, alone, and a person who pressed Ctrl-C reads no traceback.
-
-    A traceback through our code means more than ugliness: it is a KeyboardInterrupt from the middle of an import, and
-    where that happens inside a callback, Python drops it and the start goes on.
-
-    Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
-    """
-    with System(tmp_path / "tasks.db", "--drain-delay", "0", transport="grpcio") as system:
-        time.sleep(delay)  # on purpose: no event marks these moments
-        system.stop(signal.SIGINT)
-        system.assert_gone()
-        assert not [line for line in system.log if re.search(r'[/\\]taskgate[/\\](__main__|cli)\.py"', line)]
-
-
-def test_second_signal_stops_at_once(tmp_path: Path) -> None:
-    with System(tmp_path / "tasks.db", "--drain-delay", "30", transport="grpcio") as system:
-        system.wait_ready()
-        system.family()
-        system.process.send_signal(signal.SIGINT)
-        system.wait_for("draining", in_log=True)
-        system.process.send_signal(signal.SIGINT)
-        started = time.monotonic()
-        assert system.wait() == 128 + signal.SIGINT
-        assert time.monotonic() - started < 5
-        system.assert_gone()
-
-
-def test_killed_supervisor_takes_all_with_it(tmp_path: Path) -> None:
-    """Nothing can be done in a killed process; its workers and Envoy end by themselves."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
-        assert len(system.family()) == 4
-        system.process.kill()
-        system.process.wait()
-        system.assert_gone(seconds=15)
 
 
 @pytest.fixture

@@ -279,7 +279,9 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
     else [("REST", True), ("GetTaskJson", True), ("GetTask", False)],
 )
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_bursts(documents: Any, transport: str, method: str, distinct: bool) -> None:
+def test_bursts_of_readers_get_all_or_a_retryable_refusal(
+    documents: Any, transport: str, method: str, distinct: bool
+) -> None:
     """Five times 256 readers of 10 MB, without a pause: each gets all of it, or a refusal to be tried again."""
     database, ids, expected = documents
     outcomes: Counter[str] = Counter()

@@ -1,0 +1,297 @@
+"""Servers killed, hung, restarted and stopped while callers ask: the same with either transport, but for ``Kind``."""
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import pytest
+
+from support.documents import DOCUMENTED_ID, put_row, task
+from support.load import accepts, answers, callers, check_sigterm_lets_calls_finish, grpc_callers
+from support.running import System, eventually, running_system
+
+
+class Kind(NamedTuple):
+    """What differs between the transports."""
+
+    transport: str
+
+    servers: Callable[[System], list[psutil.Process]]
+    """The processes that answer calls."""
+
+    begun: str
+    """What the log says when one of them serves."""
+
+    breaks: tuple[str, ...]
+    """What a call may end with whose server is killed under it: nothing where Envoy asks another server."""
+
+    not_taken: frozenset[str]
+    """What may come of new connections while servers are replaced one after the other.
+
+    A socket that closes resets what the kernel had taken for it and nobody had accepted.
+    """
+
+    processes: int
+    """How many there are with two servers."""
+
+
+INSIDE = Kind(
+    transport="envoy",
+    servers=System.envoys,
+    begun="serving inside Envoy",
+    breaks=("ConnectionReset", "RemoteDisconnected", "refused", "not accepted"),
+    not_taken=frozenset({"not accepted"}),
+    processes=3,
+)
+BEHIND = Kind(
+    transport="grpcio",
+    servers=System.workers,
+    begun="worker listens",
+    breaks=(),
+    not_taken=frozenset(),
+    processes=4,
+)
+
+kinds = pytest.mark.parametrize("kind", [INSIDE, BEHIND], ids=["inside Envoy", "behind Envoy"])
+transports = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+
+
+def wait_until_replaced(kind: Kind, system: System, victim: psutil.Process, begun: int) -> None:
+    """Return when as many servers as before serve, ``victim`` is not among them, and Envoy counts on all of them.
+
+    ``begun`` is how many had begun to serve before: two away at once would be another test.
+    """
+    eventually(lambda: len(system.events(kind.begun)) > begun, "another one serves")  # a second on an idle machine
+    eventually(lambda: victim.pid not in {server.pid for server in kind.servers(system)}, "the victim is gone")
+    eventually(lambda: len(kind.servers(system)) == 2, "two servers again")
+    if kind is BEHIND:
+        eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
+
+
+def check_only_calls_of_victims_broke(kind: Kind, outcomes: Counter[str], victims: int, count: int) -> None:
+    """At most one call of each caller for a victim, and one try to connect that came just before the socket went."""
+    broken = {outcome: number for outcome, number in outcomes.items() if outcome != "ok"}
+    assert all(outcome.startswith(kind.breaks) for outcome in broken), broken
+    of_connects = broken.pop("refused", 0) + broken.pop("not accepted", 0)
+    assert of_connects <= victims * count, outcomes
+    assert sum(broken.values()) <= victims * count, outcomes
+
+
+@kinds
+def test_killed_server_is_replaced_and_no_call_but_its_own_fails(tmp_path: Path, kind: Kind) -> None:
+    """Under load, three times: callers of the other server notice nothing, and behind Envoy nobody does."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport=kind.transport, workers=2) as system:
+        with callers(system, 16) as outcomes:
+            for _ in range(3):
+                eventually(lambda: outcomes["ok"] > 200, "calls under way")
+                victim, begun = kind.servers(system)[0], len(system.events(kind.begun))
+                victim.kill()
+                wait_until_replaced(kind, system, victim, begun)
+                outcomes["ok"] = 1
+        check_only_calls_of_victims_broke(kind, outcomes, 3, 16)
+        assert len(system.events("worker gone; replacing it")) == 3
+        if kind is BEHIND:  # each on the port of the one before it
+            ports = Counter(event["grpc"] for event in system.events("worker listens"))
+            assert (len(ports), sum(ports.values())) == (2, 5)
+
+
+@kinds
+def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails(tmp_path: Path, kind: Kind) -> None:
+    """A stopped process answers nobody and says nothing; behind Envoy the other one answers its calls."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport=kind.transport, workers=2) as system:
+        with callers(system, 8) as outcomes:
+            eventually(lambda: outcomes["ok"] > 100, "calls under way")
+            victim, begun = kind.servers(system)[0], len(system.events(kind.begun))
+            victim.suspend()
+            wait_until_replaced(kind, system, victim, begun)  # two seconds on an idle machine
+        check_only_calls_of_victims_broke(kind, outcomes, 1, 8)
+        (gone,) = system.events("worker gone; replacing it")
+        assert gone["problem"] == "it hung, and was ended"
+        assert not victim.is_running()
+        assert answers(system)
+
+
+@pytest.mark.parametrize(("transport", "seconds"), [("envoy", 1.3), ("grpcio", 1.7)])
+def test_supervisor_that_stood_still_ends_no_process(tmp_path: Path, transport: str, seconds: float) -> None:
+    """A machine that was paused, or a supervisor that got no time, is no reason to take processes for hung."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=2) as system:
+        before = set(system.family())
+        system.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)  # on purpose: it stands still
+        system.process.send_signal(signal.SIGCONT)
+        time.sleep(1)  # on purpose: it would end them now
+        assert set(system.family()) == before
+        assert system.events("worker gone; replacing it") == system.events("Envoy gone; replacing it") == []
+
+
+@transports
+def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(tmp_path: Path, transport: str) -> None:
+    """It can open none for a while, and so see nothing of Envoy, which goes on; later a hang is noticed as ever."""
+    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
+        supervisor, envoy = psutil.Process(system.process.pid), system.envoy()
+        limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+        eventually(lambda: system.events("Envoy cannot be watched; trying again for as long as it takes"), "no news")
+        time.sleep(4)  # on purpose: more than after which Envoy would be taken for hung
+        assert answers(system)
+        assert not [line for line in system.log if "gone; replacing it" in line]
+        assert len(system.events("Envoy cannot be watched; trying again for as long as it takes")) == 1
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+        envoy.suspend()
+        eventually(lambda: [line for line in system.log if "gone; replacing it" in line], "noticed", 30)
+        eventually(lambda: answers(system), "answers again", 30)
+        assert not envoy.is_running()
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [(INSIDE, 2), (BEHIND, 1), (BEHIND, 2)],
+    ids=["inside Envoy", "one behind Envoy", "two behind Envoy"],
+)
+def test_restarting_every_server_in_turn_fails_no_call(tmp_path: Path, kind: Kind, workers: int) -> None:
+    """SIGHUP under load: all servers are new, and every call on a connection that is kept was answered.
+
+    Behind Envoy also each on a new connection, over REST and gRPC.
+    """
+    with running_system(tmp_path / "tasks.db", "--demo", transport=kind.transport, workers=workers) as system:
+        before, envoy = {server.pid for server in kind.servers(system)}, system.envoy().pid
+        with ExitStack() as calls:
+            kept = [calls.enter_context(callers(system, 8))]
+            new = [calls.enter_context(callers(system, 8, connect_anew=True))]
+            if kind is BEHIND:
+                kept.append(calls.enter_context(grpc_callers(system, 4)))
+                new.append(calls.enter_context(grpc_callers(system, 2, connect_anew=True)))
+            eventually(lambda: all(outcomes["ok"] > 50 for outcomes in kept + new), "calls under way")
+            system.process.send_signal(signal.SIGHUP)
+            eventually(lambda: len(system.events("worker restarted")) == workers, "all restarted", 30)
+            served = [outcomes["ok"] for outcomes in kept + new]
+            eventually(lambda: all(o["ok"] > n + 50 for o, n in zip(kept + new, served, strict=True)), "calls go on")
+        assert [set(outcomes) for outcomes in kept] == [{"ok"}] * len(kept), kept
+        for outcomes in new:
+            assert set(outcomes) <= {"ok"} | kind.not_taken, new
+            assert outcomes.total() - outcomes["ok"] <= 8 * workers, new  # one for each caller and restart, at most
+        assert not before & {server.pid for server in kind.servers(system)}
+        if kind is BEHIND:
+            assert system.envoy().pid == envoy
+            ports = Counter(event["grpc"] for event in system.events("worker listens"))
+            assert sorted(ports.values()) == [2] * workers
+
+
+@transports
+def test_sigterm_lets_running_calls_finish(tmp_path: Path, transport: str) -> None:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport=transport) as system:
+        check_sigterm_lets_calls_finish(system)
+
+
+@transports
+def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, transport: str) -> None:
+    """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
+    database = tmp_path / "tasks.db"
+    with running_system(database, "--drain-delay", "0", transport=transport, workers=1) as system:
+        document = task(DOCUMENTED_ID, outputData={"text": "x" * 10_000_000})
+        put_row(database, DOCUMENTED_ID, document.decode())
+        reader = http.client.HTTPConnection(system.http, timeout=20)
+        reader.request("GET", f"/api/tasks/{DOCUMENTED_ID}")
+        response = reader.getresponse()
+        received = response.read(100_000)
+        system.family()
+        system.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not accepts(system.http), "the port closed")
+        assert received + response.read() == document
+        reader.close()
+        assert system.wait() == 0
+        system.assert_gone()
+
+
+@pytest.mark.parametrize(("transport", "number"), [("envoy", signal.SIGTERM), ("grpcio", signal.SIGINT)])
+def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport: str, number: signal.Signals) -> None:
+    """No process, and no folder of Envoy's."""
+    folder = Path(tempfile.mkdtemp())  # a short name, so that sockets are made there and nowhere else
+    own = {"TMPDIR": str(folder)}
+    with System(tmp_path / "tasks.db", "--drain-delay", "60", transport=transport, env=own) as system:
+        system.wait_ready()
+        assert list(folder.glob("taskgate-*"))
+        system.family()
+        system.process.send_signal(number)
+        system.wait_for("draining", in_log=True)
+        system.process.send_signal(number)
+        assert system.wait() == 128 + number  # which waits for less than the delay
+        system.assert_gone()
+    folder.rmdir()  # which only an empty one lets
+
+
+@transports
+def test_ctrl_c_leaves_no_process(tmp_path: Path, transport: str) -> None:
+    """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
+    with running_system(tmp_path / "tasks.db", "--drain-delay", "0", transport=transport) as system:
+        system.family()
+        os.killpg(system.process.pid, signal.SIGINT)
+        assert system.wait() == 0
+        system.assert_gone()
+        assert not [line for line in system.log if "Traceback" in line]
+
+
+MOMENTS: dict[str, Callable[[System], object]] = {
+    "it imports": lambda system: system.family()[0].cpu_times().user > 0.1,
+    "it has started a process": lambda system: system.family()[1:],
+    "Envoy is there": System.envoys,
+}
+
+
+@transports
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+def test_ctrl_c_while_starting_leaves_no_process(
+    tmp_path: Path, transport: str, moment: Callable[[System], object]
+) -> None:
+    """At whatever moment of the start, it ends, alone, and a person who pressed Ctrl-C reads no traceback.
+
+    A traceback through our code means more than ugliness: it is a KeyboardInterrupt from the middle of an import, and
+    where that happens inside a callback, Python drops it and the start goes on.
+
+    Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
+    """
+    with System(tmp_path / "tasks.db", "--drain-delay", "0", transport=transport) as system:
+        eventually(lambda: moment(system), "the moment", 30)
+        system.stop(signal.SIGINT)
+        system.assert_gone()
+        assert not [line for line in system.log if re.search(r'[/\\]taskgate[/\\](__main__|cli)\.py"', line)]
+
+
+@kinds
+def test_killed_supervisor_takes_all_with_it(tmp_path: Path, kind: Kind) -> None:
+    """Nothing can be done in a killed process; its servers and Envoy end by themselves."""
+    with running_system(tmp_path / "tasks.db", transport=kind.transport, workers=2) as system:
+        assert len(system.family()) == kind.processes
+        system.process.kill()
+        system.process.wait()
+        system.assert_gone(seconds=15)
+
+
+@transports
+def test_log_that_nobody_reads_stops_nobody(tmp_path: Path, transport: str) -> None:
+    """A collector that hangs, a terminal after Ctrl-S: thousands of calls are answered; so is SIGTERM."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "taskgate", "up", "--demo", "--store", f"sqlite:///{tmp_path}/tasks.db"]
+    command += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--transport", transport, "--drain-delay", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writing, text=True) as process:
+        assert process.stdout is not None
+        url = next(found[1] for line in process.stdout if (found := re.search(r"REST +(http://\S+/api/tasks/)", line)))
+        with httpx.Client(timeout=10) as client:
+            for _ in range(3_000):  # ten pipes full of lines
+                assert client.get(f"{url}{DOCUMENTED_ID}").status_code == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    os.close(reading)
+    os.close(writing)
