@@ -21,11 +21,11 @@ PREFIX = "test.TASK."
 class RedisRig(Rig):
     """Keys that begin with ``test.``, as those of Conductor do by default, in either layout."""
 
-    def __init__(self, folder: Path, servers: Sequence[RedisServer], layout: Layout = Layout.TASKGATE) -> None:
+    def __init__(self, folder: Path, servers: Sequence[RedisServer]) -> None:
         """``servers`` hold the keys."""
         super().__init__(folder)
         self.servers = servers
-        self.layout = layout
+        self.layout = Layout.TASKGATE
 
     @property
     def url(self) -> str:

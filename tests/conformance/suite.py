@@ -326,7 +326,7 @@ class WriterSuite:
         with rig.open_writer() as again:
             assert not again.created
 
-    def test_each_count(self, rig: Rig) -> None:
+    def test_added_updated_and_kept_are_counted(self, rig: Rig) -> None:
         """Added, unchanged, older (kept) and replaced, as ``TaskWriter.write`` defines them."""
         with rig.open_writer() as writer:
             assert writer.write([stored(update_time=10, document=b"{}")]) == WriteCounts(added=1)

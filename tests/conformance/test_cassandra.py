@@ -138,7 +138,7 @@ class TestCassandraStore(NetworkStoreSuite):
         assert not [word for word in ("correct", "wrong", "nobody:", "taskgate:") if word in message]
         await store.close()
 
-    async def test_tls(self, rig: CassandraRig) -> None:
+    async def test_tls_is_what_the_url_asks_for(self, rig: CassandraRig) -> None:
         """The node's certificate is checked; ``verify-ca`` leaves out the name that it is for."""
         rig.put(ID, "{}")
         authority = str(rig.node.authority)
@@ -179,7 +179,7 @@ class TestCassandraStore(NetworkStoreSuite):
         assert await store.get_document(ID) == b"{}"
         await store.close()
 
-    async def test_half_of_a_task(self, rig: CassandraRig) -> None:
+    async def test_lookup_row_without_its_task_is_not_found(self, rig: CassandraRig) -> None:
         """Conductor writes two rows: before the second there is no task yet; a lookup without a workflow is no task."""
         rig.put(ID, "{}")
         rig.node.execute(f"TRUNCATE {rig.keyspace.name}.workflows")
@@ -209,12 +209,12 @@ class TestCassandraStore(NetworkStoreSuite):
     ],
     ids=ascii,
 )
-def test_uuids_are_javas(text: str, expected: str | None) -> None:
+def test_task_ids_are_parsed_as_java_parses_uuids(text: str, expected: str | None) -> None:
     """As ``java.util.UUID.fromString`` of OpenJDK 21 has it."""
     assert parse_uuid(text) == (uuid.UUID(expected) if expected else None)
 
 
-def test_nothing_is_written() -> None:
+def test_cassandra_has_no_writer() -> None:
     """An import, and the layout that imports make, are refused in one sentence, before anything is connected to."""
     with pytest.raises(SettingsError, match="import into another store"):
         open_writer("cassandra://localhost/conductor")

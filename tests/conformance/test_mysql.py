@@ -438,12 +438,12 @@ class TestMysqlWriter(SqlServerWriterSuite):
             rig.open_writer()
 
 
-def test_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
+def test_store_behaves_like_a_dictionary(tmp_path: Path, server: MysqlServer) -> None:
     """Any sequence of writes and reads gives what a dictionary would."""
     check_like_a_dictionary(lambda: MysqlRig(tmp_path, server).url)
 
 
-async def test_tls(rig: MysqlRig) -> None:
+async def test_tls_is_what_the_url_asks_for(rig: MysqlRig) -> None:
     """The certificate and the name in it are verified, and what the server demands is told."""
     server = rig.server
     root = server.certify()  # which does not matter to the other tests
