@@ -43,6 +43,7 @@ def test_task_has_ended_in_these_states_and_in_no_other() -> None:
         b'{"status":"\\ud800COMPLETED","endTime":null}',
         b'{"n":%s}' % (b"9" * 5000),
         b"[" * 100_000,
+        b'{"a":' + b"[" * 100_000,
     ],
     ids=lambda document: ascii(document[:24]),
 )
@@ -51,7 +52,7 @@ def test_what_conductor_does_not_write_counts_least(document: bytes) -> None:
 
 
 def test_lone_surrogates_do_not_hide_the_rest() -> None:
-    document = b'{"s":"\\ud800","status":"TIMED_OUT","endTime":3,"retried":true,"pollCount":2}'
+    document = b'{"s":"\\ud800","status":"TIMED_OUT","endTime":3,"retried":true,"pollCount":2,"n":%s}' % (b"9" * 5000)
     assert standing_of(document)[:4] == (True, 3, 1, 2)
 
 
