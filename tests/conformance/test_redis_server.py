@@ -441,7 +441,7 @@ def test_slots_are_those_of_redis(key: str) -> None:
 
 
 # What docs/stores.md tells a DBA to allow: after "ACL SETUSER name on >secret", in this order.
-READ, READ_CLUSTER, ASK_SENTINEL, IMPORT = (line.split()[5:] for line in statements("Redis"))
+READ, READ_CLUSTER, ASK_SENTINEL, IMPORT_RULES = (line.split()[5:] for line in statements("Redis"))
 IN_CLUSTER = ["+cluster|slots", "+asking"]
 
 
@@ -471,7 +471,7 @@ async def test_least_privilege_is_enough(server: RedisServer, layout: Layout, da
     grant(server, "taskgate", *in_layout(layout, READ), *select)
     url = url_of(server, f"/{database}", "taskgate:secret@")
     if layout is Layout.TASKGATE:
-        grant(server, "importer", *IMPORT, *select)
+        grant(server, "importer", *IMPORT_RULES, *select)
         with open_writer(url_of(server, f"/{database}", "importer:secret@")) as writer:
             assert writer.write([stored(), stored()]) == WriteCounts(added=1, unchanged=1)
         with pytest.raises(StoreUnavailable, match="lacks a permission"):
@@ -486,7 +486,7 @@ async def test_least_privilege_is_enough_in_a_cluster(cluster: Cluster) -> None:
     """There the nodes are asked who has what, too."""
     for node in cluster.nodes:
         grant(node, "taskgate", *in_layout(Layout.TASKGATE, READ_CLUSTER))
-        grant(node, "importer", *IMPORT, *IN_CLUSTER)
+        grant(node, "importer", *IMPORT_RULES, *IN_CLUSTER)
     with cluster.client() as client:
         client.flushall()
     with open_writer(f"redis+cluster://importer:secret@{cluster.nodes[0]}") as writer:
