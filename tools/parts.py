@@ -35,6 +35,9 @@ def _npm_packages() -> None:
     """The JavaScript clients; their lock files name no registry, so npm uses the configured one. Raises Missing."""
     path = os.pathsep.join((str(_BIN), os.environ.get("PATH", os.defpath)))
     for folder in ("tests/sdk/javascript", "tests/interop/javascript"):
+        wanted, installed = (ROOT / folder / name for name in ("package-lock.json", "node_modules/.package-lock.json"))
+        if installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime:
+            continue
         done = run([str(_BIN / "npm"), "ci", "--no-audit", "--no-fund", "--silent"], ROOT / folder, {"PATH": path})
         if done.returncode:
             raise Missing(f"npm cannot fetch the packages of {folder}: {last_line(done)}")
