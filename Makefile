@@ -28,10 +28,10 @@ up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it 
 unit: $(TESTS) ## the tests that start no server (40 s)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' tests/unit
 
-test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (4 min)
+test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
-test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (20 min)
+test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (30 min)
 	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not long' --cov --cov-report=
 	$(PYTEST) $(THOROUGH) -m long --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
