@@ -10,11 +10,10 @@ ALL := $(VENV)/.all-installed
 # A wheel of each, as constraints.txt has it; pip takes its index, proxy and authorities from this machine's settings.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
-# Two processes for a processor. A file's tests share servers, and so stay together; files come in their order, which
-# leaves the many short ones of tests/unit to the end.
-PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
-# All examples of Hypothesis; other runs try fewer (tests/conftest.py).
-THOROUGH := --hypothesis-profile thorough
+# Two processes for a processor; a file's tests share servers, and so stay together.
+PARALLEL := --numprocesses auto --dist loadfile
+# One for a processor: what databases do within seconds must not wait for other tests.
+CALMLY := --numprocesses $(shell $(PYTHON) -c 'import os; print(os.cpu_count())') --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup parts up unit test test-all pythons faults check conformance format protos bench update clean
@@ -31,8 +30,8 @@ unit: $(TESTS) ## the tests that start no server (40 s)
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
-test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (30 min)
-	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not long' --cov --cov-report=
+test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (40 min)
+	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'not long' --cov --cov-report=
 	$(PYTEST) $(THOROUGH) -m long --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
 
