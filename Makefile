@@ -14,6 +14,8 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --dist loadfile
 # One for a processor: what databases do within seconds must not wait for other tests.
 CALMLY := --numprocesses $(shell $(PYTHON) -c 'import os; print(os.cpu_count())') --dist loadfile
+# All examples of Hypothesis; other runs try fewer (tests/conftest.py).
+THOROUGH := --hypothesis-profile thorough
 
 .DEFAULT_GOAL := help
 .PHONY: help setup parts up unit test test-all pythons faults check conformance format protos bench update clean
