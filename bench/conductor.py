@@ -4,7 +4,6 @@ Nothing is downloaded. The jar is the release ``conductor-server-VERSION-boot.ja
 with 3.32.3 on Java 25.
 """
 
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -19,8 +18,8 @@ from pathlib import Path
 
 from bench.errors import BenchError, PeerMissing
 from bench.processes import ServerProcess
+from tools.conductor_jar import LEAST_JAVA, java_version
 
-LEAST_JAVA = 21
 WARM_UP_SECONDS = 12.0
 _WARM_UP_THREADS = 4
 START_SECONDS = 240.0
@@ -83,12 +82,6 @@ def warm_up_conductor(http: str, paths: Sequence[str]) -> None:
     with ThreadPoolExecutor(_WARM_UP_THREADS) as threads:
         for _ in range(_WARM_UP_THREADS):
             threads.submit(ask_on, HTTPConnection(http))
-
-
-def java_version(output: str) -> int:
-    """The major version from what ``java -version`` prints; 0 if it is not understood."""
-    found = re.search(r'version "(?:1\.)?(\d+)', output)
-    return int(found[1]) if found else 0
 
 
 def _find_java(java: str) -> Path:

@@ -2,18 +2,20 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from bench.conductor import LEAST_JAVA, java_version
 from tools.maven import find_maven, run_maven
 from tools.servers import Missing
 
 CONDUCTOR_VERSION = "3.32.3"
 CONDUCTOR_SHA256 = "6b1615a5beb82bbbfa05219d0f1b84440aa8c0bef1371662803ef5588d7d507b"
 """Of the artifact ``org.conductoross:conductor-server:jar:boot`` of that version."""
+
+LEAST_JAVA = 21
 
 JAR_VARIABLE = "CONDUCTOR_JAR"
 """The file, where Maven is not to fetch it; it must be the same one."""
@@ -58,6 +60,12 @@ def find_java() -> str:
     if java_version(printed) < LEAST_JAVA:
         raise Missing(f"{JAVA_VARIABLE} is Java {java_version(printed)}; Conductor needs {LEAST_JAVA}")
     return program
+
+
+def java_version(output: str) -> int:
+    """The major version from what ``java -version`` prints; 0 if it is not understood."""
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
+    return int(found[1]) if found else 0
 
 
 def _fetch() -> None:

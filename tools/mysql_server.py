@@ -75,15 +75,6 @@ def find_mysqld() -> Path:
     return found
 
 
-def why_missing() -> str | None:
-    """The reason why there is no MySQL, None if there is one."""
-    try:
-        find_mysqld()
-    except Missing as error:
-        return str(error)
-    return None
-
-
 def command(program: Path) -> list[str]:
     """How to run it on little memory, and without care for a machine that loses its power."""
     found = [

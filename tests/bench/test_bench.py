@@ -18,7 +18,6 @@ from bench.beside import ALONE, READERS, TYPED, Beside
 from bench.budgets import budgets, sustained_rate
 from bench.cases import CASES, choose, echo, get_task, get_task_json, rest
 from bench.commands import Import
-from bench.conductor import java_version
 from bench.errors import BenchError
 from bench.loads import (
     Generators,
@@ -102,6 +101,7 @@ from taskgate.errors import SettingsError
 from taskgate.stores import open_store
 from taskgate.v1.task_service_pb2 import GetTaskResponse
 from tools import cassandra_jars, mysql_server, servers
+from tools.conductor_jar import java_version
 
 # --- Load generators ------------------------------------------------------------------------------------------------
 

@@ -238,7 +238,7 @@ class _Connections:
         with self._mutex:
             lookup = self._lookup
             if lookup is None or lookup.moved():
-                raise LookupFailed  # before anything reads, or where the module will close it
+                raise LookupFailed  # none is open yet, or the file was replaced
             try:
                 return lookup.find(task_id)
             except LookupFailed:
