@@ -32,7 +32,7 @@ unit: $(TESTS) ## the tests that start no server (40 s)
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
-test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (40 min)
+test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (30 min)
 	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'not long' --cov --cov-report=
 	$(PYTEST) $(THOROUGH) -m long --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
