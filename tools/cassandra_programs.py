@@ -60,17 +60,20 @@ def configure(folder: Path, port: int, storage_port: int, address: str, own: Map
     (folder / "logback.xml").write_text(_LOGGING)
 
 
-def command(folder: Path, java_options: Sequence[str]) -> list[str]:
-    """The command line for what ``configure`` wrote; the log goes to its standard output. Raises Missing."""
+def command(folder: Path, java_options: Sequence[str], *, joins: bool = False) -> list[str]:
+    """The command line for what ``configure`` wrote; the log goes to its standard output. Raises Missing.
+
+    A node that ``joins`` another one ends if it hears nothing from it within 20 seconds.
+    """
     properties = {
         "java.security.manager": "allow",
         "cassandra.config": (folder / "cassandra.yaml").as_uri(),
         "cassandra.storagedir": str(folder),
         "cassandra-foreground": "yes",
         "logback.configurationFile": str(folder / "logback.xml"),
-        # A cluster of one has nobody to wait for, and passwords need not be hard to guess here.
+        # The first node has nobody to wait for, and passwords need not be hard to guess here.
         "cassandra.skip_wait_for_gossip_to_settle": "0",
-        "cassandra.ring_delay_ms": "1",
+        "cassandra.ring_delay_ms": "20000" if joins else "1",
         "cassandra.superuser_setup_delay_ms": "0",
         "cassandra.auth_bcrypt_gensalt_log2_rounds": "4",
         "jdk.attach.allowAttachSelf": "true",

@@ -48,7 +48,8 @@ class CassandraNode(DatabaseServer):
         """
         model = first or in_place_of
         super().__init__(folder, free_port() if model is None else model.port)
-        self.address = "127.0.0.1" if first is None else "127.0.0.2"
+        self._joins = first is not None
+        self.address = "127.0.0.2" if self._joins else "127.0.0.1"
         self._storage_port: int = free_port() if model is None else model._storage_port
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
@@ -110,7 +111,7 @@ class CassandraNode(DatabaseServer):
         return f"cassandra://{USER}:{quote(PASSWORD)}@{hosts or self}/{keyspace}{query}"
 
     def command(self) -> list[str]:
-        return cassandra_programs.command(self.folder, _MEMORY)
+        return cassandra_programs.command(self.folder, _MEMORY, joins=self._joins)
 
     def answers(self) -> bool:
         """Whether the side door is open: opens it. It leads to this node and to no other of the cluster."""
