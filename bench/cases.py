@@ -15,7 +15,7 @@ from bench.peers.grpc_echo import ECHO_PATH
 from bench.servers import Server
 from bench.targets import GrpcCall, HttpGet, Target, ask
 from bench.tasks import LARGE, MIDDLE, SMALL, Document
-from taskgate.task_message import task_from_document
+from taskgate.documents.task_message import task_from_document
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
 SERVICE = "taskgate.v1.TaskService"

@@ -188,7 +188,7 @@ def machine_cpu_seconds() -> float:
 
 
 def describe_command(command: Sequence[str]) -> str:
-    """What a process is, in a word or two: ``envoy``, ``taskgate up``, ``taskgate.worker``, ``uvicorn``, ``java``."""
+    """What a process is, in a word or two: ``envoy``, ``taskgate up``, a module of taskgate, ``uvicorn``, ``java``."""
     if not command:
         return "?"
     if "-m" not in command:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from bench.workflow_rows import workflow_rows
-from taskgate.conductor_task import project_task_model
+from taskgate.documents.conductor import project_task_model
 
 ROUNDS = 60
 """Each goes over every row with every subject in turn: rows and subjects find the caches as cold as in a server."""

@@ -15,7 +15,7 @@ from bench.peers.fastapi_app import DATABASE_VARIABLE
 from bench.peers.go_build import build_go_peer
 from bench.processes import ServerProcess, free_port
 from bench.tasks import DOCUMENTS, MIDDLE, SMALL
-from taskgate.gateway.inside import why_not
+from taskgate.processes.envoy.embedded import why_not
 
 ENVOY_TRANSPORT, GRPCIO_TRANSPORT = "envoy", "grpcio"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.databases.base import Database, program_of
 from bench.databases.postgresql import USER, execute
 from bench.processes import ServerProcess, free_port
-from taskgate.stores.url_parts import DEFAULT_POOL_SIZE
+from taskgate.stores.network.url_parts import DEFAULT_POOL_SIZE
 from tools.servers import PGBOUNCER
 
 

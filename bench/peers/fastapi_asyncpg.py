@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 from fastapi import FastAPI, HTTPException, Response
 
-from taskgate.stores.url_parts import DEFAULT_POOL_SIZE
+from taskgate.stores.network.url_parts import DEFAULT_POOL_SIZE
 
 STORE_VARIABLE = "BENCH_STORE"
 """Environment variable with the URL of the database."""

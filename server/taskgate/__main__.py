@@ -19,7 +19,7 @@ def main() -> None:
     _open_standard_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the locale has no bytes for, as for standard error
-    from taskgate.cli import main as run  # noqa: PLC0415 - after the lines above
+    from taskgate.commands.cli import main as run  # noqa: PLC0415 - after the lines above
 
     run()
 

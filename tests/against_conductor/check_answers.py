@@ -2,7 +2,7 @@
 
 Not a part of ``make test``, which is why the file's name is one that pytest does not collect by itself: it needs
 Conductor's jar (458 MB) and minutes. What a run finds on SQLite is kept in ``tests/data`` (``CONFORMANCE_RECORD=1``
-writes it), where ``tests/unit/test_recorded_conductor.py`` looks at it every time.
+writes it), where ``tests/unit/documents/test_recorded_conductor.py`` looks at it every time.
 """
 
 import json

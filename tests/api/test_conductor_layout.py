@@ -13,7 +13,7 @@ from support.conductor_stub import conductor_get_task
 from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, compact, put_row
 from support.doors import DOORS, Door, GrpcDoor, open_door
 from support.running import System, eventually, running_system
-from taskgate.document import MAX_NESTING
+from taskgate.documents.document import MAX_NESTING
 from taskgate.v1.task_pb2 import Task
 
 # Conductor's own table (SQLite's ``V1__initial_schema.sql``), in write-ahead mode, as it is while Conductor runs.

@@ -14,10 +14,10 @@ from support.doors import DOORS, Door, GrpcDoor, open_door
 from support.edited_configuration import edited_configuration
 from support.faulty_store import AWAY, COUNTS, FULL, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
 from support.running import eventually
-from taskgate.gateway import EnvoyProcess, GatewaySettings, InsideEnvoy
-from taskgate.gateway.inside import EnvoyWithPython, module
-from taskgate.reservations import Reservation
-from taskgate.settings import Settings
+from taskgate.base.settings import Settings
+from taskgate.processes.envoy import EnvoyProcess, GatewaySettings, InsideEnvoy
+from taskgate.processes.envoy.embedded import EnvoyWithPython, module
+from taskgate.processes.reserved_ports import Reservation
 from taskgate.transports.grpcio import GrpcServer
 from taskgate.v1.task_service_pb2 import GetTaskRequest
 
@@ -82,7 +82,7 @@ async def inside_envoy(settings: Settings) -> AsyncIterator[Addresses]:
     envoy = EnvoyWithPython(
         GatewaySettings(listen=settings.http, instance="test-node", inside=inside), settings, threads=1
     )
-    with edited_configuration(("taskgate.inside:app", "support.faulty_store:app")):
+    with edited_configuration(("taskgate.processes.embedded_app:app", "support.faulty_store:app")):
         listening = await envoy.start()
     yield Addresses(str(listening), str(grpc.address))
     await envoy.stop(1)

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.documents import DOCUMENTED_ID, UNKNOWN_ID
 from support.doors import Door, GrpcDoor, RestDoor
 from support.running import System, eventually
-from taskgate.calls import usable_request_id
+from taskgate.service.calls import usable_request_id
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

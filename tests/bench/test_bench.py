@@ -96,8 +96,8 @@ from bench.workflows import (
     copied_rows,
     workflow_cell,
 )
-from taskgate.conductor_task import project_task_model
-from taskgate.errors import SettingsError
+from taskgate.base.errors import SettingsError
+from taskgate.documents.conductor import project_task_model
 from taskgate.stores import open_store
 from taskgate.v1.task_service_pb2 import GetTaskResponse
 from tools import cassandra_jars, mysql_server, servers
@@ -265,7 +265,7 @@ def test_an_envoy_that_was_replaced_spoils_the_measurement() -> None:
     ("command", "expected"),
     [
         (["/usr/bin/python3", "-m", "taskgate", "up", "--workers", "1"], "taskgate up"),
-        (["/usr/bin/python3", "-m", "taskgate.worker"], "taskgate.worker"),
+        (["/usr/bin/python3", "-m", "taskgate.processes.worker_main"], "taskgate.processes.worker_main"),
         (["/opt/envoy", "-c", "x.yaml"], "envoy"),
         ([], "?"),
     ],

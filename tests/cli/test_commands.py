@@ -20,16 +20,16 @@ from support.doors import RestDoor
 from support.in_process import asked
 from support.running import System, running_system, taskgate
 from support.terminal import shown_on_a_terminal, unprintable
-from taskgate import supervision
-from taskgate.beats import BLOCKED_HUNG_AFTER, HUNG_AFTER, LOOP_HUNG_AFTER
-from taskgate.cli import main
-from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
-from taskgate.gateway import inside
-from taskgate.gateway.configuration import envoy_command
-from taskgate.in_flight import COUNTED_BYTES
-from taskgate.settings import Settings
+from taskgate.base.settings import Settings
+from taskgate.commands.cli import main
+from taskgate.documents.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from taskgate.processes import supervisor
+from taskgate.processes.envoy import embedded
+from taskgate.processes.envoy.configuration import envoy_command
+from taskgate.processes.heartbeat import BLOCKED_HUNG_AFTER, HUNG_AFTER, LOOP_HUNG_AFTER
+from taskgate.processes.worker_pool import START_TIMEOUT
+from taskgate.service.in_flight import COUNTED_BYTES
 from taskgate.transports.pace import GRACE_SECONDS, MIN_RATE
-from taskgate.workers import START_TIMEOUT
 
 
 @pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("import",), ("get",), ("gateway",)], ids=str)
@@ -69,7 +69,7 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
 
     assert "--drain-delay" in line("at shutdown")
     assert "--shutdown-grace" in line("then, for calls")
-    assert f"{supervision._OVERLAP:g} s" in line("beside the successor")
+    assert f"{supervisor._OVERLAP:g} s" in line("beside the successor")
     assert f"{START_TIMEOUT:g} s" in line("until a process that starts")
     hung = line("until one that hangs")
     assert f"{HUNG_AFTER:g} s; {LOOP_HUNG_AFTER:g} s" in hung
@@ -279,7 +279,7 @@ def test_store_of_an_envoy_that_was_started_by_hand_is_refused_in_one_sentence(t
     """With the printed configuration, and settings from variables; its exit code is that of a bad setting."""
     config = tmp_path / "envoy.yaml"
     config.write_text(taskgate("gateway", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0").stdout)
-    environment = {**os.environ, **inside.environment(), "TASKGATE_STORE": "jdbc:postgresql://h/d"}
+    environment = {**os.environ, **embedded.environment(), "TASKGATE_STORE": "jdbc:postgresql://h/d"}
     command = [envoy_command(), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -351,7 +351,7 @@ def test_gateway_prints_the_configuration_with_the_service_inside() -> None:
     (listener,) = YAML(typ="safe").load(done.stdout)["static_resources"]["listeners"]
     addresses = [listener["address"], *(more["address"] for more in listener["additional_addresses"])]
     assert [address["socket_address"]["port_value"] for address in addresses] == [6080, 6051]
-    assert "taskgate.inside:app" in done.stdout
+    assert "taskgate.processes.embedded_app:app" in done.stdout
     assert re.search(r"^# .*PYTHONHOME=\S+ .*envoy --concurrency 1 -c FILE", done.stdout, re.MULTILINE)
 
 

@@ -10,7 +10,7 @@ import redis
 
 from conformance.rig import Rig
 from support.redis_servers import PASSWORD, RedisServer
-from taskgate.layout import Layout
+from taskgate.base.layout import Layout
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
 

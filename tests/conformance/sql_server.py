@@ -25,11 +25,12 @@ from support.database_server import DatabaseServer, free_port
 from support.dead_address import NAME, dead_address, resolve
 from support.documents import task
 from support.running import eventually
+from taskgate.base.errors import StoreUnavailable
+from taskgate.base.settings import Settings
 from taskgate.commands.import_tasks import run_import
-from taskgate.errors import StoreUnavailable
-from taskgate.settings import Settings
-from taskgate.stores import open_store, open_writer, sql_writer
+from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
+from taskgate.stores.writing import sql_writer
 
 
 class SqlServerRig(Rig):

@@ -18,8 +18,8 @@ from conformance.rig import Rig
 from support import public_words
 from support.histories import History, expected_counts, histories, latest_versions
 from support.lateness import within
-from taskgate.document import MAX_DOCUMENT_BYTES
-from taskgate.errors import DocumentUnreadable, Overloaded, StoreUnavailable
+from taskgate.base.errors import DocumentUnreadable, Overloaded, StoreUnavailable
+from taskgate.documents.document import MAX_DOCUMENT_BYTES
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 
 ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"

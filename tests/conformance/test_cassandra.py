@@ -13,11 +13,11 @@ from support import public_words
 from support.cassandra import USER, CassandraNode, ConductorsKeyspace
 from support.database_server import free_port
 from support.lateness import within
-from taskgate.errors import DocumentUnreadable, SettingsError, StoreUnavailable
-from taskgate.layout import Layout
+from taskgate.base.errors import DocumentUnreadable, SettingsError, StoreUnavailable
+from taskgate.base.layout import Layout
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore
-from taskgate.stores.cassandra import parse_uuid
+from taskgate.stores.cassandra.store import parse_uuid
 
 pytestmark = pytest.mark.needs("cassandra")
 

@@ -20,11 +20,11 @@ from conformance.suite import ID, OTHER_ID, assert_public, stored
 from support.cut_wire import MYSQL_COMMIT, overheard
 from support.documented import statements
 from support.mysql import KINDS, PASSWORD, USER, Mariadb, Mysql, MysqlServer, running_mysql
-from taskgate.errors import StoreUnavailable
+from taskgate.base.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, WriteCounts
-from taskgate.stores.mysql import MysqlStore, statement_for
-from taskgate.stores.mysql_url import parse_mysql_url
+from taskgate.stores.mysql.store import MysqlStore, statement_for
+from taskgate.stores.mysql.url import parse_mysql_url
 
 pytestmark = pytest.mark.needs("mariadbd")
 
@@ -49,7 +49,7 @@ class MysqlRig(SqlServerRig):
     user = USER
     commit = MYSQL_COMMIT
     batch_statements = (b"FOR UPDATE",)
-    lock_timeout = "taskgate.stores.mysql_writer.LOCK_TIMEOUT"
+    lock_timeout = "taskgate.stores.mysql.writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: MysqlServer) -> None:
         super().__init__(folder, server)

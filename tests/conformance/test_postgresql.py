@@ -18,11 +18,11 @@ from support.documented import statements
 from support.pgbouncer import running_pgbouncer
 from support.postgresql import PASSWORD, USER, PostgresqlServer, free_port, running_postgresql
 from support.running import eventually
-from taskgate.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import TaskStore, WriteCounts
-from taskgate.stores.postgresql import PostgresqlStore
-from taskgate.stores.postgresql_url import parse_postgresql_url
+from taskgate.stores.postgresql.store import PostgresqlStore
+from taskgate.stores.postgresql.url import parse_postgresql_url
 
 _numbers = itertools.count()
 
@@ -34,7 +34,7 @@ class PostgresqlRig(SqlServerRig):
     user = USER
     commit = POSTGRESQL_COMMIT
     batch_statements = (b"BEGIN", b"AS given")
-    lock_timeout = "taskgate.stores.postgresql_writer.LOCK_TIMEOUT"
+    lock_timeout = "taskgate.stores.postgresql.writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: PostgresqlServer) -> None:
         super().__init__(folder, server)

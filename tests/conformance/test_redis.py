@@ -9,7 +9,7 @@ import redis
 from conformance.redis_rig import RedisRig
 from conformance.suite import ID, NetworkStoreSuite, StoreSuite, WriterSuite
 from support.redis_servers import RedisServer
-from taskgate.errors import DocumentUnreadable
+from taskgate.base.errors import DocumentUnreadable
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -9,7 +9,7 @@ import redis
 from conformance.redis_rig import RedisRig
 from conformance.suite import NetworkStoreSuite, WriterSuite
 from support.redis_servers import PRIMARY_NAME, Watched
-from taskgate.errors import StoreUnavailable
+from taskgate.base.errors import StoreUnavailable
 from taskgate.stores.base import TaskWriter
 
 pytestmark = pytest.mark.needs("redis-server")

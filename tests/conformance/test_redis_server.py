@@ -24,8 +24,8 @@ from support.dead_address import NAME, dead_address, resolve
 from support.documented import statements
 from support.redis_servers import CLUSTER_OPTIONS, PASSWORD, PRIMARY_NAME, SLOT_BOUNDS, Cluster, RedisServer, Watched
 from support.running import eventually
-from taskgate.errors import SettingsError, StoreUnavailable
-from taskgate.layout import Layout
+from taskgate.base.errors import SettingsError, StoreUnavailable
+from taskgate.base.layout import Layout
 from taskgate.stores import open_store, open_writer, store_name
 from taskgate.stores.base import TaskStore, WriteCounts
 from taskgate.stores.redis import writer as writer_module

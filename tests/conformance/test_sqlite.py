@@ -17,7 +17,7 @@ import pytest
 from conformance.dictionary import check_like_a_dictionary
 from conformance.rig import Rig
 from conformance.suite import ID, StoreSuite, WriterSuite, assert_public, stored
-from taskgate.errors import SettingsError, StoreUnavailable
+from taskgate.base.errors import SettingsError, StoreUnavailable
 from taskgate.stores import open_store, open_writer
 
 

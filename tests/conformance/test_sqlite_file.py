@@ -21,9 +21,10 @@ import pytest
 
 from support import public_words
 from support.running import eventually
-from taskgate.errors import StoreUnavailable
-from taskgate.stores import open_store, open_writer, sqlite
+from taskgate.base.errors import StoreUnavailable
+from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore
+from taskgate.stores.sqlite import store as sqlite
 
 ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
@@ -152,7 +153,7 @@ async def test_removed_file_is_unavailable_at_once_and_a_copy_restores_it(tmp_pa
 
 READER = f"""
 import asyncio, sys
-from taskgate.errors import StoreUnavailable
+from taskgate.base.errors import StoreUnavailable
 from taskgate.stores import open_store
 async def main():
     store = open_store(sys.argv[1])
@@ -377,7 +378,7 @@ IMPORT = """
 import signal, sys
 from taskgate.importing import Source, run_import
 from taskgate.stores import open_writer
-from taskgate.task_id import TaskIdFormat
+from taskgate.base.task_id import TaskIdFormat
 with open_writer(sys.argv[1]) as writer:
     print("begin", flush=True)
     summary = run_import([Source.of(file) for file in sys.argv[2:]], writer, TaskIdFormat.ANY)

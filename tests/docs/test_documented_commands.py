@@ -14,8 +14,8 @@ import pytest
 from support.documented import DOCUMENTS, ROOT, Block, blocks, without_blocks
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.running import System, running_system
-from taskgate.cli import main
-from taskgate.settings import Settings, load_settings
+from taskgate.base.settings import Settings, load_settings
+from taskgate.commands.cli import main
 from taskgate.stores import check_store
 
 HOW_TO_RUN = {"console", "python", "sh", "sql", "redis", "text"}
@@ -29,7 +29,7 @@ OUTPUTS = {
     f"taskgate get --json {DOCUMENTED_ID}": DOCUMENTED_COMPACT.decode(),
     "taskgate import server/taskgate/demo/task.json": "sqlite:///tasks.db: 0 added, 0 replaced, 1 unchanged",
     "taskgate up --help": "Graces and limits",
-    "taskgate gateway\n": "taskgate.inside:app",
+    "taskgate gateway\n": "taskgate.processes.embedded_app:app",
     "taskgate gateway --transport grpcio": "port_value: 50054",
     "taskgate gateway --validate": "Envoy accepts the configuration.",
 }

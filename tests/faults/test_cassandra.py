@@ -20,7 +20,7 @@ from support.doors import GrpcDoor, RestDoor
 from support.load import callers
 from support.outages import healthz
 from support.running import System, eventually, running_system, taskgate
-from taskgate.conductor_task import project_task_model
+from taskgate.documents.conductor import project_task_model
 
 pytestmark = pytest.mark.needs("cassandra")
 

@@ -15,9 +15,9 @@ from support.documents import DOCUMENTED, DOCUMENTED_ID, compact, put_row, task
 from support.doors import GrpcDoor, RestDoor
 from support.load import callers, in_threads
 from support.running import System, command_line, eventually, running_system
-from taskgate.conductor_task import project_task_model
-from taskgate.large_conversions import REFUSED_SECONDS
-from taskgate.task_message import task_from_document
+from taskgate.documents.conductor import project_task_model
+from taskgate.documents.task_message import task_from_document
+from taskgate.service.large_conversions import REFUSED_SECONDS
 from taskgate.v1.task_pb2 import Task
 
 READERS = 16
@@ -67,7 +67,7 @@ def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
 
 def converters(system: System) -> list[psutil.Process]:
     """The processes that convert large tasks, in the order of their start."""
-    found = [p for p in system.family() if "taskgate.conversion_process" in " ".join(command_line(p))]
+    found = [p for p in system.family() if "taskgate.service.conversion_process" in " ".join(command_line(p))]
     return sorted(found, key=lambda process: process.create_time())
 
 

@@ -134,7 +134,9 @@ def test_serve_with_workers_shares_one_port_and_replaces_the_dead(tmp_path: Path
 
 def test_worker_without_a_supervisor_leaves() -> None:
     """A worker whose standard input ends drains and goes."""
-    process = subprocess.Popen([sys.executable, "-m", "taskgate.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "taskgate.processes.worker_main"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdin is not None
     process.stdin.write(
         b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n\n'

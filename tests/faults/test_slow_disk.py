@@ -15,7 +15,7 @@ from support.doors import GrpcDoor, Outcome, RestDoor
 from support.load import in_threads
 from support.running import System, eventually
 from support.slow_disk import SlowDisk
-from taskgate.conductor_task import project_task_model
+from taskgate.documents.conductor import project_task_model
 
 TASKS = 4000
 HOT = [f"65fc73fe-0586-11f1-8b8d-{number:012}" for number in range(0, TASKS, TASKS // 10)]

@@ -25,8 +25,8 @@ import pytest
 from support.documents import DOCUMENTED_ID, put_row, task
 from support.raw_grpc import RawGrpc, request_for
 from support.running import System, running_system
-from taskgate.endpoints import _HTTP_BODY_TYPE, _header
-from taskgate.task_message import task_from_document
+from taskgate.documents.task_message import task_from_document
+from taskgate.service.endpoints import _HTTP_BODY_TYPE, _header
 
 pytestmark = pytest.mark.long
 

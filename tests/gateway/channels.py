@@ -2,7 +2,7 @@
 
 import grpc
 
-from taskgate.addresses import Address
+from taskgate.base.addresses import Address
 
 METHODS = [
     "/taskgate.v1.TaskService/GetTaskJson",

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.running import Gateway, StubServer
 from gateway.wire import PROTOCOLS, Ask, ask_over
-from taskgate.addresses import Address
+from taskgate.base.addresses import Address
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 import asyncio
 import sys
 
-from taskgate.addresses import Address
-from taskgate.gateway import EnvoyProcess, GatewaySettings
+from taskgate.base.addresses import Address
+from taskgate.processes.envoy import EnvoyProcess, GatewaySettings
 
 
 async def main() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from support.edited_configuration import edited_configuration
-from taskgate.addresses import Address
-from taskgate.document import MAX_MESSAGE_BYTES
-from taskgate.gateway import EnvoyProcess, GatewaySettings
-from taskgate.gateway.process import _ask_admin
+from taskgate.base.addresses import Address
+from taskgate.documents.document import MAX_MESSAGE_BYTES
+from taskgate.processes.envoy import EnvoyProcess, GatewaySettings
+from taskgate.processes.envoy.process import _ask_admin
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ Any ID is well formed here: which ones name a task is not the gateway's business
 import asyncio
 import json
 
-import taskgate.service
+import taskgate.service.tasks
 from gateway.stub_server import DOCUMENT, MESSAGE
-from taskgate.errors import TaskNotFound
-from taskgate.inside import Application
+from taskgate.base.errors import TaskNotFound
+from taskgate.processes.embedded_app import Application
 
 
 class StubStore:
@@ -37,5 +37,5 @@ def any_id(_task_id: str, _task_id_format: object) -> None:
     """In place of ``check_task_id``."""
 
 
-taskgate.service.check_task_id = any_id
+taskgate.service.tasks.check_task_id = any_id
 app = Application(lambda _url, _layout: StubStore())

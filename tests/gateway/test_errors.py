@@ -10,8 +10,8 @@ import pytest
 from gateway.running import Gateway, StubServer, largest_answer, most_calls
 from gateway.stub_server import MESSAGE
 from gateway.wire import Ask, Http1, Http2, HungUp, ask_over, assert_error
-from taskgate.addresses import Address
-from taskgate.errors import STATUS_OF
+from taskgate.base.addresses import Address
+from taskgate.base.errors import STATUS_OF
 
 PATH = "/api/tasks/"
 

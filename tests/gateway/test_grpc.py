@@ -14,7 +14,7 @@ from gateway.channels import METHODS, method, open_channel
 from gateway.running import Gateway, StubServer, most_calls
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Answer, Http1, Http2
-from taskgate.addresses import Address
+from taskgate.base.addresses import Address
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 NO_SERVER = "No server could take the call; try again"

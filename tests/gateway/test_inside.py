@@ -14,12 +14,12 @@ from gateway.running import Gateway
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Ask, Headers, Http1, Http2, ask_over, assert_error
 from support.running import eventually
-from taskgate.addresses import Address
-from taskgate.calls import usable_request_id
-from taskgate.gateway import GatewaySettings, InsideEnvoy
-from taskgate.gateway.inside import EnvoyWithPython, module
-from taskgate.reservations import Reservation
-from taskgate.settings import Settings
+from taskgate.base.addresses import Address
+from taskgate.base.settings import Settings
+from taskgate.processes.envoy import GatewaySettings, InsideEnvoy
+from taskgate.processes.envoy.embedded import EnvoyWithPython, module
+from taskgate.processes.reserved_ports import Reservation
+from taskgate.service.calls import usable_request_id
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 PATH = "/api/tasks/"
@@ -30,7 +30,7 @@ class GatewayWithPython(Gateway):
     """An Envoy with ``stub_app.py`` inside."""
 
     def __init__(self) -> None:
-        super().__init__(ANY, changes=[("taskgate.inside:app", "gateway.stub_app:app")])
+        super().__init__(ANY, changes=[("taskgate.processes.embedded_app:app", "gateway.stub_app:app")])
         self.grpc = Reservation(ANY, key="grpc")
         inside = InsideEnvoy(module(), self.grpc.address)
         self.envoy = EnvoyWithPython(

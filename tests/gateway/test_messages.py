@@ -9,7 +9,7 @@ from google.api.httpbody_pb2 import HttpBody
 from gateway.channels import method, open_channel
 from gateway.running import Gateway, StubServer, largest_answer
 from gateway.wire import Ask, ask_over, assert_error
-from taskgate.document import MAX_DOCUMENT_BYTES, MAX_REQUEST_BYTES
+from taskgate.documents.document import MAX_DOCUMENT_BYTES, MAX_REQUEST_BYTES
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 MEBIBYTE = 1 << 20

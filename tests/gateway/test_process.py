@@ -24,9 +24,9 @@ from gateway.stub_server import DOCUMENT
 from gateway.wire import Answer, Ask, Http1, ask_over, assert_error
 from support.raw_grpc import RawGrpc, framed
 from support.running import eventually
-from taskgate.addresses import Address
-from taskgate.gateway import EnvoyProcess, GatewayError, GatewaySettings
-from taskgate.gateway.process import _takes_connections
+from taskgate.base.addresses import Address
+from taskgate.processes.envoy import EnvoyProcess, GatewayError, GatewaySettings
+from taskgate.processes.envoy.process import _takes_connections
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 PATH = "/api/tasks/"

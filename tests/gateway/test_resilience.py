@@ -10,7 +10,7 @@ from gateway.running import Gateway, StubServer, counted
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Ask, ask_over, assert_error
 from support.running import eventually
-from taskgate.addresses import Address
+from taskgate.base.addresses import Address
 
 PATH = "/api/tasks/"
 IN_FLIGHT = 100

@@ -7,7 +7,7 @@ import pytest
 from gateway.running import Gateway
 from gateway.stub_server import DOCUMENT
 from gateway.wire import Answer, Ask, Http1, Http2, HungUp, assert_error, assert_nothing_leaks
-from taskgate.calls import usable_request_id
+from taskgate.service.calls import usable_request_id
 
 PATH = "/api/tasks/"
 NO_UTF8 = ("%FF", "a%C3", "%ED%A0%80")

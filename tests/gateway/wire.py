@@ -15,7 +15,7 @@ import h2.errors
 import h2.events
 import h2.settings
 
-from taskgate.addresses import Address
+from taskgate.base.addresses import Address
 
 Headers = Sequence[tuple[str, str]]
 TIMEOUT = 30.0

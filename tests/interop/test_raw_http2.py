@@ -21,7 +21,7 @@ from google.api.httpbody_pb2 import HttpBody
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.raw_grpc import GET_TASK_JSON, ConnectionLost, RawAnswer, RawGrpc, framed, request_for
 from support.running import System, eventually
-from taskgate.calls import usable_request_id
+from taskgate.service.calls import usable_request_id
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = 0, 3, 4, 8
 UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 12, 13, 14

@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from taskgate.stores import dialling
-from taskgate.stores.dialling import Address
+from taskgate.stores.network import connecting
+from taskgate.stores.network.connecting import Address
 
 NAME = "two.example"
 """What the tests call it: no resolver knows it."""
@@ -35,4 +35,4 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
         assert host == NAME
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(dialling, "addresses_of", addresses_of)
+    monkeypatch.setattr(connecting, "addresses_of", addresses_of)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
-from taskgate.gateway import GatewaySettings, process, render
+from taskgate.processes.envoy import GatewaySettings, process, render
 
 
 @contextmanager

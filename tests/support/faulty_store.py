@@ -3,8 +3,8 @@
 import asyncio
 import json
 
-from taskgate.errors import DocumentUnreadable, StoreUnavailable
-from taskgate.inside import Application
+from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.processes.embedded_app import Application
 from taskgate.stores.refusals import overloaded
 
 SECRET = "dsn postgres://user:password@host"  # noqa: S105 - made up

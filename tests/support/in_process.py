@@ -6,7 +6,7 @@ import signal
 import pytest
 from click.testing import CliRunner, Result
 
-from taskgate import cli
+from taskgate.commands import cli
 
 
 def asked(*arguments: str, env: dict[str, str] | None = None) -> Result:

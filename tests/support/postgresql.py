@@ -13,7 +13,7 @@ import psutil
 import trustme
 
 from support.database_server import DatabaseServer, free_port
-from taskgate.stores.loop_thread import LoopThread
+from taskgate.stores.writing.loop_thread import LoopThread
 from tools.postgresql_programs import Programs
 
 USER = "postgres"

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from support.exact_json import Difference, differences, order_differences, parse
-from taskgate.conductor_task import NoTaskError, project_task_model
-from taskgate.document import DocumentError
+from taskgate.documents.conductor import NoTaskError, project_task_model
+from taskgate.documents.document import DocumentError
 
 QUEUE_WAIT = "queueWaitTime"
 _WAIT = re.compile(rb'(?<="queueWaitTime":)-?\d+(?=\}\Z)')

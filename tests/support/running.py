@@ -134,7 +134,9 @@ class Running:
 
     def workers(self) -> list[psutil.Process]:
         """The server processes below this process that are not Envoy."""
-        return [member for member in self.family() if "taskgate.worker" in " ".join(command_line(member))]
+        return [
+            member for member in self.family() if "taskgate.processes.worker_main" in " ".join(command_line(member))
+        ]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to stop and wait; the exit code."""

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import click
 
+from taskgate.base.settings import Settings
 from taskgate.commands.up import gateway_settings, with_possible_transport
-from taskgate.gateway import InsideEnvoy, render, validate
-from taskgate.gateway.inside import environment, module
-from taskgate.settings import Settings
+from taskgate.processes.envoy import InsideEnvoy, render, validate
+from taskgate.processes.envoy.embedded import environment, module
+from taskgate.processes.worker_pool import consecutive_addresses
 from taskgate.stores import check_store
-from taskgate.workers import consecutive_addresses
 
 
 def run_gateway(settings: Settings, *, validate_only: bool) -> None:

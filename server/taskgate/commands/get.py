@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import click
 import grpc
 
-from taskgate.document import MAX_MESSAGE_BYTES
-from taskgate.endpoints import SERVICE
-from taskgate.errors import SettingsError
-from taskgate.printable import is_text, printable, printable_json
+from taskgate.base.errors import SettingsError
+from taskgate.base.printable import is_text, printable, printable_json
+from taskgate.documents.document import MAX_MESSAGE_BYTES
+from taskgate.service.endpoints import SERVICE
 from taskgate.v1.task_pb2 import Task
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 

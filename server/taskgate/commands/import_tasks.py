@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from taskgate.errors import StoreUnavailable
+from taskgate.base.errors import StoreUnavailable
+from taskgate.base.printable import printable
+from taskgate.base.settings import Settings
 from taskgate.importing import ImportSummary, Progress, Reject, Source
 from taskgate.importing import run_import as import_sources
-from taskgate.printable import printable
-from taskgate.settings import Settings
 from taskgate.stores import open_writer, store_name
 
 _BAR_WIDTH = 30

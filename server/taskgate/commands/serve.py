@@ -2,13 +2,13 @@
 
 import asyncio
 
-from taskgate.logs import warn_open
-from taskgate.serve import serve
-from taskgate.settings import Settings
-from taskgate.signals import event_loop_runner, stop_on_signals
+from taskgate.base.logs import warn_open
+from taskgate.base.settings import Settings
+from taskgate.processes.grpc_server import serve
+from taskgate.processes.signals import event_loop_runner, stop_on_signals
+from taskgate.processes.worker_pool import WorkerPool
 from taskgate.stores import check_store
 from taskgate.transports.grpcio import most_connections
-from taskgate.workers import WorkerPool
 
 
 def run_serve(settings: Settings) -> None:

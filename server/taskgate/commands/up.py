@@ -11,22 +11,22 @@ from pathlib import Path
 import click
 import structlog
 
-from taskgate.addresses import Address
-from taskgate.document import minify
-from taskgate.envoys import EnvoyPool
-from taskgate.errors import SettingsError
-from taskgate.file_limit import MOST_CONNECTIONS, connections_within, raise_file_limit
-from taskgate.gateway import EnvoyProcess, GatewaySettings, resolve
-from taskgate.gateway.configuration import CONNECTIONS_TO_SERVERS
-from taskgate.gateway.inside import why_not
-from taskgate.layout import Layout
-from taskgate.logs import warn_open
-from taskgate.settings import Settings
-from taskgate.signals import event_loop_runner, stop_on_signals
+from taskgate.base.addresses import Address
+from taskgate.base.errors import SettingsError
+from taskgate.base.file_limit import MOST_CONNECTIONS, connections_within, raise_file_limit
+from taskgate.base.layout import Layout
+from taskgate.base.logs import warn_open
+from taskgate.base.settings import Settings
+from taskgate.documents.document import minify
+from taskgate.processes.envoy import EnvoyProcess, GatewaySettings, resolve
+from taskgate.processes.envoy.configuration import CONNECTIONS_TO_SERVERS
+from taskgate.processes.envoy.embedded import why_not
+from taskgate.processes.envoy_pool import EnvoyPool
+from taskgate.processes.signals import event_loop_runner, stop_on_signals
+from taskgate.processes.supervisor import Supervisor
+from taskgate.processes.worker_pool import WorkerPool, consecutive_addresses
 from taskgate.stores import check_store, is_embedded, open_writer
 from taskgate.stores.base import StoredTask
-from taskgate.supervision import Supervisor
-from taskgate.workers import WorkerPool, consecutive_addresses
 
 DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 """The task that Conductor's own documentation shows; ``--demo`` loads it."""

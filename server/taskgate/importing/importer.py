@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from taskgate.errors import StoreUnavailable
-from taskgate.importing.admission import Refused, admit
-from taskgate.importing.ahead import ahead
+from taskgate.base.errors import StoreUnavailable
+from taskgate.base.task_id import TaskIdFormat
+from taskgate.importing.prefetch import ahead
 from taskgate.importing.reader import Fault, Piece, read_pieces, read_workflow
 from taskgate.importing.source import Intake, Source, reason_of
+from taskgate.importing.validation import Refused, admit
 from taskgate.stores.base import StoredTask, TaskWriter, WriteCounts
-from taskgate.task_id import TaskIdFormat
 
 BATCH_TASKS = 4000
 BATCH_BYTES = 8 * 1024 * 1024

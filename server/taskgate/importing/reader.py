@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from taskgate.document import MAX_DOCUMENT_BYTES
+from taskgate.documents.document import MAX_DOCUMENT_BYTES
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes asked for at a time; also the length from which on a line is not held as a whole."""

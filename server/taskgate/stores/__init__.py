@@ -7,15 +7,15 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-from taskgate.errors import SettingsError
-from taskgate.layout import Layout
+from taskgate.base.errors import SettingsError
+from taskgate.base.layout import Layout
 from taskgate.stores import redis
 from taskgate.stores.base import TaskStore, TaskWriter
-from taskgate.stores.cassandra_url import CassandraUrl, parse_cassandra_url
-from taskgate.stores.mysql_url import MysqlUrl, parse_mysql_url
-from taskgate.stores.postgresql_url import PostgresqlUrl, parse_postgresql_url
+from taskgate.stores.cassandra.url import CassandraUrl, parse_cassandra_url
+from taskgate.stores.mysql.url import MysqlUrl, parse_mysql_url
+from taskgate.stores.postgresql.url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
-from taskgate.stores.sqlite import SqliteStore, SqliteWriter
+from taskgate.stores.sqlite.store import SqliteStore, SqliteWriter
 from taskgate.stores.url_hints import refused_url, unknown_url
 
 _FILES_OF_A_STORE = 24
@@ -131,13 +131,13 @@ def _file_path(rest: str) -> str:
 
 
 def _postgresql_store(url: PostgresqlUrl, layout: Layout) -> TaskStore:
-    from taskgate.stores.postgresql import PostgresqlStore  # noqa: PLC0415 - no driver is loaded that is not used
+    from taskgate.stores.postgresql.store import PostgresqlStore  # noqa: PLC0415 - no driver is loaded that is not used
 
     return SingleFlight(PostgresqlStore(url, layout))
 
 
 def _postgresql_writer(url: PostgresqlUrl) -> TaskWriter:
-    from taskgate.stores.postgresql_writer import PostgresqlWriter  # noqa: PLC0415 - as above
+    from taskgate.stores.postgresql.writer import PostgresqlWriter  # noqa: PLC0415 - as above
 
     return PostgresqlWriter(url)
 
@@ -161,7 +161,7 @@ def _check_cassandra(layout: Layout) -> None:
 def _cassandra_store(url: CassandraUrl, layout: Layout) -> TaskStore:
     del layout  # it has been checked
     try:
-        from taskgate.stores.cassandra import CassandraStore  # noqa: PLC0415 - as above
+        from taskgate.stores.cassandra.store import CassandraStore  # noqa: PLC0415 - as above
     except ImportError as error:
         raise SettingsError(_NO_CASSANDRA_DRIVER) from error
     return SingleFlight(CassandraStore(url))
@@ -173,13 +173,13 @@ def _cassandra_writer(url: CassandraUrl) -> TaskWriter:
 
 
 def _mysql_store(url: MysqlUrl, layout: Layout) -> TaskStore:
-    from taskgate.stores.mysql import MysqlStore  # noqa: PLC0415 - as above
+    from taskgate.stores.mysql.store import MysqlStore  # noqa: PLC0415 - as above
 
     return SingleFlight(MysqlStore(url, layout))
 
 
 def _mysql_writer(url: MysqlUrl) -> TaskWriter:
-    from taskgate.stores.mysql_writer import MysqlWriter  # noqa: PLC0415 - as above
+    from taskgate.stores.mysql.writer import MysqlWriter  # noqa: PLC0415 - as above
 
     return MysqlWriter(url)
 

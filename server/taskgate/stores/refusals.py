@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from taskgate.errors import Overloaded
+from taskgate.base.errors import Overloaded
 
 CLOSED: Final = "it is closed"
 """The reason of a StoreUnavailable once the store has been closed."""

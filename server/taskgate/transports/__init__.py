@@ -1,1 +1,1 @@
-"""Ways in: each module carries calls between one wire and ``taskgate.calls``."""
+"""Ways in: each module carries calls between one wire and ``taskgate.service.calls``."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from taskgate.calls import Started
+from taskgate.service.calls import Started
 from taskgate.transports.pace import Turns, send_in_parts
 
 Scope = dict[str, Any]

@@ -4,7 +4,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from taskgate.errors import ERROR_DOMAIN, TaskgateError
+from taskgate.base.errors import ERROR_DOMAIN, TaskgateError
 
 
 def status_details(error: TaskgateError) -> bytes:

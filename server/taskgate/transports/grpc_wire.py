@@ -12,8 +12,8 @@ from urllib.parse import quote_from_bytes
 
 from google.rpc import code_pb2
 
-from taskgate.document import MAX_REQUEST_BYTES
-from taskgate.errors import TaskgateError
+from taskgate.base.errors import TaskgateError
+from taskgate.documents.document import MAX_REQUEST_BYTES
 from taskgate.transports.error_details import status_details
 
 Headers = Sequence[tuple[bytes, bytes]]

@@ -16,18 +16,18 @@ from typing import Any
 import grpc
 import structlog
 
-from taskgate.addresses import Address, check_port_free
-from taskgate.calls import REQUEST_ID_HEADER, Call, Handler, LargeAnswer, build_handlers, usable_request_id
-from taskgate.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
-from taskgate.endpoints import HEALTH_SERVICES, SERVICE, STREAM_TASK_JSON, body_part, build_endpoints
-from taskgate.errors import SettingsError, TaskgateError
-from taskgate.file_limit import connections_within, raise_file_limit
-from taskgate.heap import trim_heap
-from taskgate.in_flight import InFlight, Peer
-from taskgate.logs import flush_logs
-from taskgate.readiness import watch_store
-from taskgate.service import TaskService
-from taskgate.settings import Settings
+from taskgate.base.addresses import Address, check_port_free
+from taskgate.base.errors import SettingsError, TaskgateError
+from taskgate.base.file_limit import connections_within, raise_file_limit
+from taskgate.base.gc_freeze import trim_heap
+from taskgate.base.logs import flush_logs
+from taskgate.base.settings import Settings
+from taskgate.documents.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from taskgate.service.calls import REQUEST_ID_HEADER, Call, Handler, LargeAnswer, build_handlers, usable_request_id
+from taskgate.service.endpoints import HEALTH_SERVICES, SERVICE, STREAM_TASK_JSON, body_part, build_endpoints
+from taskgate.service.in_flight import InFlight, Peer
+from taskgate.service.readiness import watch_store
+from taskgate.service.tasks import TaskService
 from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection

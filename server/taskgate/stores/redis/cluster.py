@@ -12,15 +12,15 @@ from typing import Any
 
 from hiredis import ReplyError
 
-from taskgate.errors import Overloaded
-from taskgate.stores.circuit import Circuit
+from taskgate.base.errors import Overloaded
+from taskgate.stores.network.circuit import Circuit
+from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.redis.connection import Dialer, pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, see_that_it_reads, silence_reason
-from taskgate.stores.redis.first import first_answer
 from taskgate.stores.redis.link import Link, Patience
+from taskgate.stores.redis.race import first_answer
 from taskgate.stores.redis.slots import SLOTS, slot_of
 from taskgate.stores.refusals import CLOSED
-from taskgate.stores.url_parts import Endpoint
 
 _CLUSTER_SLOTS = pack("CLUSTER", "SLOTS")
 

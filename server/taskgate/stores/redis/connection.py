@@ -17,7 +17,8 @@ from typing import Any, cast
 
 import hiredis
 
-from taskgate.stores.dialling import DiallingLoop
+from taskgate.stores.network.connecting import DiallingLoop
+from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.redis.faults import (
     CLOSED_BY_SERVER,
     NOT_REDIS,
@@ -28,7 +29,6 @@ from taskgate.stores.redis.faults import (
     silence_reason,
 )
 from taskgate.stores.redis.location import Credentials, Tls
-from taskgate.stores.url_parts import Endpoint
 
 _LAST_CHANCE = 0.05
 """Seconds for the event loop to read what came while it was busy elsewhere, before a server counts as silent."""

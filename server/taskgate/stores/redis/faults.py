@@ -5,7 +5,7 @@ import ssl
 
 from hiredis import ReplyError
 
-from taskgate.errors import StoreUnavailable
+from taskgate.base.errors import StoreUnavailable
 
 
 class Unreachable(Exception):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from taskgate.stores.circuit import Circuit
+from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.redis.connection import Connection, pack
 from taskgate.stores.redis.faults import ConnectionLost, Unreachable
 from taskgate.stores.refusals import CLOSED, overloaded

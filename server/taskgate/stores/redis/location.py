@@ -6,9 +6,9 @@ from enum import Enum
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from taskgate.errors import SettingsError
-from taskgate.layout import Layout
-from taskgate.stores.url_parts import (
+from taskgate.base.errors import SettingsError
+from taskgate.base.layout import Layout
+from taskgate.stores.network.url_parts import (
     Endpoint,
     each_parameter,
     endpoint,

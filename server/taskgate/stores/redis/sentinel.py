@@ -2,11 +2,11 @@
 
 import hiredis
 
+from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.redis.connection import Dialer, pack
 from taskgate.stores.redis.faults import Unreachable, reply_reason
-from taskgate.stores.redis.first import first_answer
 from taskgate.stores.redis.location import Location
-from taskgate.stores.url_parts import Endpoint
+from taskgate.stores.redis.race import first_answer
 
 
 class Sentinels:

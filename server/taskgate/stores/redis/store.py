@@ -5,8 +5,8 @@ from typing import Any
 
 from hiredis import ReplyError
 
-from taskgate.errors import DocumentUnreadable, StoreUnavailable
-from taskgate.layout import Layout
+from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.base.layout import Layout
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
 from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Location

@@ -15,18 +15,18 @@ from typing import Any
 
 from hiredis import ReplyError
 
-from taskgate.layout import Layout
+from taskgate.base.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
-from taskgate.stores.interrupts import interrupts_held
-from taskgate.stores.loop_thread import LoopThread
 from taskgate.stores.redis.connection import pack
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
 from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.servers import servers_of
 from taskgate.stores.redis.slots import slot_of
-from taskgate.stores.standing import Standing, digest_of, standing_of
-from taskgate.stores.writer import Writer, compare, portions
+from taskgate.stores.writing.interrupts import interrupts_held
+from taskgate.stores.writing.loop_thread import LoopThread
+from taskgate.stores.writing.standing import Standing, digest_of, standing_of
+from taskgate.stores.writing.writer import Writer, compare, portions
 
 LAYOUT_VERSION = b"1"
 """What the mark says of the layout above."""

@@ -1,0 +1,1 @@
+"""Bytes to bytes: stored documents, the typed ``Task``, and the rows that Conductor writes."""

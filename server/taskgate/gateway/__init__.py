@@ -1,6 +1,0 @@
-"""Envoy: its configuration, made from the files in ``gateway/``, and its process."""
-
-from taskgate.gateway.configuration import GatewayError, GatewaySettings, InsideEnvoy, render, resolve, validate
-from taskgate.gateway.process import EnvoyProcess
-
-__all__ = ["EnvoyProcess", "GatewayError", "GatewaySettings", "InsideEnvoy", "render", "resolve", "validate"]

@@ -1,0 +1,105 @@
+"""Decides which documents are tasks that may be stored, and in what form."""
+
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from taskgate.base.errors import InvalidTaskId
+from taskgate.base.task_id import TaskIdFormat, check_task_id
+from taskgate.documents.document import MAX_DOCUMENT_BYTES, DocumentError, check_document, check_text, minify
+from taskgate.stores.base import StoredTask
+
+
+class Refused(Exception):
+    """A document that is not stored; ``reason`` names the fault and quotes nothing but the ID."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Head(msgspec.Struct, rename="camel"):
+    """What an import needs to know of a document; decoding it checks the syntax of all of it."""
+
+    task_id: str | None = None
+    update_time: int | None = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+MAX_TASK_ID_CHARACTERS = 255
+"""The width of the ``task_id`` column in Conductor's own databases, and in MySQL in ours."""
+
+_LARGEST_TIME = 2**63 - 1
+_MOST_DIGITS = 400
+"""A number of more digits is beyond any double, too; Python would not even convert one of 5,000."""
+
+
+def admit(text: bytes, task_id_format: TaskIdFormat) -> StoredTask | None:
+    """The task that ``text`` is, or None if it is a Workflow with a list of ``tasks``.
+
+    Where a key comes twice, the last one counts, as in every parser that Conductor and its SDKs use.
+
+    Raises:
+        Refused: it is neither, or it is one that could not be served.
+    """
+    try:
+        check_text(text)
+        head = _head(text)
+    except DocumentError as error:
+        raise Refused(str(error)) from error
+    if head.task_id is None:
+        if _is_workflow(text):
+            return None
+        raise Refused("it has no taskId, nor is it a Workflow with a list of tasks")
+    _check_id(head.task_id, task_id_format)
+    update_time = head.update_time or 0
+    if not -_LARGEST_TIME <= update_time <= _LARGEST_TIME:
+        raise Refused("updateTime is beyond 64 bits")
+    document = minify(text)
+    if len(document) > MAX_DOCUMENT_BYTES:
+        raise Refused(f"it has {len(document)} bytes, and at most {MAX_DOCUMENT_BYTES} can be served")
+    return StoredTask(head.task_id, update_time, document)
+
+
+def _head(text: bytes) -> _Head:
+    try:
+        return _decode_head(text)
+    except (msgspec.DecodeError, RecursionError):
+        check_document(text)
+    # It is a document, but one with a lone surrogate, or these keys have values of other types.
+    values = json.loads(text, parse_int=_whole_number, parse_float=float)
+    return _Head(_checked_task_id(values.get("taskId")), _checked_update_time(values.get("updateTime")))
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
+
+
+def _checked_task_id(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise Refused("taskId is not a string")
+
+
+def _checked_update_time(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if value is None or type(value) is int:
+        return value
+    raise Refused("updateTime is not a whole number")
+
+
+def _check_id(task_id: str, task_id_format: TaskIdFormat) -> None:
+    try:
+        check_task_id(task_id, task_id_format)
+    except InvalidTaskId as error:
+        raise Refused(error.private) from error
+    if len(task_id) > MAX_TASK_ID_CHARACTERS:
+        raise Refused(f"taskId has {len(task_id)} characters, and at most {MAX_TASK_ID_CHARACTERS} can be stored")
+
+
+def _is_workflow(text: bytes) -> bool:
+    return isinstance(json.loads(text, parse_int=_whole_number).get("tasks"), list)

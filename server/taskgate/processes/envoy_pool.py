@@ -1,0 +1,37 @@
+"""Several Envoys with the service inside, sharing their ports."""
+
+from dataclasses import replace
+
+from taskgate.base.file_limit import connections_within, raise_file_limit
+from taskgate.base.settings import Settings
+from taskgate.processes.envoy import GatewaySettings, InsideEnvoy
+from taskgate.processes.envoy.embedded import EnvoyWithPython, module
+from taskgate.processes.reserved_ports import reserve_all
+from taskgate.processes.supervisor import Supervisor
+from taskgate.stores import files_of
+
+_FILES = 64
+"""Files of such a process beside connections and its store: 41 of its own, and those of large conversions."""
+
+
+class EnvoyPool(Supervisor[EnvoyWithPython]):
+    """``settings.workers`` processes on the addresses ``settings.http`` and ``settings.grpc``.
+
+    The kernel spreads connections (not calls) over them.
+    """
+
+    def __init__(self, settings: Settings, gateway: GatewaySettings) -> None:
+        """Reserve the addresses; raises SettingsError if one is taken. ``http`` and ``grpc`` then have no port 0."""
+        reservations = reserve_all([settings.http], key="http") + reserve_all([settings.grpc], key="grpc")
+        self.http, self.grpc = (reservation.address for reservation in reservations)
+        self._settings = settings
+        connections = connections_within(raise_file_limit(), others=_FILES + files_of(settings.store))
+        gateway = replace(gateway, max_connections=connections)
+        self._gateway = replace(gateway, listen=self.http, inside=InsideEnvoy(module(), self.grpc))
+        super().__init__(
+            [self._new] * settings.workers, name="worker", grace=settings.shutdown_grace, reservations=reservations
+        )
+
+    def _new(self) -> EnvoyWithPython:
+        # One thread: Envoy's work and Python's are done by one thread each, and a process more uses two cores more.
+        return EnvoyWithPython(self._gateway, self._settings, threads=1, share_port=True)

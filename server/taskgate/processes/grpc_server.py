@@ -1,0 +1,37 @@
+"""The gRPC server alone, from opening the store to the last drained call."""
+
+import asyncio
+from collections.abc import Callable
+
+from taskgate.base.addresses import Address
+from taskgate.base.gc_freeze import give_large_blocks_back, keep_what_is_here
+from taskgate.base.settings import Settings
+from taskgate.processes.signals import stop_on_signals
+from taskgate.stores import open_store
+from taskgate.transports.grpcio import GrpcServer
+
+
+async def serve(
+    settings: Settings,
+    *,
+    share_port: bool = False,
+    peer_token: str | None = None,
+    announce: Callable[[Address], None] = lambda _: None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGINT, SIGTERM or ``stop``; then drain.
+
+    ``announce`` is called with the address once the port is bound. ``share_port`` and ``peer_token`` are those of
+    ``GrpcServer``. Raises SettingsError if the port is taken or the
+    store URL is not one that taskgate knows.
+    """
+    give_large_blocks_back()
+    stop = stop or asyncio.Event()
+    stop_on_signals(stop)
+    server = GrpcServer(
+        settings, open_store(settings.store, settings.layout), share_port=share_port, peer_token=peer_token
+    )
+    announce(await server.start())
+    keep_what_is_here()
+    await stop.wait()
+    await server.stop()

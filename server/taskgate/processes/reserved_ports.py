@@ -1,0 +1,53 @@
+"""Addresses held for processes that are started, and started again.
+
+They are bound, without listening: no stranger can take the port of a process that is being replaced.
+"""
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from taskgate.base.addresses import Address, check_port_free
+from taskgate.base.errors import SettingsError
+
+
+class Reservation:
+    """One address, until ``close``. Others that set SO_REUSEPORT, as our processes do, can still listen on it."""
+
+    def __init__(self, address: Address, *, key: str) -> None:
+        """Raises SettingsError, naming setting ``key``, if the address is taken."""
+        check_port_free(address, key=key)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            self._socket.bind(address)
+        except OSError as error:
+            self._socket.close()
+            raise SettingsError(f"{key}: cannot listen on {address}: {error.strerror}") from error
+        self.address = Address(address.host, self._socket.getsockname()[1])
+        """The address; its port is never 0."""
+
+    def close(self) -> None:
+        """Let go of the address."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        """Return this reservation."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def reserve_all(addresses: Sequence[Address], *, key: str) -> list[Reservation]:
+    """Reserve each of ``addresses``; all or nothing."""
+    with ExitStack() as opened:
+        reservations = [opened.enter_context(Reservation(address, key=key)) for address in addresses]
+        opened.pop_all()
+    return reservations

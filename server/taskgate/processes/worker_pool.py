@@ -1,0 +1,162 @@
+"""gRPC servers of their own: a process each, and several of them kept running."""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+import structlog
+
+from taskgate.base.addresses import MAX_PORT, Address
+from taskgate.base.errors import SettingsError
+from taskgate.base.settings import Settings
+from taskgate.processes.bootstrap import REFUSAL
+from taskgate.processes.heartbeat import until_silent
+from taskgate.processes.reserved_ports import reserve_all
+from taskgate.processes.supervisor import Problem, Supervisor
+
+START_TIMEOUT = 30.0
+"""Seconds a worker has to bind its port."""
+
+_KILL_AFTER = 5.0
+"""Seconds to drain in for a worker that is not wanted before it has started."""
+
+
+class WorkerProcess:
+    """One ``python -m taskgate.processes.worker_main``; ``supervisor.py`` says what each method is for."""
+
+    def __init__(self, settings: Settings, *, peer_token: str = "") -> None:
+        """It will listen on ``settings.grpc``, and let others listen there too.
+
+        ``peer_token`` is that of ``GrpcServer``.
+        """
+        self._settings = settings
+        self._peer_token = peer_token
+        self._process: asyncio.subprocess.Process | None = None
+        self._log = structlog.get_logger("taskgate.workers")
+
+    @property
+    def pid(self) -> int | None:
+        """The process ID while it runs, else None."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if running and self._process is not None else None
+
+    async def start(self) -> None:
+        """Start it and wait until it has bound its port.
+
+        Raises SettingsError with its own words if it cannot, or if it ends before that, or is not there in time.
+        """
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._launch()
+        except TimeoutError as error:
+            await self.stop(0)
+            raise SettingsError(f"workers: a server process did not start within {START_TIMEOUT:g} s") from error
+        except BaseException:
+            await self.stop(_KILL_AFTER)
+            raise
+        self._log.info("worker listens", grpc=str(self._settings.grpc), pid=self.pid)
+
+    async def wait(self) -> int:
+        """Wait until it ends; returns its exit code, negative for a signal."""
+        assert self._process is not None  # noqa: S101 - it has been started
+        return await self._process.wait()
+
+    async def hung(self) -> Problem:
+        """Return when its interpreter or event loop has been silent for too long, or has ended."""
+        assert self._process is not None  # noqa: S101 - it has been started
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker: PIPE was asked for
+        await until_silent(self._process.stdout, self.pid)
+        return Problem("it hung")
+
+    async def drain(self, seconds: float) -> None:
+        """Let it serve on for ``seconds``; it drains by itself when it is stopped."""
+        if self.pid is not None:
+            await asyncio.sleep(seconds)
+
+    async def stop(self, grace: float) -> None:
+        """Ask it to drain; end it if it still runs after ``grace`` seconds."""
+        if self._process is None or self.pid is None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(grace):
+                await self._process.wait()
+        except TimeoutError:
+            self._log.warning("a worker did not drain in time; ending it", pid=self.pid, seconds=grace)
+            self.kill()
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once, with all calls that it has."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+
+    def abandon(self) -> None:
+        """``kill``."""
+        self.kill()
+
+    async def _launch(self) -> None:
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "taskgate.processes.worker_main",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            # gRPC's core would tell of every malformed header of a caller's, in lines of its own that are no JSON.
+            env={"GRPC_VERBOSITY": "NONE", **os.environ},
+            start_new_session=True,  # a terminal's Ctrl-C goes to the supervisor alone, which drains in order
+        )
+        assert process.stdin is not None  # noqa: S101 - for the type checker: PIPE was asked for
+        assert process.stdout is not None  # noqa: S101 - same
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died at once; its exit code says so below
+            process.stdin.write(f"{self._settings.model_dump_json()}\n{self._peer_token}\n".encode())
+            await process.stdin.drain()
+        line = (await process.stdout.readline()).decode(errors="replace")
+        if line.startswith(REFUSAL):
+            raise SettingsError(line.removeprefix(REFUSAL).strip())
+        if not line:
+            code = await process.wait()
+            raise SettingsError(f"workers: a server process ended with code {code} before it could listen")
+
+
+class WorkerPool(Supervisor[WorkerProcess]):
+    """``per_address`` workers on each of ``addresses``.
+
+    Workers that share an address get their connections from the kernel; those with one each get calls from Envoy.
+    The pool holds every address bound, without listening, for as long as it lives: no stranger can take the port of a
+    worker that is being replaced.
+    """
+
+    def __init__(self, settings: Settings, addresses: Sequence[Address], *, per_address: int = 1, grace: float) -> None:
+        """Reserve the addresses; raises SettingsError if one is taken. ``self.addresses`` then has no port 0.
+
+        ``grace`` is how many seconds a worker that is restarted has to drain.
+        """
+        reservations = reserve_all(addresses, key="grpc")
+        self.addresses = [reservation.address for reservation in reservations]
+        self.peer_token = secrets.token_hex(16)
+        """What the Envoy in front must put before the address of its caller, to be believed."""
+        makers = [
+            partial(WorkerProcess, settings.model_copy(update={"grpc": address}), peer_token=self.peer_token)
+            for address in self.addresses
+            for _ in range(per_address)
+        ]
+        super().__init__(makers, name="worker", grace=grace, reservations=reservations)
+
+
+def consecutive_addresses(first: Address, count: int) -> list[Address]:
+    """``count`` addresses from ``first`` on; all of them port 0 if the first is.
+
+    Raises SettingsError if they would go past the last port.
+    """
+    if first.port == 0:
+        return [Address(first.host, 0) for _ in range(count)]
+    if first.port + count - 1 > MAX_PORT:
+        raise SettingsError(f"grpc: {count} workers from port {first.port} on go past port {MAX_PORT}")
+    return [Address(first.host, first.port + index) for index in range(count)]

@@ -1,0 +1,1 @@
+"""What happens in a call, whichever transport it came on."""

@@ -1,0 +1,231 @@
+"""The one connection to a Cassandra cluster that all reads share: the driver's, bridged to asyncio.
+
+The driver, cassandra-driver, does its work in threads of its own: one reads from all nodes, others reconnect and follow
+who is there. Nothing here blocks the event loop; what the driver does only by blocking is done in a worker thread.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from typing import Any, Final, Self
+
+from cassandra import (
+    AuthenticationFailed,
+    ConsistencyLevel,
+    DriverException,
+    InvalidRequest,
+    OperationTimedOut,
+    RequestExecutionException,
+    Unauthorized,
+    UnresolvableContactPoints,
+)
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.policies import ConstantReconnectionPolicy, ConstantSpeculativeExecutionPolicy, DCAwareRoundRobinPolicy
+from cassandra.query import tuple_factory
+
+from taskgate.base.errors import StoreUnavailable
+from taskgate.stores.cassandra.url import CassandraUrl, Tls
+from taskgate.stores.network.url_parts import Endpoint
+
+REQUEST_TIMEOUT: Final = 1.5
+"""Seconds for one statement, all nodes that are tried together."""
+
+CONNECT_TIMEOUT: Final = 1.0
+"""Seconds for one node to greet us, and again for it to say which others there are."""
+
+_SECOND_NODE_AFTER: Final = 0.2
+"""Seconds after which a statement is sent to another node too: the first one may hang."""
+
+_RECONNECT_INTERVAL: Final = 1.0
+"""Seconds between two attempts to reach a node that is down, while others answer."""
+
+_HEARTBEAT_INTERVAL, _HEARTBEAT_TIMEOUT = 2, 1
+"""Seconds of silence after which a node is asked whether it is there, and seconds that it has to answer."""
+
+DRIVERS_ERRORS: Final = (NoHostAvailable, DriverException, OSError)
+"""What the driver raises when a cluster is away, or is not as it should be."""
+
+OUT_OF_REACH: Final = (NoHostAvailable, UnresolvableContactPoints, OperationTimedOut, OSError)
+"""Those of them that say that no node answers."""
+
+_PROTOCOL: Final = 4
+"""Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
+checksums, which the driver computes in Python."""
+
+# The driver logs each lost connection with its trace; what matters of that is said by StoreUnavailable.
+logging.getLogger("cassandra").addHandler(logging.NullHandler())
+logging.getLogger("cassandra").propagate = False
+
+
+class CassandraSession:
+    """Connected, with its statements prepared. ``lost`` says that it is no good any more, and a new one may be."""
+
+    def __init__(self, store: str, cluster: Cluster, session: Any, statements: Sequence[Any]) -> None:
+        self.lost = False
+        self._store = store
+        self._cluster = cluster
+        self._session = session
+        self._statements = statements
+        self._answered = time.monotonic()
+
+    @classmethod
+    async def open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
+        """Connect by way of one of ``nodes`` and prepare, which goes on if nobody waits for it any more.
+
+        Raises what the driver raises.
+        """
+        return await asyncio.to_thread(cls._open, url, nodes, statements)
+
+    @classmethod
+    def _open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
+        cluster = _cluster(url, nodes)
+        try:
+            session = cluster.connect()
+            prepared = [session.prepare(statement) for statement in statements]
+            for statement in prepared:
+                statement.is_idempotent = True  # so that it may be sent to a second node
+            return cls(url.name, cluster, session, prepared)
+        except BaseException:
+            cluster.shutdown()
+            raise
+
+    def known_nodes(self) -> dict[uuid.UUID, Endpoint]:
+        """The nodes of the data centre that is asked, as they were heard of last, by the IDs that they keep."""
+        asked = self._cluster.profile_manager.default.load_balancing_policy.local_dc
+        hosts = self._cluster.metadata.all_hosts()
+        return {
+            host.host_id: Endpoint(host.endpoint.address, host.endpoint.port)
+            for host in hosts
+            if host.datacenter == asked and host.host_id is not None
+        }
+
+    async def fetch_row(self, number: int, values: Sequence[object]) -> tuple[Any, ...] | None:
+        """The first row that statement ``number`` finds.
+
+        Raises StoreUnavailable if the cluster says that it cannot answer this, else what the driver raises.
+        """
+        began = time.monotonic()
+        try:
+            rows = await self._execute(self._statements[number].bind(values))
+        except (RequestExecutionException, Unauthorized, InvalidRequest) as error:
+            self._answered = time.monotonic()
+            raise _unavailable(self._store, error) from error
+        except NoHostAvailable:
+            self.lost = True
+            raise
+        except (OperationTimedOut, asyncio.CancelledError):
+            # Cancelled because it takes too long, perhaps: nobody else does that, see ``SingleFlight``.
+            self.lost |= time.monotonic() - max(began, self._answered) >= REQUEST_TIMEOUT
+            raise
+        self._answered = time.monotonic()
+        return rows[0] if rows else None
+
+    async def _execute(self, statement: Any) -> Sequence[tuple[Any, ...]]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Sequence[tuple[Any, ...]]] = loop.create_future()
+
+        def settle(rows: Sequence[tuple[Any, ...]] | None, error: Exception | None) -> None:
+            if answer.done():  # cancelled
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(rows or [])
+
+        def tell(rows: Sequence[tuple[Any, ...]] | None, error: Exception | None = None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(settle, rows, error)
+
+        request = self._session.execute_async(statement)
+        request.add_callbacks(tell, lambda error: tell(None, error))
+        return await answer
+
+    async def close(self) -> None:
+        """End every thread and connection; statements under way fail."""
+        self.lost = True
+        await asyncio.to_thread(self._cluster.shutdown)
+
+
+def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
+    profile = ExecutionProfile(
+        # A node more on the way than a policy that knows who has which row: that one reads the whole schema first.
+        load_balancing_policy=DCAwareRoundRobinPolicy(url.local_dc or ""),
+        consistency_level=ConsistencyLevel.name_to_value[url.consistency],
+        request_timeout=REQUEST_TIMEOUT,
+        row_factory=tuple_factory,
+        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(_SECOND_NODE_AFTER, 1),
+    )
+    return Cluster(
+        contact_points=list(nodes),
+        protocol_version=_PROTOCOL,
+        auth_provider=None if url.user is None else PlainTextAuthProvider(url.user, url.password),
+        ssl_context=None if url.tls is None else _ssl_context(url.tls),
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=CONNECT_TIMEOUT,
+        control_connection_timeout=CONNECT_TIMEOUT,
+        reconnection_policy=ConstantReconnectionPolicy(_RECONNECT_INTERVAL, max_attempts=None),
+        idle_heartbeat_interval=_HEARTBEAT_INTERVAL,
+        idle_heartbeat_timeout=_HEARTBEAT_TIMEOUT,
+        compression=False,
+        schema_metadata_enabled=False,
+        token_metadata_enabled=False,
+        prepare_on_all_hosts=False,  # a node that has not seen a statement asks for it
+        reprepare_on_up=False,
+        monitor_reporting_enabled=False,
+        application_name="taskgate",
+    )
+
+
+def _ssl_context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=tls.ca_file or None)
+    context.check_hostname = tls.check_names
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file or None)
+    return context
+
+
+_NO_ANSWER = "it does not answer"
+_NOT_THAT_DATA_CENTRE = "no node of the data centre that is asked for can be reached"
+_NO_TLS = "TLS could not be agreed on with it"
+_NO_TABLES = "it has no tables task_lookup and workflows as Conductor makes them"
+
+_REASONS: Final[dict[type[BaseException], str]] = {
+    AuthenticationFailed: "it does not let taskgate in with the user and password of the URL",
+    Unauthorized: "the user may not read it; look at the grants on task_lookup and workflows",
+    InvalidRequest: _NO_TABLES,
+    RequestExecutionException: "too few of its nodes answer",
+    UnresolvableContactPoints: "its host is not known",
+    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
+    ssl.SSLError: _NO_TLS,
+    ConnectionRefusedError: "nothing listens there",
+    OperationTimedOut: _NO_ANSWER,
+    TimeoutError: _NO_ANSWER,
+}
+"""Public words for what the driver raises; the first that fits counts."""
+
+
+def explain(store: str, error: Exception) -> StoreUnavailable | None:
+    """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
+    return _unavailable(store, error) if isinstance(error, DRIVERS_ERRORS) else None
+
+
+def _unavailable(store: str, error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(_reason(error), store=store)
+
+
+def _reason(error: Exception) -> str:
+    causes: list[Exception] = [error]
+    if isinstance(error, NoHostAvailable):
+        if not isinstance(error.errors, dict):  # it greeted us, and then knew of no node that we may ask
+            return _NOT_THAT_DATA_CENTRE
+        causes = list(error.errors.values())
+    if any("SSL" in str(cause) for cause in causes):  # the driver makes an error of its own of it
+        certificate = any("CERTIFICATE_VERIFY_FAILED" in str(cause) for cause in causes)
+        return _REASONS[ssl.SSLCertVerificationError] if certificate else _NO_TLS
+    fitting = (words for kind, words in _REASONS.items() if any(isinstance(cause, kind) for cause in causes))
+    return next(fitting, "no node of it can be reached")

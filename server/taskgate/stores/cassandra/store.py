@@ -1,0 +1,199 @@
+"""Tasks in Conductor's own keyspace of Cassandra; only read.
+
+Two statements, as Conductor's (``CassandraExecutionDAO.getTask``): a task's UUID leads to its
+workflow, in whose partition the task lies under its ID as text. A grant of SELECT on the two tables is all that the
+user needs.
+"""
+
+import asyncio
+import random
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any, Final
+
+from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.stores.cassandra.session import DRIVERS_ERRORS, OUT_OF_REACH, CassandraSession, explain
+from taskgate.stores.cassandra.url import CassandraUrl
+from taskgate.stores.network.pool import Connections
+from taskgate.stores.network.url_parts import Endpoint
+from taskgate.stores.refusals import CLOSED
+
+READ_TIMEOUT: Final = 2.0
+"""Seconds that a read may take, both statements and connecting included."""
+
+_MOST_READS: Final = 128
+"""Reads that the cluster is asked for at once; more wait."""
+
+_OTHERS_TRIED: Final = 3
+"""Nodes that are tried when the URL's are out of reach: each that does not greet costs a second."""
+
+_LOOKUP, _SELECT = 0, 1
+
+_ROW: Final = "workflow_id = ? AND shard_id = 1 AND entity = 'task' AND task_id = ?"
+"""Shard 1 is ``DEFAULT_SHARD_ID``: Conductor has not got around to using others."""
+
+_NOBODY: Final = uuid.UUID(int=0)
+
+_JAVAS_UUID = re.compile(r"([0-9A-Fa-f]+)-([0-9A-Fa-f]+)-([0-9A-Fa-f]+)-([0-9A-Fa-f]+)-([0-9A-Fa-f]+)")
+_UUID_CHARACTERS = 36
+_GROUP_BITS = (32, 16, 16, 16, 48)
+_JAVAS_LONG = 1 << 63
+
+
+class CassandraStore:
+    """Reads the tables ``task_lookup`` and ``workflows``; nodes may be stopped, paused or replaced at any time.
+
+    The driver keeps one connection to each node and sends all reads over it. When no node answers, it is thrown away,
+    and the next read begins with a new one, instead of waiting for when it would have tried again.
+    """
+
+    def __init__(self, url: CassandraUrl) -> None:
+        """Nothing is connected to here."""
+        self._url = url
+        # S608 need not worry: a keyspace is letters, digits and underscores.
+        self._statements = (
+            f'SELECT workflow_id FROM "{url.keyspace}".task_lookup WHERE task_id = ?',  # noqa: S608
+            f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
+        )
+        self._session: CassandraSession | None = None
+        self._heard_of = dict[uuid.UUID, Endpoint]()
+        """The nodes of the session before this one; their IDs tell the cluster from any other."""
+        self._opening: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._leases = Connections(
+            url.name, self._lease, lambda error: explain(url.name, error), size=_MOST_READS, timeout=READ_TIMEOUT
+        )
+
+    async def get_document(self, task_id: str) -> bytes | None:
+        """See ``TaskStore``."""
+        key = parse_uuid(task_id)
+        if key is None:
+            return None
+        row = await self._leases.run(lambda lease: _find(lease.session, key, task_id))
+        if row is None:
+            return None
+        document = row[0]
+        if type(document) is not str:
+            raise DocumentUnreadable(task_id)
+        return document.encode()
+
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """See ``AbandonableStore``."""
+        self._leases.abandon(read)
+
+    async def check(self) -> None:
+        """See ``TaskStore``."""
+        if not self._leases.moving:
+            await self._leases.run(lambda lease: _ask_both(lease.session), refusable=False)
+
+    async def close(self) -> None:
+        """See ``TaskStore``."""
+        self._closed = True
+        self._leases.close()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        self._dismiss()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _lease(self) -> "_Lease":
+        if self._session is None or self._session.lost:
+            self._dismiss()
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open())
+                self._opening.add_done_callback(asyncio.Task.exception)  # it may be that nobody waits for it any more
+            await asyncio.shield(self._opening)  # others wait for it too, and the next read may
+            if self._closed or self._session is None:
+                raise StoreUnavailable(CLOSED, store=self._url.name)
+        return _Lease(self._session)
+
+    async def _open(self) -> None:
+        try:
+            self._session = await self._connect()
+        finally:
+            self._opening = None
+
+    async def _connect(self) -> CassandraSession:
+        """By way of the URL's nodes or, if none can be reached, of others; raises what is said of the URL's."""
+        try:
+            return await CassandraSession.open(self._url, self._url.hosts, self._statements)
+        except OUT_OF_REACH:
+            session = await self._connect_elsewhere()
+            if session is None:
+                raise
+            return session
+
+    async def _connect_elsewhere(self) -> CassandraSession | None:
+        """By way of a few nodes, others each time, that the cluster had; None if none leads into it."""
+        others = [node for node in self._heard_of.values() if node not in self._url.hosts]
+        if not others or self._closed:
+            return None
+        tried = random.sample(others, min(_OTHERS_TRIED, len(others)))
+        try:
+            session = await CassandraSession.open(self._url, tried, self._statements)
+        except DRIVERS_ERRORS:
+            return None
+        if self._heard_of.keys().isdisjoint(session.known_nodes()):  # the address was given to another cluster
+            self._end(session)
+            return None
+        return session
+
+    def _dismiss(self) -> None:
+        """End the session, if there is one, without waiting for that."""
+        if self._session is not None:
+            self._heard_of = self._session.known_nodes()
+            self._end(self._session)
+            self._session = None
+
+    def _end(self, session: CassandraSession) -> None:
+        task = asyncio.create_task(session.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """Leave for one read at a time to use the session that all reads share: what ``Connections`` counts and limits."""
+
+    session: CassandraSession
+
+    def is_closed(self) -> bool:
+        return self.session.lost
+
+    def terminate(self) -> None:
+        """Nothing is ended: the session serves other reads."""
+
+
+async def _find(session: CassandraSession, key: uuid.UUID, task_id: str) -> tuple[Any, ...] | None:
+    found = await session.fetch_row(_LOOKUP, (key,))
+    if found is None:
+        return None
+    (workflow_id,) = found
+    if workflow_id is None:
+        raise DocumentUnreadable(task_id)
+    return await session.fetch_row(_SELECT, (workflow_id, task_id))
+
+
+async def _ask_both(session: CassandraSession) -> None:
+    """What a read needs, for a task that there is not."""
+    await session.fetch_row(_LOOKUP, (_NOBODY,))
+    await session.fetch_row(_SELECT, (_NOBODY, ""))
+
+
+def parse_uuid(text: str) -> uuid.UUID | None:
+    """The UUID that Java's ``UUID.fromString`` makes of ``text``, or None where that throws, as Conductor would.
+
+    It takes groups of any length, of which the last digits count. Only step 2 compares the ID as it was given.
+    """
+    match = _JAVAS_UUID.fullmatch(text) if len(text) <= _UUID_CHARACTERS else None
+    if match is None:
+        return None
+    value = 0
+    for group, bits in zip(match.groups(), _GROUP_BITS, strict=True):
+        number = int(group, 16)
+        if number >= _JAVAS_LONG:
+            return None
+        value = value << bits | number & ((1 << bits) - 1)
+    return uuid.UUID(int=value)

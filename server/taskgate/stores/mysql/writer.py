@@ -1,0 +1,241 @@
+"""What ``taskgate import`` writes into MySQL or MariaDB: a table with Conductor's columns and one more, marked.
+
+A second table, ``taskgate_import``, has one row that a batch locks, so that batches are written one after the other,
+and one for each import under way with the number of its last batch.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from asyncmy import errors
+
+from taskgate.base.errors import StoreUnavailable
+from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.mysql.connect import connect, explain, is_mariadb, number_of, terminate
+from taskgate.stores.mysql.url import MysqlUrl
+from taskgate.stores.writing.sql_writer import COMMENT, SqlWriter, foreign
+from taskgate.stores.writing.standing import Standing, digest_of, standing_of
+from taskgate.stores.writing.writer import compare, portions
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for making a connection."""
+
+LOCK_TIMEOUT: Final = 30
+"""Seconds a write waits for another writer."""
+
+_TABLE_EXISTS: Final = 1050
+_PACKET_TOO_LARGE: Final = 1153
+
+_STATEMENT_BYTES: Final = 4096
+"""More than the statement that writes one task has beside the document."""
+
+# IDs are bytes: even the binary collation of text takes "a" and "a " for the same. 1020 is 255 characters.
+_LAYOUT: Final = """
+CREATE TABLE task (
+    task_id     varbinary(1020) NOT NULL PRIMARY KEY,
+    update_time bigint NOT NULL DEFAULT 0, -- the document's updateTime, epoch milliseconds
+    created_on  timestamp NULL DEFAULT CURRENT_TIMESTAMP,
+    modified_on timestamp NULL DEFAULT CURRENT_TIMESTAMP,
+    json_data   longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC COMMENT='{comment}'
+"""
+
+_BATCHES: Final = """
+CREATE TABLE IF NOT EXISTS taskgate_import (
+    writer varbinary(36) NOT NULL PRIMARY KEY,
+    batch  bigint NOT NULL
+) ENGINE=InnoDB COMMENT='{comment}'
+"""
+
+_COMMENT: Final = (
+    "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'task'"
+)
+
+_LOCK: Final = "SELECT batch FROM taskgate_import WHERE writer = '' FOR UPDATE"
+
+_NUMBER: Final = "REPLACE INTO taskgate_import VALUES (%s, %s)"
+
+_LOOK: Final = (
+    "SELECT task_id, update_time, UNHEX(SHA2(json_data, 256)), LENGTH(json_data) FROM task WHERE task_id IN %s"
+)
+
+_DOCUMENTS: Final = "SELECT task_id, CAST(json_data AS BINARY) FROM task WHERE task_id IN %s"
+
+_INSERT: Final = "INSERT INTO task (task_id, update_time, json_data) VALUES (%s, %s, %s)"
+
+# MariaDB knows no alias of what is inserted; MySQL, from 8.0.20 on, warns of every VALUES().
+_UPSERT_IN_MARIADB: Final = (
+    f"{_INSERT} ON DUPLICATE KEY UPDATE"
+    " update_time = VALUES(update_time), modified_on = CURRENT_TIMESTAMP, json_data = VALUES(json_data)"
+)
+_UPSERT_IN_MYSQL: Final = (
+    f"{_INSERT} AS new ON DUPLICATE KEY UPDATE"
+    " update_time = new.update_time, modified_on = CURRENT_TIMESTAMP, json_data = new.json_data"
+)
+
+_IDS_AT_ONCE: Final = 1000
+
+
+class MysqlWriter(SqlWriter):
+    """Writes the table ``task`` of one database."""
+
+    def __init__(self, url: MysqlUrl) -> None:
+        """Connect, and make the layout where there is none. Raises StoreUnavailable."""
+        super().__init__(url.name, explain)
+        self._url = url
+        self._writer = str(uuid.uuid4())
+        self._batch = 0
+        self._largest_statement = 0
+        self._open()
+
+    def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        for task in tasks:
+            task.document.decode()  # what is not UTF-8 is refused before anything is written
+        return self._commit_after(self._put(tasks))
+
+    async def _prepare(self) -> None:
+        self._connection = connection = await _connect(self._url)
+        self._largest_statement = await _value(connection, "SELECT @@max_allowed_packet")
+        comment = await _value(connection, _COMMENT)
+        if comment is None:
+            await connection.query(_BATCHES.format(comment=COMMENT))
+            try:
+                await connection.query(_LAYOUT.format(comment=COMMENT))
+                self.created = True
+            except errors.MySQLError as error:
+                if number_of(error) != _TABLE_EXISTS:  # another writer was faster
+                    raise
+            comment = await _value(connection, _COMMENT)
+        if problem := foreign((comment or b"").decode()):
+            raise StoreUnavailable(problem, store=self._name)
+        await connection.query("INSERT IGNORE INTO taskgate_import VALUES ('', 0)")
+        await connection.query("SELECT task_id, update_time, json_data FROM task LIMIT 0")
+
+    async def _put(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        """Write without committing; returns what that did."""
+        self._batch += 1
+        async with self._connection.cursor() as cursor:
+            await cursor.execute("START TRANSACTION")
+            await cursor.execute(_LOCK)
+            await cursor.execute(_NUMBER, (self._writer, self._batch))
+            stored = await _stored(cursor, tasks)
+            standings = await _standings(cursor, tasks, stored)
+
+            def standing_of_stored(task: StoredTask) -> Standing | None:
+                same = stored[task.task_id].digest == digest_of(task.document)
+                return None if same else standings[task.task_id]
+
+            times = {task_id: row.update_time for task_id, row in stored.items()}
+            counts, changed = compare(tasks, times, standing_of_stored)
+            if changed:
+                rows = [_row(task) for task in changed]
+                _check_size(self._connection, rows, self._largest_statement)
+                statement = _UPSERT_IN_MARIADB if is_mariadb(self._connection) else _UPSERT_IN_MYSQL
+                await cursor.executemany(statement, rows)
+        return counts
+
+    async def _commit(self) -> None:
+        try:
+            async with asyncio.timeout(LOCK_TIMEOUT):
+                await self._connection.query("COMMIT")
+        except (OSError, errors.MySQLError):
+            await self._disconnect()
+            if not await self._was_committed(self._ask, LOCK_TIMEOUT):
+                raise
+
+    async def _ask(self) -> bool | None:
+        """Whether the last batch is in the database; None while the server cannot say so."""
+        try:
+            connection = await _connect(self._url)
+            try:
+                await connection.query("START TRANSACTION")
+                await connection.query(_LOCK)  # nobody's, once the server has done with the lost connection
+                number = await _value(
+                    connection, "SELECT batch FROM taskgate_import WHERE writer = %s FOR UPDATE", self._writer
+                )
+            finally:
+                terminate(connection)
+        except (OSError, errors.MySQLError):
+            return None
+        return bool(number == self._batch)
+
+    async def _leave(self) -> None:
+        """Take our row away, if that costs nothing: it is of no use to anybody, nor does it harm."""
+        if self._connection is not None:
+            with suppress(OSError, errors.MySQLError):
+                async with asyncio.timeout(1), self._connection.cursor() as cursor:
+                    await cursor.execute("DELETE FROM taskgate_import WHERE writer = %s", (self._writer,))
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            terminate(self._connection)
+            self._connection = None
+
+
+async def _connect(url: MysqlUrl) -> Any:
+    # Without the strict mode a value that is too long is cut, and only a warning says so.
+    settings = (
+        f"sql_mode = 'STRICT_ALL_TABLES', lock_wait_timeout = {LOCK_TIMEOUT}, innodb_lock_wait_timeout = {LOCK_TIMEOUT}"
+    )
+    return await connect(url, CONNECT_TIMEOUT, settings)
+
+
+async def _value(connection: Any, statement: str, *parameters: object) -> Any:
+    """The first column of the first row, or None."""
+    async with connection.cursor() as cursor:
+        await cursor.execute(statement, parameters)
+        row = await cursor.fetchone()
+    return row and row[0]
+
+
+class _Stored(NamedTuple):
+    """What is known of a stored document that was not read."""
+
+    update_time: int
+    digest: bytes
+    length: int
+
+
+async def _stored(cursor: Any, tasks: Sequence[StoredTask]) -> dict[str, _Stored]:
+    """What is stored of ``tasks``, by ID."""
+    stored: dict[str, _Stored] = {}
+    keys = tuple({task.task_id.encode() for task in tasks})
+    for start in range(0, len(keys), _IDS_AT_ONCE):
+        await cursor.execute(_LOOK, (keys[start : start + _IDS_AT_ONCE],))
+        for key, *row in await cursor.fetchall():
+            stored[key.decode()] = _Stored(*row)
+    return stored
+
+
+async def _standings(cursor: Any, tasks: Sequence[StoredTask], stored: Mapping[str, _Stored]) -> dict[str, Standing]:
+    """Standings of those documents that are stored with the update time of a task that is not the same, by ID."""
+    tied = {
+        task.task_id
+        for task in tasks
+        if (row := stored.get(task.task_id))
+        and row.update_time == task.update_time
+        and row.digest != digest_of(task.document)
+    }
+    standings: dict[str, Standing] = {}
+    for part in portions(sorted(tied), lambda task_id: stored[task_id].length):
+        await cursor.execute(_DOCUMENTS, (tuple(task_id.encode() for task_id in part),))
+        for key, document in await cursor.fetchall():
+            standings[key.decode()] = standing_of(document)
+    return standings
+
+
+def _check_size(connection: Any, rows: Sequence[tuple[bytes, int, str]], most: int) -> None:
+    """Refuse what the server would refuse: it may hang up before its reason is read."""
+    room = most - _STATEMENT_BYTES
+    for _, _, document in rows:
+        # A character has up to four bytes, those that are escaped included.
+        if 4 * len(document) > room and len(connection.escape(document).encode()) > room:
+            raise errors.OperationalError(_PACKET_TOO_LARGE, "a statement is too long")
+
+
+def _row(task: StoredTask) -> tuple[bytes, int, str]:
+    return task.task_id.encode(), task.update_time, task.document.decode()

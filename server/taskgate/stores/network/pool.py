@@ -1,0 +1,306 @@
+"""A bounded set of connections to a database on the network, for the reads of one event loop.
+
+Bounded in everything: connections, reads that wait for one, and the time that a read may take. When the database is
+known to be away, one read at a time finds out whether it is back, and all others are refused at once (``Circuit``).
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+from taskgate.base.errors import StoreUnavailable
+from taskgate.stores.network.circuit import Circuit
+from taskgate.stores.refusals import CLOSED, overloaded
+
+LONGEST_READ = 10.0
+"""Seconds, not counting those in the queue, after which a read is given up though others are answered: it hangs."""
+
+_WATCH_INTERVAL = 0.1
+"""Seconds between two looks for reads that take too long: one timer for all of them costs a read nothing."""
+
+
+class Connection(Protocol):
+    """What is asked of a connection."""
+
+    def is_closed(self) -> bool:
+        """Whether the connection is known to be lost."""
+        ...
+
+    def terminate(self) -> None:
+        """End the connection without waiting for anything."""
+        ...
+
+
+C = TypeVar("C", bound=Connection)
+Answer = TypeVar("Answer")
+
+
+class Connections(Generic[C]):
+    """Up to ``size`` connections, made by ``connect`` when they are needed.
+
+    ``store`` is what messages call the database. ``explain`` turns a driver's exception into a public one; what it
+    returns None for says nothing about the database, and is raised as it is.
+
+    A read fails with Overloaded if it finds ``max_waiting`` others in the queue, and with StoreUnavailable when it has
+    taken ``timeout`` seconds and for as long nobody has been answered: a queue behind large documents is no outage.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        connect: Callable[[], Awaitable[C]],
+        explain: Callable[[Exception], StoreUnavailable | None],
+        *,
+        size: int = 8,
+        max_waiting: int = 1024,
+        timeout: float = 2.0,
+    ) -> None:
+        self._store = store
+        self._connect = connect
+        self._explain = explain
+        self._size = size
+        self._max_waiting = max_waiting
+        self._timeout = timeout
+        self._open = 0  # connections there are, those being made included
+        self._idle: list[C] = []  # the one used last comes first: its caches are warm, and the others can be closed
+        self._queue: deque[asyncio.Future[C | None]] = deque()  # None: there is room for a new connection
+        self._reads: dict[asyncio.Task[object], float] = {}  # when each began
+        self._waiting: set[asyncio.Task[object]] = set()
+        self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often each was cancelled by us
+        self._watch: asyncio.TimerHandle | None = None
+        self._answered = 0.0
+        self._circuit = Circuit(self._unavailable)
+        self._closed = False
+
+    @property
+    def moving(self) -> bool:
+        """Whether reads wait while others are answered: the database is busy, and there."""
+        return bool(self._queue) and time.monotonic() - self._answered < self._timeout
+
+    async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
+        """What ``read`` returns, given a connection; a lost one is replaced, and ``read`` begins anew.
+
+        ``refusable`` is False for a read that tries even if the database is known to be away or many wait, and passes
+        those that wait.
+
+        Raises StoreUnavailable or Overloaded.
+        """
+        if self._closed:
+            raise self._unavailable(CLOSED)
+        if refusable and self._circuit.reason is not None:
+            return await self._circuit.probe(lambda: self._run_watched(read))
+        return await self._run_watched(read, refusable=refusable)
+
+    def abandon(self, read: asyncio.Task[Any]) -> None:
+        """Nobody wants the answer of the task ``read`` any more: it leaves the queue, if it is there.
+
+        One that has a connection goes on: ended in the middle of an answer, it would cost the connection too. So does
+        one that makes a connection, for the next read.
+        """
+        if read in self._waiting:
+            read.cancel()
+
+    def close(self) -> None:
+        """Terminate all connections; reads under way fail, and so does every later one."""
+        self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        for task in self._reads:
+            self._give_up(task)
+        self._discard_idle()
+
+    async def _run_watched(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._reads[task] = time.monotonic()
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
+        try:
+            answer = await self._run(read, refusable=refusable)
+        except BaseException:
+            cancelled = self._overdue.pop(task, 0)
+            for _ in range(cancelled):
+                task.uncancel()
+            if cancelled and not task.cancelling():  # it was not cancelled by anybody else
+                raise self._failed_overdue() from None
+            raise
+        else:
+            self._answered = time.monotonic()
+            self._circuit.close()
+            return answer
+        finally:
+            del self._reads[task]
+            self._overdue.pop(task, None)
+
+    async def _run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool) -> Answer:
+        while True:
+            connection, new = await self._acquire(refusable=refusable)
+            try:
+                answer = await read(connection)
+            except StoreUnavailable as error:
+                self._note_trouble(error)
+                self._release(connection)
+                raise
+            except Exception as error:
+                self._discard(connection)
+                public = self._explain(error)
+                if public is None:
+                    raise
+                if new:
+                    self._note_trouble(public)
+                    raise public from error
+                self._discard_idle()  # the server was restarted, it seems, and the same error waits in all of them
+            except BaseException:
+                self._discard(connection)  # in the middle of an answer that nobody will read
+                raise
+            else:
+                self._release(connection)
+                return answer
+
+    async def _acquire(self, *, refusable: bool) -> tuple[C, bool]:
+        """A connection, and whether it is new."""
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.is_closed():
+                    return connection, False
+                self._open -= 1
+            if self._open < self._size:
+                made = await self._make()
+                if made is not None:
+                    return made, True
+                if self._idle:
+                    continue
+            given = await self._wait(refusable=refusable)
+            if given is not None:
+                if not given.is_closed():
+                    return given, False
+                self._discard(given)
+
+    async def _make(self) -> C | None:
+        """A new connection; None if there cannot be one more than there are, so that it is best to wait for those."""
+        self._open += 1
+        try:
+            return await self._connect()
+        except Exception as error:
+            self._open -= 1
+            if self._open:
+                return None
+            public = self._explain(error)
+            if public is None:
+                self._offer(None)
+                raise
+            self._refuse(public)
+            raise public from error
+        except BaseException:
+            self._open -= 1
+            self._offer(None)
+            raise
+
+    async def _wait(self, *, refusable: bool) -> C | None:
+        """Wait for another read to end: its connection, or None if there is room for a new one."""
+        turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
+        if not refusable:
+            self._queue.appendleft(turn)
+        elif len(self._queue) < self._max_waiting:
+            self._queue.append(turn)
+        else:
+            raise overloaded(self._max_waiting)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._waiting.add(task)
+        try:
+            given = await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with suppress(ValueError):  # it was skipped over already
+                    self._queue.remove(turn)
+            elif turn.exception() is None:
+                self._pass_on(turn.result())
+            raise
+        finally:
+            self._waiting.discard(task)
+        # Its own time begins where others were answered until now; where nobody was, it has been running all along.
+        self._reads[task] = max(self._reads[task], self._answered)
+        return given
+
+    def _release(self, connection: C) -> None:
+        if self._closed or connection.is_closed():
+            self._discard(connection)
+        elif not self._offer(connection):
+            self._idle.append(connection)
+
+    def _discard(self, connection: C) -> None:
+        connection.terminate()
+        self._open -= 1
+        self._offer(None)
+
+    def _pass_on(self, given: C | None) -> None:
+        if given is None:
+            self._offer(None)
+        else:
+            self._release(given)
+
+    def _offer(self, given: C | None) -> bool:
+        """Give a connection, or room for one, to who has waited longest; False if nobody waits."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(given)
+                return True
+        return False
+
+    def _discard_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().terminate()
+            self._open -= 1
+
+    def _cancel_overdue(self) -> None:
+        now = time.monotonic()
+        quiet_since = now - self._timeout
+        for task, began in self._reads.items():
+            hangs = now - began >= LONGEST_READ and task not in self._waiting
+            if hangs or max(began, self._answered) <= quiet_since:
+                self._give_up(task)
+        if self._overdue:  # before they give their connections up: those would go to others, who begin to wait anew
+            self._note_trouble(self._silent())
+        self._watch = None
+        if self._reads:
+            self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
+
+    def _give_up(self, task: asyncio.Task[object]) -> None:
+        """Cancel it; once more where it takes its time to end."""
+        self._overdue[task] += 1
+        task.cancel()
+
+    def _failed_overdue(self) -> StoreUnavailable:
+        if self._closed:
+            return self._unavailable(CLOSED)
+        error = self._silent()
+        self._note_trouble(error)
+        return error
+
+    def _silent(self) -> StoreUnavailable:
+        return self._unavailable("it does not answer")
+
+    def _unavailable(self, reason: str) -> StoreUnavailable:
+        return StoreUnavailable(reason, store=self._store)
+
+    def _note_trouble(self, error: StoreUnavailable) -> None:
+        """Refuse others, unless there were answers until now: then one read says little."""
+        if time.monotonic() - self._answered >= self._timeout:
+            self._refuse(error)
+
+    def _refuse(self, error: StoreUnavailable) -> None:
+        """Refuse those that wait, and others from now on but for one at a time."""
+        if self._closed:
+            return
+        self._circuit.open(error.reason)
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_exception(self._unavailable(error.reason))

@@ -1,0 +1,188 @@
+"""What ``taskgate import`` writes into PostgreSQL: a table with Conductor's columns and one more, marked as ours."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from taskgate.base.errors import StoreUnavailable
+from taskgate.stores.base import StoredTask, WriteCounts
+from taskgate.stores.postgresql.connect import connect, explain, table_of
+from taskgate.stores.postgresql.url import PostgresqlUrl
+from taskgate.stores.writing.sql_writer import BATCH_TIMEOUT, COMMENT, SqlWriter, foreign
+from taskgate.stores.writing.standing import digest_of, standing_of
+from taskgate.stores.writing.writer import portions
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for making a connection."""
+
+LOCK_TIMEOUT: Final = 30
+"""Seconds a write waits for another writer."""
+
+# IDs are compared byte for byte, which "C" does in one step. The document comes last, as in the SQLite store.
+_LAYOUT = """
+CREATE TABLE {table} (
+    task_id     text COLLATE "C" PRIMARY KEY,
+    update_time bigint NOT NULL DEFAULT 0, -- the document's updateTime, epoch milliseconds
+    created_on  timestamp DEFAULT CURRENT_TIMESTAMP,
+    modified_on timestamp DEFAULT CURRENT_TIMESTAMP,
+    json_data   text NOT NULL
+);
+COMMENT ON TABLE {table} IS '{comment}'
+"""
+
+# In a row that was there before, xmax is the transaction that locked it: this one. Rows that are left alone are locked
+# all the same, so the statements below see what this one saw.
+_UPSERT = """
+INSERT INTO {table} AS stored (task_id, update_time, json_data)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
+ON CONFLICT (task_id) DO UPDATE
+SET update_time = excluded.update_time, modified_on = CURRENT_TIMESTAMP, json_data = excluded.json_data
+WHERE stored.update_time < excluded.update_time
+RETURNING task_id, xmax = 0
+"""
+
+# Of rows of the same update time their digest and length, so that only documents that differ have to be read.
+_KEPT = """
+SELECT stored.task_id, tied.document IS NOT NULL, sha256(tied.document), length(tied.document)
+FROM unnest($1::text[], $2::bigint[]) AS given (task_id, update_time)
+JOIN {table} AS stored ON stored.task_id = given.task_id COLLATE "C"
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN stored.update_time = given.update_time THEN convert_to(stored.json_data, 'UTF8') END AS document
+) AS tied
+"""
+
+_DOCUMENTS = """
+SELECT task_id, convert_to(json_data, 'UTF8') FROM {table} WHERE task_id = ANY ($1::text[])
+"""
+
+_REPLACE = """
+UPDATE {table} AS stored SET modified_on = CURRENT_TIMESTAMP, json_data = given.json_data
+FROM unnest($1::text[], $2::text[]) AS given (task_id, json_data) WHERE stored.task_id = given.task_id COLLATE "C"
+"""
+
+_BEGIN = "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), txid_current()"
+
+_LAYOUT_LOCK = 0x54534B47
+"""The advisory lock that writers take to make the layout: "TSKG"."""
+
+
+class PostgresqlWriter(SqlWriter):
+    """Writes the table ``task`` of one schema."""
+
+    def __init__(self, url: PostgresqlUrl) -> None:
+        """Connect, and make the layout where there is none. Raises StoreUnavailable."""
+        super().__init__(url.name, explain)
+        self._url = url
+        self._table = table_of(url)
+        self._transaction = 0
+        self._open()
+
+    def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        return self._commit_after(self._put([_Columns(part) for part in _rounds(tasks)]))
+
+    async def _prepare(self) -> None:
+        self._connection = connection = await connect(self._url, {}, CONNECT_TIMEOUT)
+        # Not the driver's own transaction: that one waits to roll back, on a connection that may say nothing any more.
+        await connection.execute("BEGIN")
+        await connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_LAYOUT_LOCK})")
+        found, comment = await connection.fetchrow(
+            "SELECT to_regclass($1)::oid, obj_description(to_regclass($1), 'pg_class')", self._table
+        )
+        if found is None:
+            schema = self._table.removesuffix(".task")
+            if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", schema):
+                await connection.execute(f"CREATE SCHEMA {schema}")
+            await connection.execute(_LAYOUT.format(table=self._table, comment=COMMENT))
+            self.created = True
+        elif problem := foreign(comment or ""):
+            raise StoreUnavailable(problem, store=self._name)
+        await connection.execute(f"SELECT task_id, update_time, json_data FROM {self._table} LIMIT 0")  # noqa: S608 - quoted
+        await connection.execute("COMMIT")
+
+    async def _put(self, rounds: Sequence["_Columns"]) -> WriteCounts:
+        """Write without committing; returns what that did."""
+        await self._connection.execute("BEGIN")
+        begun = await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
+        self._transaction = begun[2]
+        counts = WriteCounts()
+        for columns in rounds:
+            counts += await self._put_distinct(columns)
+        return counts
+
+    async def _put_distinct(self, columns: "_Columns") -> WriteCounts:
+        upsert = _UPSERT.format(table=self._table)
+        rows = await self._connection.fetch(upsert, columns.task_ids, columns.update_times, columns.documents)
+        added = sum(is_new for _, is_new in rows)
+        counts = WriteCounts(added, len(rows) - added)
+        written = {task_id for task_id, _ in rows}
+        if kept := [task for task in columns.tasks if task.task_id not in written]:
+            counts += await self._settle_ties(kept)
+        return counts
+
+    async def _settle_ties(self, tasks: Sequence[StoredTask]) -> WriteCounts:
+        """Write those of ``tasks`` that are later than what is stored with the same update time, or a later one."""
+        times = [task.update_time for task in tasks]
+        kept = await self._connection.fetch(_KEPT.format(table=self._table), [task.task_id for task in tasks], times)
+        tied = {task_id: (digest, length) for task_id, is_tied, digest, length in kept if is_tied}
+        others = [task for task in tasks if task.task_id in tied and digest_of(task.document) != tied[task.task_id][0]]
+        later: list[StoredTask] = []
+        for part in portions(others, lambda task: tied[task.task_id][1]):
+            documents = dict(
+                await self._connection.fetch(_DOCUMENTS.format(table=self._table), [task.task_id for task in part])
+            )
+            later += [task for task in part if standing_of(task.document) > standing_of(documents[task.task_id])]
+        if later:
+            columns = _Columns(later)
+            await self._connection.execute(_REPLACE.format(table=self._table), columns.task_ids, columns.documents)
+        older = len(tasks) - len(tied) + len(others) - len(later)
+        return WriteCounts(replaced=len(later), unchanged=len(tied) - len(others), older=older)
+
+    async def _commit(self) -> None:
+        try:
+            await self._connection.execute("COMMIT", timeout=LOCK_TIMEOUT)
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError):
+            await self._disconnect()
+            if not await self._was_committed(self._ask, LOCK_TIMEOUT):
+                raise
+
+    async def _ask(self) -> bool | None:
+        """Whether the server has committed the transaction; None while it cannot say so."""
+        try:
+            connection = await connect(self._url, {}, CONNECT_TIMEOUT)
+            try:
+                status = await connection.fetchval("SELECT txid_status($1)", self._transaction, timeout=CONNECT_TIMEOUT)
+            finally:
+                connection.terminate()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            return None
+        return {"committed": True, "aborted": False}.get(status)
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+class _Columns:
+    """Tasks with distinct IDs, as arrays; raises UnicodeDecodeError."""
+
+    def __init__(self, tasks: Sequence[StoredTask]) -> None:
+        self.tasks = tasks = sorted(tasks, key=lambda task: task.task_id)  # writers take their locks in the same order
+        self.task_ids = [task.task_id for task in tasks]
+        self.update_times = [task.update_time for task in tasks]
+        self.documents = [task.document.decode() for task in tasks]
+
+
+def _rounds(tasks: Sequence[StoredTask]) -> list[list[StoredTask]]:
+    """``tasks`` in as few parts as need be for no part to have an ID twice; written one after the other."""
+    rounds: list[list[StoredTask]] = []
+    seen: dict[str, int] = {}
+    for task in tasks:
+        number = seen.get(task.task_id, 0)
+        seen[task.task_id] = number + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(task)
+    return rounds
