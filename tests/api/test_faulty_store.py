@@ -15,7 +15,7 @@ from support.edited_configuration import edited_configuration
 from support.faulty_store import AWAY, COUNTS, FULL, SECRET, SLOW, UNEXPECTED, UNREADABLE, FaultyStore
 from support.running import eventually
 from taskgate.base.settings import Settings
-from taskgate.processes.envoy import EnvoyProcess, GatewaySettings, InsideEnvoy
+from taskgate.processes.envoy import EmbeddedService, EnvoyProcess, GatewaySettings
 from taskgate.processes.envoy.embedded import EnvoyWithPython, module
 from taskgate.processes.reserved_ports import Reservation
 from taskgate.transports.grpcio import GrpcServer
@@ -78,9 +78,9 @@ async def patient_system(request: pytest.FixtureRequest, serving: Serving) -> Ad
 @asynccontextmanager
 async def inside_envoy(settings: Settings) -> AsyncIterator[Addresses]:
     grpc = Reservation(settings.grpc, key="grpc")
-    inside = InsideEnvoy(module(), grpc.address)
+    inside = EmbeddedService(module(), grpc.address)
     envoy = EnvoyWithPython(
-        GatewaySettings(listen=settings.http, instance="test-node", inside=inside), settings, threads=1
+        GatewaySettings(listen=settings.http, instance="test-node", embedded=inside), settings, threads=1
     )
     with edited_configuration(("taskgate.processes.embedded_app:app", "support.faulty_store:app")):
         listening = await envoy.start()

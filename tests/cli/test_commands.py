@@ -59,7 +59,7 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
         (found,) = [text.strip() for text in lines if text.strip().startswith(beginning)]
         return found
 
-    config = YAML(typ="safe").load(asked("gateway", "--transport", "grpcio").stdout)
+    config = YAML(typ="safe").load(asked("gateway", "--mode", "proxied").stdout)
     (listener,) = config["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     settings = Settings()
@@ -102,7 +102,7 @@ def test_every_setting_is_a_flag_and_every_flag_that_help_speaks_of_is_one() -> 
     spoken_of = set(re.findall(r"--[a-z-]+", up.epilog or ""))
     assert "--in-flight-mib" in spoken_of
     assert spoken_of <= flags
-    of_envoy = {"transport", "http", "instance", "access_log"}
+    of_envoy = {"mode", "transport", "http", "instance", "access_log"}
     assert {parameter.name for parameter in main.commands["serve"].params} == {
         *Settings.model_fields,
         "config",
@@ -119,12 +119,12 @@ def test_help_shows_the_choices_of_a_setting_or_the_kind_of_its_value() -> None:
     }
     assert len(shown) == len(Settings.model_fields)
     of = dict(shown)
-    assert of["transport"] == "[envoy|grpcio]"
+    assert of["mode"] == "[embedded|proxied]"
     assert of["layout"] == "[taskgate|conductor]"
     assert of["task_id_format"] == "[uuid|any]"
     assert {of["http"], of["grpc"]} == {"HOST:PORT"}
     choices = {name: text.strip("[]").split("|") for name, text in shown if text.startswith("[")}
-    assert len(choices) == 5
+    assert len(choices) == 6
     for name, values in choices.items():
         for value in values:
             assert str(getattr(Settings.model_validate({name: value}), name)) == value
@@ -195,7 +195,7 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         (("serve", "--store", "sqlite:///:memory:"), "taskgate: store: "),
         (("up", *_CONDUCTOR, "--store", "jdbc:postgresql://h/d"), "taskgate: store: this is a JDBC URL; "),
         (
-            ("up", *_CONDUCTOR, "--store", "h:6379:rack", "--transport", "grpcio"),
+            ("up", *_CONDUCTOR, "--store", "h:6379:rack", "--mode", "proxied"),
             "taskgate: store: this is written",
         ),
         (
@@ -205,14 +205,14 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         (("up", "--store", "cassandra://h/k"), "taskgate: layout: in Cassandra, taskgate reads what Conductor writes"),
         (("serve", "--workers", "2", "--store", "/var/lib/c123.db"), "taskgate: store: a file is written sqlite:////v"),
         (("import", "--store", "jdbc:sqlite:c123.db", "-"), "taskgate: store: this is a JDBC URL; "),
-        (("up", "--transport", "grpcio", "--http", "nohost.invalid:0"), "taskgate: http: nohost.invalid is not an"),
+        (("up", "--mode", "proxied", "--http", "nohost.invalid:0"), "taskgate: http: nohost.invalid is not an"),
         (("up", "--store", "sqlite:///"), "taskgate: store: "),
         (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
         (
-            ("up", "--transport", "grpcio", "--workers", "9", "--grpc", "127.0.0.1:65530"),
+            ("up", "--mode", "proxied", "--workers", "9", "--grpc", "127.0.0.1:65530"),
             "taskgate: grpc: 9 workers from port 65530",
         ),
-        (("up", "--transport", "carrier-pigeon"), "taskgate: transport (--transport): "),
+        (("up", "--mode", "carrier-pigeon"), "taskgate: mode (--mode): "),
         (("gateway", "--http", "x"), "taskgate: http (--http): "),
         (("serve", "--layout", "rest"), "taskgate: layout (--layout): Input should be 'taskgate' or 'conductor'"),
         (
@@ -256,9 +256,7 @@ def test_refusal_ends_a_process_with_2_and_nothing_but_the_sentence(arguments: t
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "command", [("up", "--transport", "envoy"), ("up", "--transport", "grpcio"), ("serve",)], ids=str
-)
+@pytest.mark.parametrize("command", [("up", "--mode", "embedded"), ("up", "--mode", "proxied"), ("serve",)], ids=str)
 def test_what_is_only_found_out_in_a_process_that_starts_is_one_sentence(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
@@ -337,7 +335,7 @@ def test_up_refuses_a_store_that_it_cannot_use(tmp_path: Path) -> None:
 
 def test_gateway_prints_the_configuration_with_these_settings() -> None:
     """Valid YAML, one endpoint for each worker, comments kept."""
-    done = asked("gateway", "--transport", "grpcio", "--workers", "3", "--grpc", "127.0.0.1:6000")
+    done = asked("gateway", "--mode", "proxied", "--workers", "3", "--grpc", "127.0.0.1:6000")
     config = YAML(typ="safe").load(done.stdout)
     (group,) = config["static_resources"]["clusters"][0]["load_assignment"]["endpoints"]
     ports = [e["endpoint"]["address"]["socket_address"]["port_value"] for e in group["lb_endpoints"]]
@@ -355,9 +353,9 @@ def test_gateway_prints_the_configuration_with_the_service_inside() -> None:
     assert re.search(r"^# .*PYTHONHOME=\S+ .*envoy --concurrency 1 -c FILE", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_gateway_validate_has_envoy_check_it(transport: str) -> None:
-    done = taskgate("gateway", "--validate", "--transport", transport)
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_gateway_validate_has_envoy_check_it(mode: str) -> None:
+    done = taskgate("gateway", "--validate", "--mode", mode)
     assert (done.returncode, done.stdout) == (0, "Envoy accepts the configuration.\n")
 
 

@@ -284,7 +284,16 @@ def test_log_that_nobody_reads_stops_nobody(tmp_path: Path, transport: str) -> N
     """A collector that hangs, a terminal after Ctrl-S: thousands of calls are answered; so is SIGTERM."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "taskgate", "up", "--demo", "--store", f"sqlite:///{tmp_path}/tasks.db"]
-    command += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--transport", transport, "--drain-delay", "0"]
+    command += [
+        "--http",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--mode",
+        {"envoy": "embedded", "grpcio": "proxied"}[transport],
+        "--drain-delay",
+        "0",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writing, text=True) as process:
         assert process.stdout is not None
         url = next(found[1] for line in process.stdout if (found := re.search(r"REST +(http://\S+/api/tasks/)", line)))

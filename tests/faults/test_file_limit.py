@@ -114,7 +114,7 @@ def test_server_out_of_files_refuses_new_connections_and_serves_the_others(tmp_p
 
 
 @pytest.mark.parametrize(
-    "command", [("up",), ("up", "--transport", "grpcio"), ("serve",), ("serve", "--workers", "2")], ids=" ".join
+    "command", [("up",), ("up", "--mode", "proxied"), ("serve",), ("serve", "--workers", "2")], ids=" ".join
 )
 def test_limit_that_leaves_no_room_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
     """One sentence with the figures, exit code 2."""

@@ -94,7 +94,7 @@ def test_without_a_shared_libpython_it_runs_behind_envoy_and_says_why(
     """One line of the log has the reason; everything answers as usual."""
     with System(tmp_path / "tasks.db", "--demo", workers=1, env=without_libpython) as system:
         system.wait_ready()
-        (reason,) = [line for line in system.log if "--transport grpcio" in line]
+        (reason,) = [line for line in system.log if "--mode proxied" in line]
         assert "libpython" in reason
         assert len(system.workers()) == 1
         assert answers(system)

@@ -16,7 +16,7 @@ from gateway.wire import Ask, Headers, Http1, Http2, ask_over, assert_error
 from support.running import eventually
 from taskgate.base.addresses import Address
 from taskgate.base.settings import Settings
-from taskgate.processes.envoy import GatewaySettings, InsideEnvoy
+from taskgate.processes.envoy import EmbeddedService, GatewaySettings
 from taskgate.processes.envoy.embedded import EnvoyWithPython, module
 from taskgate.processes.reserved_ports import Reservation
 from taskgate.service.calls import usable_request_id
@@ -32,9 +32,9 @@ class GatewayWithPython(Gateway):
     def __init__(self) -> None:
         super().__init__(ANY, changes=[("taskgate.processes.embedded_app:app", "gateway.stub_app:app")])
         self.grpc = Reservation(ANY, key="grpc")
-        inside = InsideEnvoy(module(), self.grpc.address)
+        inside = EmbeddedService(module(), self.grpc.address)
         self.envoy = EnvoyWithPython(
-            GatewaySettings(listen=ANY, instance="test-node", inside=inside),
+            GatewaySettings(listen=ANY, instance="test-node", embedded=inside),
             Settings(instance="test-node"),
             on_log=lambda level, text: self.log.append((level, text)),
             threads=1,
@@ -63,7 +63,7 @@ class TestSuccess(test_rest.TestSuccess):
 
 
 class TestOnlyThePathNamesTheTask(test_rest.TestOnlyThePathNamesTheTask):
-    """Named exception: over HTTP/2, a body that no content-length announces. See gateway/inside.yaml."""
+    """Named exception: over HTTP/2, a body that no content-length announces. See gateway/embedded.yaml."""
 
     def test_body_changes_nothing(self, ask: Ask, subtests: pytest.Subtests, protocol: str) -> None:
         for body in test_rest.BODIES:

@@ -217,7 +217,14 @@ class System(Running):
         super().__init__(
             "up",
             *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
-            *("--transport", transport, "--workers", str(workers), "--instance", "test-node"),
+            *(
+                "--mode",
+                {"envoy": "embedded", "grpcio": "proxied"}[transport],
+                "--workers",
+                str(workers),
+                "--instance",
+                "test-node",
+            ),
             *("--log-format", "json", *arguments),
             env={"TASKGATE_STORE": store} | (env or {}),
             files=files,

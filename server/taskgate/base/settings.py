@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -37,6 +37,9 @@ def _address(value: object) -> object:
 AddressSetting = Annotated[Address, NoDecode, BeforeValidator(_address), PlainSerializer(str)]
 
 
+_MODE_OF_TRANSPORT = {"envoy": "embedded", "grpcio": "proxied"}
+
+
 class Settings(BaseSettings):
     """What one taskgate command runs with. Field descriptions are the help texts of the command line."""
 
@@ -59,10 +62,16 @@ class Settings(BaseSettings):
         default=TaskIdFormat.UUID,
         description="Which task IDs are well formed: 'uuid', or 'any' where Conductor has its own ID generator.",
     )
-    transport: Literal["envoy", "grpcio"] = Field(
-        default="envoy",
-        description="'envoy' runs the service inside Envoy, one process a worker; 'grpcio' runs Envoy in front of gRPC"
-        " servers of their own.",
+    mode: Literal["embedded", "proxied"] = Field(
+        default="embedded",
+        description="'embedded' runs the service inside Envoy, one process for each worker; 'proxied' runs one Envoy in"
+        " front of gRPC servers.",
+    )
+    transport: Literal["envoy", "grpcio"] | None = Field(
+        default=None,
+        exclude=True,  # a worker is given the mode
+        description="The former name of --mode: 'envoy' means embedded, 'grpcio' proxied.",
+        json_schema_extra={"metavar": "[envoy|grpcio]"},
     )
     http: AddressSetting = Field(
         default=Address("127.0.0.1", 8080),
@@ -70,7 +79,7 @@ class Settings(BaseSettings):
     )
     grpc: AddressSetting = Field(
         default=Address("127.0.0.1", 50051),
-        description="HOST:PORT of the gRPC server itself; with 'up --transport grpcio --workers N', the first of N"
+        description="HOST:PORT of the gRPC server itself; with 'up --mode proxied --workers N', the first of N"
         " consecutive ports.",
     )
     workers: int = Field(default=1, ge=1, le=256, description="How many server processes to run.")
@@ -114,6 +123,17 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="'json' lines, 'console' text, or 'auto': console on a terminal."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_name(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Set the mode from ``transport``, its name in earlier versions. Refuse both at once."""
+        mode = _MODE_OF_TRANSPORT.get(values.get("transport", ""))
+        if mode is None:
+            return values
+        if "mode" in values:
+            raise ValueError("transport: it is the former name of mode; set mode alone")
+        return {**values, "mode": mode}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -188,6 +208,9 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 def _sentence(detail: dict[str, Any], flags: Mapping[str, Any]) -> str:
     """One pydantic complaint as ``key (where it was set): what is wrong``."""
+    problem: str = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:  # of several settings together
+        return problem
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{key}: there is no such setting"
@@ -197,4 +220,4 @@ def _sentence(detail: dict[str, Any], flags: Mapping[str, Any]) -> str:
         origin = f" (TASKGATE_{key.upper()})"
     else:
         origin = ""
-    return f"{key}{origin}: {detail['msg'].removeprefix('Value error, ')}"
+    return f"{key}{origin}: {problem}"

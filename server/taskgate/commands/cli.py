@@ -37,6 +37,8 @@ class _Taskgate(click.Group):
 
 def with_settings(*names: str) -> Callable[[F], F]:
     """Give a command ``--config`` and one option for each named setting, and pass it ``settings``."""
+    if "mode" in names:
+        names = (*names, "transport")
 
     def decorate(command: F) -> F:
         @functools.wraps(command)
@@ -44,6 +46,8 @@ def with_settings(*names: str) -> Callable[[F], F]:
             flags = {name: arguments.pop(name) for name in names}
             settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
             configure_logs(settings.log_level, settings.log_format)
+            if settings.transport is not None:
+                structlog.get_logger("taskgate").warning("transport is now called mode", use=f"--mode {settings.mode}")
             if unknown := unknown_variables(os.environ):
                 structlog.get_logger("taskgate").warning("variables that are no settings", ignored=", ".join(unknown))
             return command(settings=settings, **arguments)
@@ -65,6 +69,7 @@ def _option(name: str) -> Callable[[Any], Any]:
         f"--{name.replace('_', '-')}",
         name,
         metavar=metavar(name),
+        hidden=name == "transport",  # a former name
         help=f"{field.description} [TASKGATE_{name.upper()}; default: {default}]",
     )
 
@@ -114,7 +119,7 @@ Graces and limits, for each process:
   connections                                       10,000, or fewer by the limit of open files
   open files                                        the hard limit (ulimit -Hn), to which the soft one is raised
   calls on one HTTP/2 connection                    100 (gateway/envoy.yaml)
-  calls at a time, --transport grpcio               4,096 (gateway/envoy.yaml)
+  calls at a time, --mode proxied                   4,096 (gateway/envoy.yaml)
   a document, an answer                             32 MiB
   answers over 64 KiB in flight                     --in-flight-mib; half for an address, a quarter for a connection
   the slowest reader of such an answer              64 KiB/s for 10 s
@@ -126,13 +131,13 @@ Graces and limits, for each process:
 
 
 @main.command(epilog=_LIMITS)
-@with_settings(*_SERVER_SETTINGS, "transport", "http", "instance", "access_log")
+@with_settings(*_SERVER_SETTINGS, "mode", "http", "instance", "access_log")
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
     """Run the whole thing on one machine: store, service, Envoy.
 
     Prints a curl command that works. Ctrl-C drains and stops everything; a second one stops at once. SIGHUP replaces
-    the processes one after the other without failing a call on a connection that is kept; with --transport grpcio
+    the processes one after the other without failing a call on a connection that is kept; with --mode proxied
     these are the gRPC servers, and not Envoy.
 
     \b
@@ -186,7 +191,7 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 
 @main.command()
 @with_settings(
-    *("transport", "http", "grpc", "workers", "request_timeout", "instance", "access_log", "log_level", "log_format")
+    *("mode", "http", "grpc", "workers", "request_timeout", "instance", "access_log", "log_level", "log_format")
 )
 @click.option("--validate", is_flag=True, help="Have Envoy check the configuration instead of printing it.")
 def gateway(settings: Settings, *, validate: bool) -> None:
@@ -194,7 +199,7 @@ def gateway(settings: Settings, *, validate: bool) -> None:
 
     \b
     Examples:
-      taskgate gateway --transport grpcio --http 0.0.0.0:80 > envoy.yaml
+      taskgate gateway --mode proxied --http 0.0.0.0:80 > envoy.yaml
       taskgate gateway --validate
     """
     from taskgate.commands.gateway import run_gateway

@@ -6,8 +6,8 @@ from dataclasses import replace
 import click
 
 from taskgate.base.settings import Settings
-from taskgate.commands.up import gateway_settings, with_possible_transport
-from taskgate.processes.envoy import InsideEnvoy, render, validate
+from taskgate.commands.up import gateway_settings, with_possible_mode
+from taskgate.processes.envoy import EmbeddedService, render, validate
 from taskgate.processes.envoy.embedded import environment, module
 from taskgate.processes.worker_pool import consecutive_addresses
 from taskgate.stores import check_store
@@ -15,19 +15,19 @@ from taskgate.stores import check_store
 
 def run_gateway(settings: Settings, *, validate_only: bool) -> None:
     """Print the configuration; with ``validate_only``, have Envoy check it. Raises GatewayError if it refuses."""
-    settings = with_possible_transport(settings)
-    inside = settings.transport == "envoy"
-    upstreams = [] if inside else consecutive_addresses(settings.grpc, settings.workers)
+    settings = with_possible_mode(settings)
+    embedded = settings.mode == "embedded"
+    upstreams = [] if embedded else consecutive_addresses(settings.grpc, settings.workers)
     gateway = gateway_settings(settings, upstreams)
-    if inside:
+    if embedded:
         check_store(settings.store, settings.layout)  # which the service in this configuration will open
-        gateway = replace(gateway, inside=InsideEnvoy(module(), settings.grpc))
+        gateway = replace(gateway, embedded=EmbeddedService(module(), settings.grpc))
     text = render(gateway)
     if validate_only:
-        validate(text, environment() if inside else {})
+        validate(text, environment() if embedded else {})
         click.echo("Envoy accepts the configuration.")
     else:
-        click.echo(((how_to_run() if inside else "") + text).encode(), nl=False)  # UTF-8 in any locale: it is a file
+        click.echo(((how_to_run() if embedded else "") + text).encode(), nl=False)  # UTF-8 in any locale: it is a file
 
 
 def how_to_run() -> str:

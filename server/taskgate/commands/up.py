@@ -41,24 +41,24 @@ def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
     signal.signal(signal.SIGHUP, lambda *_: None)  # until it means something; by default it would end the process
     check_store(settings.store, settings.layout)
-    settings = with_possible_transport(settings)
-    if settings.transport == "envoy":
+    settings = with_possible_mode(settings)
+    if settings.mode == "embedded":
         prepare_store(settings, demo=demo)
-        event_loop_runner()(_up_inside(settings, demo=demo))
+        event_loop_runner()(_up_embedded(settings, demo=demo))
     else:
         addresses = consecutive_addresses(settings.grpc, settings.workers)
         resolve(settings.http.host)  # Envoy is started last
         prepare_store(settings, demo=demo)
-        event_loop_runner()(_up_behind(settings, addresses, demo=demo))
+        event_loop_runner()(_up_proxied(settings, addresses, demo=demo))
 
 
-def with_possible_transport(settings: Settings) -> Settings:
-    """``settings``, with transport grpcio where Python cannot run inside Envoy; says so in one line."""
-    if settings.transport == "envoy" and (reason := why_not()) is not None:
+def with_possible_mode(settings: Settings) -> Settings:
+    """``settings``, with mode proxied where Python cannot run inside Envoy; says so in one line."""
+    if settings.mode == "embedded" and (reason := why_not()) is not None:
         structlog.get_logger("taskgate.up").warning(
-            f"running as with --transport grpcio, because {reason}; calls will cost several times as much"
+            f"running as with --mode proxied, because {reason}; calls will cost several times as much"
         )
-        return settings.model_copy(update={"transport": "grpcio"})
+        return settings.model_copy(update={"mode": "proxied"})
     return settings
 
 
@@ -76,7 +76,7 @@ def prepare_store(settings: Settings, *, demo: bool) -> None:
             writer.write([demo_task()])
 
 
-async def _up_inside(settings: Settings, *, demo: bool) -> None:
+async def _up_embedded(settings: Settings, *, demo: bool) -> None:
     """Processes that are Envoy and server in one.
 
     To stop, they fail health checks, go on for ``drain_delay`` seconds, stop taking connections and finish their calls.
@@ -95,7 +95,7 @@ async def _up_inside(settings: Settings, *, demo: bool) -> None:
         await pool.drain(settings.drain_delay)
 
 
-async def _up_behind(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
+async def _up_proxied(settings: Settings, addresses: list[Address], *, demo: bool) -> None:
     """One Envoy, and the gRPC servers behind it. Start downwards, stop upwards.
 
     1. Envoy fails its health endpoint, stops taking connections and lets running calls finish.
@@ -136,7 +136,7 @@ def connections_of_envoy(settings: Settings) -> int:
     One full of calls takes others to servers, which need files in both processes. Raises SettingsError if the limit of
     open files leaves room for hardly any.
     """
-    from taskgate.transports.grpcio import most_connections  # noqa: PLC0415 - transport envoy does without grpcio
+    from taskgate.transports.grpcio import most_connections  # noqa: PLC0415 - mode embedded does without grpcio
 
     others = files_of_envoy(settings.workers)
     connections = connections_within(raise_file_limit(), others=others, each=1 + CONNECTIONS_TO_SERVERS)

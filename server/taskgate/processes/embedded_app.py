@@ -23,7 +23,7 @@ from taskgate.processes.bootstrap import DRAIN, REFUSAL, Orders
 from taskgate.processes.heartbeat import start_beating
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
-from taskgate.transports.asgi_app import EnvoyTransport
+from taskgate.transports.asgi_app import AsgiTransport
 
 
 class Application:
@@ -32,7 +32,7 @@ class Application:
     def __init__(self, open_store: Callable[[str, Layout], TaskStore]) -> None:
         """``open_store`` makes the store from URL and layout in the settings."""
         self._open_store = open_store
-        self._transport: EnvoyTransport | None = None
+        self._transport: AsgiTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __call__(
@@ -79,7 +79,7 @@ class Application:
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
-        self._transport = transport = EnvoyTransport(
+        self._transport = transport = AsgiTransport(
             settings, self._open_store(settings.store, settings.layout), python=python
         )
         await transport.start()
@@ -114,7 +114,7 @@ def _first_line() -> tuple[bytes, bytes]:
     return line, rest
 
 
-async def _obey(read: bytes, transport: EnvoyTransport) -> None:
+async def _obey(read: bytes, transport: AsgiTransport) -> None:
     """Wait for the order to drain."""
     reader = asyncio.StreamReader()
     reader.feed_data(read)

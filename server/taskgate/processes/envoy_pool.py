@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from taskgate.base.file_limit import connections_within, raise_file_limit
 from taskgate.base.settings import Settings
-from taskgate.processes.envoy import GatewaySettings, InsideEnvoy
+from taskgate.processes.envoy import EmbeddedService, GatewaySettings
 from taskgate.processes.envoy.embedded import EnvoyWithPython, module
 from taskgate.processes.reserved_ports import reserve_all
 from taskgate.processes.supervisor import Supervisor
@@ -27,7 +27,7 @@ class EnvoyPool(Supervisor[EnvoyWithPython]):
         self._settings = settings
         connections = connections_within(raise_file_limit(), others=_FILES + files_of(settings.store))
         gateway = replace(gateway, max_connections=connections)
-        self._gateway = replace(gateway, listen=self.http, inside=InsideEnvoy(module(), self.grpc))
+        self._gateway = replace(gateway, listen=self.http, embedded=EmbeddedService(module(), self.grpc))
         super().__init__(
             [self._new] * settings.workers, name="worker", grace=settings.shutdown_grace, reservations=reservations
         )

@@ -2,7 +2,7 @@
 
 A REST call arrives as the gRPC call that the transcoder made of it, with its own path in ``x-envoy-original-path``, and
 is answered with the document itself: an answer that is not gRPC passes the transcoder as it is. The routes are in
-``gateway/inside.yaml``; nothing but what they let through comes here.
+``gateway/embedded.yaml``; nothing but what they let through comes here.
 
 This module must not import grpcio: a process in Envoy would carry it for nothing.
 """
@@ -89,7 +89,7 @@ _STREAM_PARTS = 16
 """Parts of a streaming request that wait for its handler, before its caller is made to wait."""
 
 
-class EnvoyTransport:
+class AsgiTransport:
     """The ASGI application for one store; ``start`` before the first call, ``stop`` after the last."""
 
     def __init__(self, settings: Settings, store: TaskStore, *, python: str) -> None:

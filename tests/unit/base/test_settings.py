@@ -31,6 +31,18 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monke
     assert settings.grpc == Address("127.0.0.1", 50051)
 
 
+@pytest.mark.parametrize(("former", "mode"), [("envoy", "embedded"), ("grpcio", "proxied")])
+def test_transport_is_the_former_name_of_mode(former: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a flag and as a variable. The new name is the one that is passed on; both at once are refused."""
+    settings = load_settings(None, {"transport": former})
+    assert settings.mode == mode
+    assert Settings.model_validate_json(settings.model_dump_json()).transport is None
+    with pytest.raises(SettingsError, match=r"^transport: it is the former name of mode; set mode alone$"):
+        load_settings(None, {"transport": former, "mode": mode})
+    monkeypatch.setenv("TASKGATE_TRANSPORT", former)
+    assert load_settings(None, {}).mode == mode
+
+
 def test_config_file_can_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "taskgate.toml"
     config.write_text("workers = 2\n")

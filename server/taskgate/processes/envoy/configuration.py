@@ -67,8 +67,8 @@ class GatewayError(SettingsError):
 
 
 @dataclass(frozen=True, slots=True)
-class InsideEnvoy:
-    """The service inside Envoy, by ``gateway/inside.yaml``."""
+class EmbeddedService:
+    """The service inside Envoy, by ``gateway/embedded.yaml``."""
 
     module: Path
     """pyvoy's dynamic module."""
@@ -107,7 +107,7 @@ class GatewaySettings:
     peer_token: str = ""
     """What tells our own servers that the address of a caller comes from this gateway."""
 
-    inside: InsideEnvoy | None = None
+    embedded: EmbeddedService | None = None
     """Where the service runs inside Envoy: what that takes; ``upstreams`` are then not used."""
 
     access_log: str = ""
@@ -125,8 +125,8 @@ def render(settings: GatewaySettings) -> str:
     yaml.width = 4096  # never fold a line
     yaml.indent(mapping=2, sequence=4, offset=2)
     config = yaml.load(_gateway_file("envoy.yaml").read_text(encoding="utf-8"))
-    if settings.inside is not None:
-        _move_inside(config, yaml.load(_gateway_file("inside.yaml").read_text(encoding="utf-8")), settings.inside)
+    if settings.embedded is not None:
+        _embed(config, yaml.load(_gateway_file("embedded.yaml").read_text(encoding="utf-8")), settings.embedded)
     else:
         _set_limits(config, settings)
         for cluster in (_CLUSTER, _CLUSTER_OF_STREAMS):
@@ -137,8 +137,8 @@ def render(settings: GatewaySettings) -> str:
     _put(config, _CONNECTIONS, settings.max_connections)
     _put(config, f"{_TRANSCODER}/proto_descriptor", str(_gateway_file("taskgate.binpb").absolute()))
     _set_access_log(config, settings.access_log)
-    if settings.inside is not None:
-        _add_grpc_address(config, settings.inside.grpc)
+    if settings.embedded is not None:
+        _add_grpc_address(config, settings.embedded.grpc)
     if settings.probe is not None:
         _add_address(config, {"pipe": {"path": str(settings.probe), "mode": _PRIVATE}})
     text = io.StringIO()
@@ -200,7 +200,7 @@ def _set_listener(config: Any, settings: GatewaySettings) -> None:
     # json.dumps: the name stands between the quotes of a JSON string; "%" would start one of Envoy's commands nowhere.
     instance = DoubleQuotedScalarString(json.dumps(settings.instance)[1:-1], anchor="instance")
     _put(config, "static_resources/listeners/taskgate/metadata/filter_metadata/taskgate/instance", instance)
-    if settings.inside is None:
+    if settings.embedded is None:
         _put(config, f"{_ROUTE}/typed_per_filter_config/envoy.filters.http.lua/filter_context/instance", instance)
 
 
@@ -211,8 +211,8 @@ def _set_socket_address(listener: Any, host: str, port: int) -> None:
         _find(listener, "address/socket_address")["ipv4_compat"] = True  # both families, as everywhere else
 
 
-def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
-    """Put the parts of ``gateway/inside.yaml`` in their places."""
+def _embed(config: Any, parts: Any, embedded: EmbeddedService) -> None:
+    """Put the parts of ``gateway/embedded.yaml`` in their places."""
     _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
     setting = "always_set_request_id_in_response"
     _put(config, f"{_MANAGER}/{setting}", parts[setting])
@@ -223,7 +223,7 @@ def _move_inside(config: Any, parts: Any, inside: InsideEnvoy) -> None:
     _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}", parts["routes"])
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
     _put(config, "static_resources/clusters", parts["clusters"])
-    _put(config, f"{_PYTHON}/dynamic_module_config/module/local/filename", str(inside.module))
+    _put(config, f"{_PYTHON}/dynamic_module_config/module/local/filename", str(embedded.module))
     log_format = f"{_MANAGER}/access_log/0/typed_config/log_format/json_format"
     _put(config, f"{log_format}/request_id", parts["request_id_in_access_log"])
 
