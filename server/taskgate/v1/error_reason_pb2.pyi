@@ -25,15 +25,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not used: an `ErrorInfo` always has a reason."""
     ERROR_REASON_INVALID_TASK_ID: _ErrorReason.ValueType  # 1
-    """The task ID cannot be one: it is empty, holds a control character, or is not of the format that the server is set up
-    for. No store was asked.
+    """The task ID is not well formed: it is empty, has a control character, or is not of the format that the server is set
+    up for.
 
     INVALID_ARGUMENT · 400 · do not retry; correct the ID.
 
         {"reason": "ERROR_REASON_INVALID_TASK_ID", "domain": "taskgate", "metadata": {}}
     """
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 2
-    """The bytes of the request are not the message that the method takes, which `message` names.
+    """The request cannot be decoded as the message that the method takes. `message` names that message.
 
     INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this schema.
 
@@ -44,8 +44,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 3
-    """The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
-    work may come to this. `task_id` is cut after 1,024 bytes, as it is in messages.
+    """The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that was found
+    once may not be found later. A long `task_id` is cut.
 
     NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
 
@@ -56,8 +56,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 4
-    """The store cannot answer now: it is away, locked or damaged. The message says why; where the store is, only the server's
-    log says, under the request ID.
+    """The store cannot answer now: it is unreachable, locked or damaged. The message says why. The address of the store stands
+    in the server's log only, under the request ID.
 
     UNAVAILABLE · 503 · retry after a pause.
 
@@ -65,16 +65,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 5
     """The caller's deadline, or the longest time that the server allows any call, passed before there was an answer. A
-    caller whose own deadline passed mostly sees its client's error instead, which has no details.
+    caller whose own deadline passed usually sees an error made by its client, without details.
 
     DEADLINE_EXCEEDED · 504 · retry after a pause, or with more time.
 
         {"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "taskgate", "metadata": {}}
     """
     ERROR_REASON_DOCUMENT_UNREADABLE: _ErrorReason.ValueType  # 6
-    """What is stored under the ID is not a JSON object in UTF-8, or is nested more than 1,000 levels deep.
+    """The value stored under the ID is not a JSON object in UTF-8, or is nested too deeply.
 
-    DATA_LOSS · 500 · do not retry; the task has to be stored anew.
+    DATA_LOSS · 500 · do not retry; the stored value must be repaired.
 
         {
           "reason": "ERROR_REASON_DOCUMENT_UNREADABLE",
@@ -83,9 +83,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_TASK_NOT_REPRESENTABLE: _ErrorReason.ValueType  # 7
-    """The document is sound and holds a value that `Task` has no place for; the rules are in the comment of `Task`. `path`
-    says where, never what: keys joined by dots, list items by their index, keys that are not plain words in brackets and
-    quotes. Long ones are cut. Only `GetTask`.
+    """The document holds a value that `Task` cannot hold, by the rules in the comment of `Task`. `path` says where, and never
+    quotes the value: keys are joined by dots, list items are given by their index, and keys that are not plain words stand
+    in brackets and quotes. A long path is cut. Only `GetTask` returns this.
 
     DATA_LOSS · 500 · do not retry; ask `GetTaskJson`, which returns the document as it is.
 
@@ -96,10 +96,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_DOCUMENT_TOO_LARGE: _ErrorReason.ValueType  # 8
-    """The stored document, or the message made of it, does not fit into one message of 32 MiB. Sizes are in bytes. For a
-    document, `document_bytes` is given; for a message, `message_bytes`.
+    """The stored document, or the message made of it, is larger than the server can send. Sizes are in bytes: `document_bytes`
+    for a document, `message_bytes` for a message.
 
-    INTERNAL · 500 · do not retry. Not RESOURCE_EXHAUSTED, which clients do retry: the task would be as large again.
+    INTERNAL · 500 · do not retry: the task would be as large again. (Clients retry RESOURCE_EXHAUSTED.)
 
         {
           "reason": "ERROR_REASON_DOCUMENT_TOO_LARGE",
@@ -112,8 +112,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 9
-    """Something that should not happen did. The server's log has all of it under `request_id`; the answer has nothing
-    else.
+    """An unexpected error. The server's log has the details under `request_id`.
 
     INTERNAL · 500 · do not retry; report it with the request ID.
 
@@ -124,7 +123,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         }
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it:
+    """The server is healthy but has no room for the call now: a queue or a budget is full. `limit` names it:
     `in_flight_bytes_of_` and `connection`, `address` or `server`, `in_flight_waiting`, `store_reads_waiting`,
     `conversions_waiting` or `conversion_process`.
 
@@ -137,8 +136,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the names that `google.rpc.ErrorInfo.reason` takes where its `domain` is `taskgate`.
 
-    Programs should decide by the reason; messages are for people and may change. Reasons may be added: treat an unknown one
-    by its status code. Over gRPC the `ErrorInfo` is a detail of the `google.rpc.Status` in `grpc-status-details-bin`. REST
+    Let programs decide by the reason: messages are for people and may change. Reasons may be added, so treat an unknown
+    one by its status code. Over gRPC the `ErrorInfo` is a detail of the `google.rpc.Status` in `grpc-status-details-bin`. REST
     callers get the HTTP status and Conductor's error body, which has no room for the reason.
 
     Each value says when it occurs, its gRPC code, its HTTP status, and whether the same call may succeed later.
@@ -147,15 +146,15 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not used: an `ErrorInfo` always has a reason."""
 ERROR_REASON_INVALID_TASK_ID: ErrorReason.ValueType  # 1
-"""The task ID cannot be one: it is empty, holds a control character, or is not of the format that the server is set up
-for. No store was asked.
+"""The task ID is not well formed: it is empty, has a control character, or is not of the format that the server is set
+up for.
 
 INVALID_ARGUMENT · 400 · do not retry; correct the ID.
 
     {"reason": "ERROR_REASON_INVALID_TASK_ID", "domain": "taskgate", "metadata": {}}
 """
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 2
-"""The bytes of the request are not the message that the method takes, which `message` names.
+"""The request cannot be decoded as the message that the method takes. `message` names that message.
 
 INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this schema.
 
@@ -166,8 +165,8 @@ INVALID_ARGUMENT · 400 · do not retry; make the request with stubs of this sch
     }
 """
 ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 3
-"""The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that used to
-work may come to this. `task_id` is cut after 1,024 bytes, as it is in messages.
+"""The ID is well formed, and no stored task has it. Conductor removes tasks with their workflows, so an ID that was found
+once may not be found later. A long `task_id` is cut.
 
 NOT_FOUND · 404 · do not retry, unless the task may not have reached the store yet.
 
@@ -178,8 +177,8 @@ NOT_FOUND · 404 · do not retry, unless the task may not have reached the store
     }
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 4
-"""The store cannot answer now: it is away, locked or damaged. The message says why; where the store is, only the server's
-log says, under the request ID.
+"""The store cannot answer now: it is unreachable, locked or damaged. The message says why. The address of the store stands
+in the server's log only, under the request ID.
 
 UNAVAILABLE · 503 · retry after a pause.
 
@@ -187,16 +186,16 @@ UNAVAILABLE · 503 · retry after a pause.
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 5
 """The caller's deadline, or the longest time that the server allows any call, passed before there was an answer. A
-caller whose own deadline passed mostly sees its client's error instead, which has no details.
+caller whose own deadline passed usually sees an error made by its client, without details.
 
 DEADLINE_EXCEEDED · 504 · retry after a pause, or with more time.
 
     {"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "taskgate", "metadata": {}}
 """
 ERROR_REASON_DOCUMENT_UNREADABLE: ErrorReason.ValueType  # 6
-"""What is stored under the ID is not a JSON object in UTF-8, or is nested more than 1,000 levels deep.
+"""The value stored under the ID is not a JSON object in UTF-8, or is nested too deeply.
 
-DATA_LOSS · 500 · do not retry; the task has to be stored anew.
+DATA_LOSS · 500 · do not retry; the stored value must be repaired.
 
     {
       "reason": "ERROR_REASON_DOCUMENT_UNREADABLE",
@@ -205,9 +204,9 @@ DATA_LOSS · 500 · do not retry; the task has to be stored anew.
     }
 """
 ERROR_REASON_TASK_NOT_REPRESENTABLE: ErrorReason.ValueType  # 7
-"""The document is sound and holds a value that `Task` has no place for; the rules are in the comment of `Task`. `path`
-says where, never what: keys joined by dots, list items by their index, keys that are not plain words in brackets and
-quotes. Long ones are cut. Only `GetTask`.
+"""The document holds a value that `Task` cannot hold, by the rules in the comment of `Task`. `path` says where, and never
+quotes the value: keys are joined by dots, list items are given by their index, and keys that are not plain words stand
+in brackets and quotes. A long path is cut. Only `GetTask` returns this.
 
 DATA_LOSS · 500 · do not retry; ask `GetTaskJson`, which returns the document as it is.
 
@@ -218,10 +217,10 @@ DATA_LOSS · 500 · do not retry; ask `GetTaskJson`, which returns the document 
     }
 """
 ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 8
-"""The stored document, or the message made of it, does not fit into one message of 32 MiB. Sizes are in bytes. For a
-document, `document_bytes` is given; for a message, `message_bytes`.
+"""The stored document, or the message made of it, is larger than the server can send. Sizes are in bytes: `document_bytes`
+for a document, `message_bytes` for a message.
 
-INTERNAL · 500 · do not retry. Not RESOURCE_EXHAUSTED, which clients do retry: the task would be as large again.
+INTERNAL · 500 · do not retry: the task would be as large again. (Clients retry RESOURCE_EXHAUSTED.)
 
     {
       "reason": "ERROR_REASON_DOCUMENT_TOO_LARGE",
@@ -234,8 +233,7 @@ INTERNAL · 500 · do not retry. Not RESOURCE_EXHAUSTED, which clients do retry:
     }
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 9
-"""Something that should not happen did. The server's log has all of it under `request_id`; the answer has nothing
-else.
+"""An unexpected error. The server's log has the details under `request_id`.
 
 INTERNAL · 500 · do not retry; report it with the request ID.
 
@@ -246,7 +244,7 @@ INTERNAL · 500 · do not retry; report it with the request ID.
     }
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""The server is sound and has no room for the call now: a queue or a budget is full. `limit` names it:
+"""The server is healthy but has no room for the call now: a queue or a budget is full. `limit` names it:
 `in_flight_bytes_of_` and `connection`, `address` or `server`, `in_flight_waiting`, `store_reads_waiting`,
 `conversions_waiting` or `conversion_process`.
 

@@ -19,15 +19,15 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetTaskRequest(_message.Message):
-    """Which task `TaskService.GetTask` returns."""
+    """Request for `TaskService.GetTask`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The ID of the task execution: a UUID in its usual 36 characters, any version, any case. A server set up for other ID
-    generators takes any text that is not empty and holds no control characters. Compared with stored IDs character by
-    character, case included.
+    """The ID of the task execution. By default a UUID in its usual 36 characters, of any version, in upper or lower case. A
+    server that is set up for other ID generators takes any text that is not empty and has no control characters. IDs are
+    compared with case.
     """
     def __init__(
         self,
@@ -44,7 +44,7 @@ Global___GetTaskRequest: _TypeAlias = GetTaskRequest  # noqa: Y015
 
 @_typing.final
 class GetTaskResponse(_message.Message):
-    """The answer of `TaskService.GetTask`."""
+    """Response for `TaskService.GetTask`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -68,7 +68,7 @@ Global___GetTaskResponse: _TypeAlias = GetTaskResponse  # noqa: Y015
 
 @_typing.final
 class GetTaskJsonRequest(_message.Message):
-    """Which task `TaskService.GetTaskJson` returns."""
+    """Request for `TaskService.GetTaskJson`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -90,13 +90,13 @@ Global___GetTaskJsonRequest: _TypeAlias = GetTaskJsonRequest  # noqa: Y015
 
 @_typing.final
 class StreamTaskJsonRequest(_message.Message):
-    """Which task `TaskService.StreamTaskJson` returns."""
+    """Request for `TaskService.StreamTaskJson`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The ID of the task execution, as in `GetTaskRequest`; over REST, the last segment of the path, percent-decoded."""
+    """The ID of the task execution, as in `GetTaskRequest`. Over REST, the last segment of the path, percent-decoded."""
     def __init__(
         self,
         *,

@@ -27,19 +27,21 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """Reads executions of Conductor tasks by their ID.
+    """Reads task executions of Conductor by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
-    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at
-    all, changes nothing, and an answer is as new as the store it came from.
+    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
+    Each call asks the store: an answer is never older than the call.
 
-    Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, are worth another try, after a
-    pause; no other code is. A request ID in the metadata `x-request-id`, given or made, comes back with every answer and
-    stands in the server's log.
+    An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
+    reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
+    a pause. Do not retry other codes.
 
-    An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
-    (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
+    Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
+    returns it with every answer.
+
+    A task may be larger than the messages that gRPC clients accept by default. Raise the limit
+    (`grpc.max_receive_message_length` or its equal), or use `StreamTaskJson`.
     """
 
     def __init__(self, channel):
@@ -66,40 +68,42 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """Reads executions of Conductor tasks by their ID.
+    """Reads task executions of Conductor by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
-    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at
-    all, changes nothing, and an answer is as new as the store it came from.
+    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
+    Each call asks the store: an answer is never older than the call.
 
-    Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, are worth another try, after a
-    pause; no other code is. A request ID in the metadata `x-request-id`, given or made, comes back with every answer and
-    stands in the server's log.
+    An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
+    reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
+    a pause. Do not retry other codes.
 
-    An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
-    (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
+    Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
+    returns it with every answer.
+
+    A task may be larger than the messages that gRPC clients accept by default. Raise the limit
+    (`grpc.max_receive_message_length` or its equal), or use `StreamTaskJson`.
     """
 
     def GetTask(self, request, context):
         """Returns a task as a typed message.
 
-        Cost: one lookup by primary key, then a conversion that grows with the number of values in the document. The whole
-        task is read, converted and sent, whichever fields the caller wants.
+        The whole task is read, converted and sent, whichever fields the caller wants.
 
-        This method has no REST form of its own: protobuf's JSON would turn 64-bit integers into strings, drop nulls and
-        reorder keys, which Conductor's clients do not expect. REST callers get `StreamTaskJson`. The same bytes also answer
+        This method has no REST form: protobuf's JSON turns 64-bit integers into strings, drops nulls and reorders keys, and
+        Conductor's clients expect neither. REST callers get `StreamTaskJson`. The same bytes also answer
         `/conductor.grpc.tasks.TaskService/GetTask`, so stubs made from Conductor's protos work unchanged.
 
         Returns:
 
-        * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed; no store was asked.
+        * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed.
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
         * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
-        * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds what `Task` cannot; see there. `GetTaskJson`
-        returns it.
-        * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if what is stored is not a JSON object.
-        * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is over 32 MiB.
+        * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds a value that `Task` cannot hold.
+        `GetTaskJson` returns such a document.
+        * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if the stored value is not a JSON object.
+        * INTERNAL, `ERROR_REASON_DOCUMENT_TOO_LARGE`, if the document, or the message made of it, is larger than the server
+        can send.
         * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
         * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if the server has no room for the call now.
         * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
@@ -111,14 +115,13 @@ class TaskServiceServicer:
 
     def GetTaskJson(self, request, context):
         """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
-        keys. `content_type` is `application/json`, `data` one JSON object in UTF-8, `extensions` is empty.
+        keys. `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
 
-        Cost: one lookup by primary key, and a pass over the document to see that it is JSON. By far the cheaper method for
-        large tasks.
+        The server converts nothing, so this is the faster method for large tasks.
 
-        Returns: as `GetTask`, except that `ERROR_REASON_TASK_NOT_REPRESENTABLE` cannot occur.
+        Returns the errors of `GetTask`, except `ERROR_REASON_TASK_NOT_REPRESENTABLE`.
 
-        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `StreamTaskJson` answers with it, too.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `StreamTaskJson` returns the same message.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -126,20 +129,22 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamTaskJson(self, request, context):
-        """Returns what `GetTaskJson` does, a document over 64 KiB in several messages of at most 256 KiB: for clients that
-        accept no large messages, and for servers, which hold little of it for a client that reads slowly. The `data` of all
-        messages, joined, is the document; `content_type` is set in the first. Until OK, it is not whole.
+        """Returns a task as its JSON document, in several messages if it is large. A client that limits the size of messages
+        can thus read any task, and the server holds little memory for a client that reads slowly.
 
-        This is Conductor's REST call: through the gateway, `GET /api/tasks/{task_id}` answers the document itself, not
-        wrapped, and errors as Conductor's `{"status": …, "message": …, "instance": …, "retryable": …}` with the HTTP status
-        given with each `ErrorReason`.
+        Join the `data` of all messages to get the document. It is complete only when the call ends with OK. `content_type` is
+        set in the first message.
 
-        A client that takes less than 64 KiB a second for 10 seconds finds its stream ended.
+        This is Conductor's REST call. Through the gateway, `GET /api/tasks/{task_id}` returns the bare document. An error has
+        the HTTP status that `ErrorReason` gives, and Conductor's body
+        `{"status": …, "message": …, "instance": …, "retryable": …}`.
 
-        Returns: as `GetTaskJson`.
+        The server ends the stream of a client that reads too slowly for too long.
 
-        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE as above.
-        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME as above.
+        Returns the errors of `GetTaskJson`.
+
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE `GetTaskJson` returns the same message.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME HttpBody is how gRPC says: these bytes are the HTTP body.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,19 +177,21 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """Reads executions of Conductor tasks by their ID.
+    """Reads task executions of Conductor by their ID.
 
-    A task is one document, which Conductor writes and taskgate serves. The methods return the same document: `GetTask`
-    in types, `GetTaskJson` and `StreamTaskJson` as the bytes that are stored. All only read; calling them twice, or not at
-    all, changes nothing, and an answer is as new as the store it came from.
+    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
+    Each call asks the store: an answer is never older than the call.
 
-    Errors carry one `google.rpc.ErrorInfo` with domain `taskgate` and a reason from `ErrorReason`, where each is explained.
-    UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, are worth another try, after a
-    pause; no other code is. A request ID in the metadata `x-request-id`, given or made, comes back with every answer and
-    stands in the server's log.
+    An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
+    reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
+    a pause. Do not retry other codes.
 
-    An answer is at most 32 MiB, a request 64 KiB. Many gRPC clients accept 4 MiB until told otherwise
-    (`grpc.max_receive_message_length` and its kin), and Conductor lets a task hold more than that.
+    Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
+    returns it with every answer.
+
+    A task may be larger than the messages that gRPC clients accept by default. Raise the limit
+    (`grpc.max_receive_message_length` or its equal), or use `StreamTaskJson`.
     """
 
     @staticmethod
