@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from aiohappyeyeballs import AddrInfoType
 
 from taskgate.stores.network import connecting
-from taskgate.stores.network.connecting import Address
 
 NAME = "two.example"
 """What the tests call it: no resolver knows it."""
@@ -31,7 +31,7 @@ def dead_address(port: int) -> Iterator[str]:
 def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Let the name have these addresses, in this order."""
 
-    async def addresses_of(host: str, port: int) -> list[Address]:
+    async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
         assert host == NAME
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)) for address in addresses]
 

@@ -12,7 +12,7 @@ import uvloop
 from support.database_server import free_port
 from support.dead_address import NAME, dead_address, resolve
 from taskgate.stores.network import connecting
-from taskgate.stores.network.connecting import DiallingLoop, dial
+from taskgate.stores.network.connecting import HappyEyeballsLoop, connect
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -43,15 +43,15 @@ def test_address_that_does_not_answer_costs_a_moment(monkeypatch: pytest.MonkeyP
     """The next one is tried as well."""
     resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
 
-    async def connect(port: int) -> None:
+    async def once(port: int) -> None:
         with dead_address(port):
-            transport, _ = await DiallingLoop().create_connection(asyncio.Protocol, NAME, port)
+            transport, _ = await HappyEyeballsLoop().create_connection(asyncio.Protocol, NAME, port)
             plain = transport.get_extra_info("socket")
             assert plain.getpeername() == ("127.0.0.1", port)
             assert plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             transport.close()
 
-    runner(greeted(connect))
+    runner(greeted(once))
 
 
 @runners
@@ -60,46 +60,45 @@ def test_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch, run
     monkeypatch.setattr(connecting, "NEXT_AFTER", 1000)
     resolve(monkeypatch, "127.0.0.2", "127.0.0.1", "127.0.0.1")
 
-    async def connect(port: int) -> None:
-        (await dial(NAME, port)).close()
+    async def once(port: int) -> None:
+        (await connect(NAME, port)).close()
 
-    runner(greeted(connect))
+    runner(greeted(once))
 
 
 @runners
 def test_no_address_that_takes_it_is_an_oserror(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> None:
     resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
 
-    async def connect() -> None:
+    async def attempts() -> None:
         with pytest.raises(ConnectionRefusedError):
-            await dial(NAME, free_port())
+            await connect(NAME, free_port())
         resolve(monkeypatch)
-        with pytest.raises(OSError, match="without an address"):
-            await dial(NAME, 1)
+        with pytest.raises(OSError, match="has no address"):
+            await connect(NAME, 1)
 
-    runner(connect())
+    runner(attempts())
 
 
 @runners
 def test_nothing_stays_open(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> None:
     """Attempts that were not needed, those of a caller who gave up, and two that are taken at the same time."""
 
-    async def connect() -> None:
+    async def attempts() -> None:
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        (await dial("127.0.0.1", port)).close()  # whatever is made once is made
+        (await connect("127.0.0.1", port)).close()  # whatever is made once is made
         with dead_address(port) as dead:
             before = open_files()
-            monkeypatch.setattr(connecting, "NEXT_AFTER", 0)
+            monkeypatch.setattr(connecting, "NEXT_AFTER", 0.001)
             for addresses in ((dead, "127.0.0.1"), ("127.0.0.1", "127.0.0.1", dead), (dead, dead)):
                 resolve(monkeypatch, *addresses)
                 for turns in range(10):
-                    dialling_now = asyncio.create_task(dial(NAME, port))
-                    for _ in range(turns):
-                        await asyncio.sleep(0)
+                    attempt = asyncio.create_task(connect(NAME, port))
+                    await asyncio.sleep(turns * 0.0003)  # a moment before, between or after the attempts
                     if "127.0.0.1" not in addresses or turns % 2:
-                        dialling_now.cancel()
-                    (taken,) = await asyncio.gather(dialling_now, return_exceptions=True)
+                        attempt.cancel()
+                    (taken,) = await asyncio.gather(attempt, return_exceptions=True)
                     if isinstance(taken, socket.socket):
                         taken.close()
             async with asyncio.timeout(20):
@@ -107,7 +106,7 @@ def test_nothing_stays_open(monkeypatch: pytest.MonkeyPatch, runner: Runner) -> 
                     await asyncio.sleep(0.001)
         server.close()
 
-    runner(connect())
+    runner(attempts())
 
 
 def open_files() -> int:

@@ -8,7 +8,7 @@ from asyncmy import errors
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores.mysql.url import MysqlUrl
-from taskgate.stores.network.connecting import DiallingLoop
+from taskgate.stores.network.connecting import HappyEyeballsLoop
 from taskgate.stores.network.faults import LOST, network_reason
 
 _NO_TABLE = "it has no table 'task' as taskgate or Conductor makes it"
@@ -135,7 +135,7 @@ async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa:
 
 
 async def _connect(connection: Any) -> None:
-    loop = DiallingLoop()
+    loop = HappyEyeballsLoop()
     connection._loop = loop  # noqa: SLF001 - it takes none as an argument
     try:
         await connection.connect()

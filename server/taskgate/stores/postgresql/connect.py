@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import asyncpg
 
 from taskgate.base.errors import StoreUnavailable
-from taskgate.stores.network.connecting import DiallingLoop
+from taskgate.stores.network.connecting import HappyEyeballsLoop
 from taskgate.stores.network.faults import LOST, network_reason
 from taskgate.stores.postgresql.url import PostgresqlUrl
 
@@ -68,7 +68,7 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
     for number, (place, target) in enumerate(attempts):
         # A host that is silent must leave time for the others.
         seconds = (deadline - time.monotonic()) / (len(attempts) - number)
-        loop = DiallingLoop()
+        loop = HappyEyeballsLoop()
         try:
             connection = await asyncpg.connect(
                 **place,

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
-from taskgate.stores.network.connecting import DiallingLoop
+from taskgate.stores.network.connecting import HappyEyeballsLoop
 from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.redis.faults import (
     CLOSED_BY_SERVER,
@@ -214,7 +214,7 @@ class Dialer:
 
     async def _open(self, endpoint: Endpoint) -> Connection:
         context = None if self._tls is None else _context(self._tls)
-        transport, connection = await DiallingLoop().create_connection(
+        transport, connection = await HappyEyeballsLoop().create_connection(
             lambda: Connection(self._silence), endpoint.host, endpoint.port, ssl=context
         )
         plain: socket.socket = transport.get_extra_info("socket")
