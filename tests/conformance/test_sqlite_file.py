@@ -24,7 +24,7 @@ from support.running import eventually
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore
-from taskgate.stores.sqlite import store as sqlite
+from taskgate.stores.sqlite import writer as sqlite_writer
 
 ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
@@ -251,8 +251,8 @@ async def test_closing_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None
 def test_database_is_marked_and_has_conductors_columns(tmp_path: Path) -> None:
     file = make(tmp_path / "tasks.db", {ID: "{}"})
     with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("PRAGMA application_id").fetchone() == (sqlite.APPLICATION_ID,)
-        assert connection.execute("PRAGMA user_version").fetchone() == (sqlite.LAYOUT_VERSION,)
+        assert connection.execute("PRAGMA application_id").fetchone() == (sqlite_writer.APPLICATION_ID,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (sqlite_writer.LAYOUT_VERSION,)
         assert connection.execute("SELECT json_data FROM task WHERE task_id = ?", (ID,)).fetchone() == ("{}",)
         columns = {row[1] for row in connection.execute("PRAGMA table_info(task)")}
         assert columns == {"task_id", "json_data", "created_on", "modified_on", "update_time"}
@@ -311,7 +311,7 @@ def test_layout_of_a_later_taskgate_is_not_written_to(tmp_path: Path) -> None:
 def test_full_disk_is_told_and_nothing_of_the_batch_stays(tmp_path: Path) -> None:
     file = make(tmp_path / "tasks.db", {ID: "{}"})
     with open_writer(url_of(file)) as writer:
-        assert isinstance(writer, sqlite.SqliteWriter)
+        assert isinstance(writer, sqlite_writer.SqliteWriter)
         writer._connection.execute("PRAGMA max_page_count = 10")
         with pytest.raises(StoreUnavailable, match="the disk is full"):
             writer.write([StoredTask(str(number), 1, b"x" * 2000) for number in range(1000)])
@@ -322,7 +322,7 @@ def test_full_disk_is_told_and_nothing_of_the_batch_stays(tmp_path: Path) -> Non
 
 
 def test_writer_that_waits_too_long_for_another_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "WRITE_BUSY_TIMEOUT", 0.3)
+    monkeypatch.setattr(sqlite_writer, "WRITE_BUSY_TIMEOUT", 0.3)
     file = make(tmp_path / "tasks.db", {})
     with open_writer(url_of(file)) as writer, closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -349,8 +349,8 @@ async def test_file_is_complete_without_its_log_after_an_import(tmp_path: Path) 
 
 async def test_log_is_kept_short_though_somebody_always_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers keep SQLite from starting the log over; then the writer waits for them, and they never for it."""
-    monkeypatch.setattr(sqlite, "_LONG_LOG_BYTES", 4_000_000)
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_PAGES", 100)
+    monkeypatch.setattr(sqlite_writer, "_LONG_LOG_BYTES", 4_000_000)
+    monkeypatch.setattr(sqlite_writer, "_CHECKPOINT_PAGES", 100)
     file = make(tmp_path / "tasks.db", {ID: "{}"})
     store = open_store(url_of(file))
     done = threading.Event()

@@ -15,7 +15,8 @@ from taskgate.stores.cassandra.url import CassandraUrl, parse_cassandra_url
 from taskgate.stores.mysql.url import MysqlUrl, parse_mysql_url
 from taskgate.stores.postgresql.url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
-from taskgate.stores.sqlite.store import SqliteStore, SqliteWriter
+from taskgate.stores.sqlite.store import SqliteStore
+from taskgate.stores.sqlite.writer import SqliteWriter
 from taskgate.stores.url_hints import refused_url, unknown_url
 
 _FILES_OF_A_STORE = 24

@@ -12,6 +12,7 @@ import pytest
 
 from taskgate.base.errors import DocumentUnreadable
 from taskgate.stores.single_flight import HUGE_AT_ONCE, HUGE_DOCUMENT, LARGE_DOCUMENT
+from taskgate.stores.sqlite import connections
 from taskgate.stores.sqlite import store as sqlite
 from taskgate.stores.sqlite.store import SqliteStore
 
@@ -48,7 +49,7 @@ async def happens_on_the_loop(store: SqliteStore, monkeypatch: pytest.MonkeyPatc
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What reads on the event loop; the module does where the other cannot be reached."""
     if request.param == "the sqlite3 module":
-        monkeypatch.setattr(sqlite, "open_lookup", lambda _uri, _statement: None)
+        monkeypatch.setattr(connections, "open_lookup", lambda _uri, _statement: None)
     return str(request.param)
 
 

@@ -9,7 +9,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from support.documents import DOCUMENTED_ID
 from taskgate.stores.base import StoredTask
-from taskgate.stores.sqlite.store import SqliteStore, SqliteWriter
+from taskgate.stores.sqlite.store import SqliteStore
+from taskgate.stores.sqlite.writer import SqliteWriter
 from taskgate.transports.asgi import CallerGone
 from taskgate.transports.asgi_app import _Parts, _Request, _Unfinished
 from taskgate.transports.grpc_wire import Refused, frame
