@@ -1,1 +1,1 @@
-"""What every other package may import: errors, settings, addresses, task IDs, logs."""
+"""Shared foundations, which every other package may import: errors, settings, addresses, task IDs, logs."""

@@ -1,4 +1,4 @@
-"""Where to listen: parsing ``HOST:PORT`` and finding out whether it is free."""
+"""Listen addresses: parse ``HOST:PORT``, and check that a port is free."""
 
 import socket
 from typing import NamedTuple, Self
@@ -19,7 +19,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``HOST:PORT`` or ``[IPV6]:PORT``; raises ValueError for anything else."""
+        """Parse ``HOST:PORT`` or ``[IPV6]:PORT``; raise ValueError for anything else."""
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         if not colon or not host or not port.isascii() or not port.isdigit() or (":" in host and not bracketed):
@@ -27,12 +27,12 @@ class Address(NamedTuple):
         if int(port) > MAX_PORT:
             raise ValueError(f"{text!r} has a port above {MAX_PORT}")
         if not may_be_host(host):
-            raise ValueError(f"{text!r} begins with what is not the name of a host")
+            raise ValueError(f"{text!r} does not begin with a valid host name")
         return cls(host.strip("[]"), int(port))
 
 
 def may_be_host(name: str) -> bool:
-    """Whether ``name`` can be looked up; one with an empty label, or one of over 63 bytes, makes no query at all."""
+    """Whether DNS can look up ``name``: it has no NUL, no empty label, and no label over 63 bytes."""
     try:
         name.encode("idna")
     except UnicodeError:
@@ -41,14 +41,14 @@ def may_be_host(name: str) -> bool:
 
 
 def check_port_free(address: Address, *, key: str) -> None:
-    """Raise SettingsError, naming setting ``key``, if ``address`` cannot be listened on.
+    """Raise SettingsError, naming setting ``key``, if this process cannot listen on ``address``.
 
-    gRPC and Envoy both listen with SO_REUSEPORT, which would let a second server take half of the first one's
-    connections without a word.
+    gRPC and Envoy listen with SO_REUSEPORT: without this check, a second server would silently take half of the
+    connections of the first.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Connections of an earlier server in TIME_WAIT do not make the port taken; a listener does.
+        # SO_REUSEADDR ignores an earlier server's connections in TIME_WAIT; only a listener makes the port taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)

@@ -1,4 +1,4 @@
-"""What can go wrong, and the one table that says how callers hear of it.
+"""Errors that callers can receive, and the one table of their gRPC codes and HTTP statuses.
 
 The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``)::
 
@@ -6,17 +6,17 @@ The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``
     ├── InvalidTaskId           the caller's ID cannot name a task
     ├── InvalidRequest          the request message could not be decoded
     ├── TaskNotFound            a well-formed ID that no stored task has
-    ├── StoreUnavailable        the database is away, locked or damaged
+    ├── StoreUnavailable        the database is unreachable, locked or damaged
     ├── Overloaded              a bounded resource of the server has no room for the call
-    ├── DeadlineExceeded        the caller's deadline, or ours, passed first
+    ├── DeadlineExceeded        the caller's deadline, or the server's own limit, has passed
     ├── DocumentUnreadable      a stored row is not the JSON document it should be
     ├── DocumentTooLarge        the answer does not fit into one message
     ├── TaskNotRepresentable    the document holds what the typed ``Task`` cannot
     └── InternalError           anything unexpected; made only by the masking layer
 
-Messages are public: they reach clients word for word, so they name the fault and never quote a driver, a stack, a
-document, or the address of anything; ``private`` is what the log has in their place. ``STATUS_OF`` is the one
-table of statuses; transports translate its rows and add none.
+Messages are public: they reach clients word for word. They name the fault and never quote a driver, a stack trace, a
+document or an address; the log has ``private`` in their place. Transports translate the rows of ``STATUS_OF`` and add
+none.
 """
 
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ _NAMED_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class ErrorStatus:
-    """How one kind of error looks from outside.
+    """How clients see one kind of error.
 
-    ``grpc_code`` is a name of ``google.rpc.Code``; ``reason``, a value name of ``taskgate.v1.ErrorReason``, is what
-    clients find in ``ErrorInfo.reason``; ``retryable`` says whether the same call may succeed later; ``retry_after``,
-    where there is a figure, says after how many seconds (``google.rpc.RetryInfo``, REST header ``retry-after``).
+    ``grpc_code`` is a name of ``google.rpc.Code``. ``reason``, a value name of ``taskgate.v1.ErrorReason``, becomes
+    ``ErrorInfo.reason``. ``retryable`` says whether the same call may succeed later. ``retry_after`` is the number of
+    seconds to wait first (``google.rpc.RetryInfo``, REST header ``retry-after``), or None if unknown.
     """
 
     grpc_code: str
@@ -46,7 +46,7 @@ class ErrorStatus:
 class TaskgateError(Exception):
     """Base of every refusal; ``message`` is what the client reads, ``metadata`` goes into ``ErrorInfo``.
 
-    ``private`` is what the log and the commands of the operator say instead: it may name places and settings.
+    ``private`` is the text for the log and the operator's commands: it may name addresses, files and settings.
     """
 
     def __init__(self, message: str, /, *, private: str | None = None, **metadata: str) -> None:
@@ -62,7 +62,7 @@ class TaskgateError(Exception):
 
 
 def shortened(task_id: str) -> str:
-    """``task_id`` for an error, cut after 1,024 bytes: gRPC clients take 8 KB of headers, and it is in them thrice."""
+    """Cut ``task_id`` to 1,024 bytes: an error repeats it three times in headers, of which gRPC clients accept 8 KB."""
     encoded = task_id.encode(errors="replace")
     if len(encoded) <= _NAMED_BYTES:
         return task_id
@@ -70,30 +70,30 @@ def shortened(task_id: str) -> str:
 
 
 class SettingsError(ValueError):
-    """A setting has a value that taskgate cannot run with; the text is one sentence a person can act on."""
+    """A setting has a value that taskgate cannot run with; the text is one sentence that a person can act on."""
 
 
 class InvalidTaskId(TaskgateError):
-    """The ID is empty, holds a control character, or is not of the configured format."""
+    """The ID is empty, holds a control character, or does not have the configured format."""
 
 
 class InvalidRequest(TaskgateError):
-    """The request bytes are not the message that the method takes."""
+    """The request bytes are not a message of the type that the method expects."""
 
 
 class TaskNotFound(TaskgateError):
     """No stored task has this ID."""
 
     def __init__(self, task_id: str) -> None:
-        # The wording is Conductor's own (``TaskResource``): released SDKs show it to people.
+        # Conductor's own wording (``TaskResource``): released SDKs show it to people.
         super().__init__(f"Task not found for taskId: {shortened(task_id)}", task_id=shortened(task_id))
 
 
 class StoreUnavailable(TaskgateError):
     """The store cannot answer now; trying again later may help.
 
-    ``reason`` is a clause about the store, in public words. ``store`` is what the log calls it, without a password, and
-    ``node`` which of its servers it was; neither is for clients.
+    ``reason`` is a clause about the store that clients may read. ``store`` is its name in the log, without a password,
+    and ``node`` the server of it that failed; both are for the log alone.
     """
 
     def __init__(self, reason: str, /, *, store: str = "", node: str = "") -> None:
@@ -105,7 +105,7 @@ class StoreUnavailable(TaskgateError):
 
 
 class Overloaded(TaskgateError):
-    """A queue or a budget is full; the message names which, ``metadata`` may hold its size. Try again after a pause."""
+    """A queue or a budget is full; the message names it, ``metadata`` may hold its size. Try again after a pause."""
 
 
 class DeadlineExceeded(TaskgateError):
@@ -125,11 +125,11 @@ class DocumentTooLarge(TaskgateError):
 
 
 class TaskNotRepresentable(TaskgateError):
-    """A value in the document has no place in ``taskgate.v1.Task``; ``GetTaskJson`` still returns it exactly."""
+    """The document has a value that ``taskgate.v1.Task`` cannot hold; ``GetTaskJson`` still returns it exactly."""
 
 
 class InternalError(TaskgateError):
-    """An unexpected fault. The log has all of it under the request ID; the client gets only that ID."""
+    """An unexpected fault. The log has its details under the request ID; the client gets only that ID."""
 
 
 STATUS_OF: dict[type[TaskgateError], ErrorStatus] = {
@@ -137,12 +137,12 @@ STATUS_OF: dict[type[TaskgateError], ErrorStatus] = {
     InvalidRequest: ErrorStatus("INVALID_ARGUMENT", 400, "ERROR_REASON_INVALID_REQUEST"),
     TaskNotFound: ErrorStatus("NOT_FOUND", 404, "ERROR_REASON_TASK_NOT_FOUND"),
     StoreUnavailable: ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True),
-    # Not UNAVAILABLE, which the gateway tries again at once: the load would grow by what there is no room for.
+    # Not UNAVAILABLE: the gateway retries that at once, which would add load to a server that is full.
     Overloaded: ErrorStatus("RESOURCE_EXHAUSTED", 503, "ERROR_REASON_OVERLOADED", retryable=True, retry_after=1),
     DeadlineExceeded: ErrorStatus("DEADLINE_EXCEEDED", 504, "ERROR_REASON_DEADLINE_EXCEEDED", retryable=True),
     DocumentUnreadable: ErrorStatus("DATA_LOSS", 500, "ERROR_REASON_DOCUMENT_UNREADABLE"),
     TaskNotRepresentable: ErrorStatus("DATA_LOSS", 500, "ERROR_REASON_TASK_NOT_REPRESENTABLE"),
-    # Not RESOURCE_EXHAUSTED, gRPC's habit for large messages: REST would say 429 and every SDK would try again.
+    # Not RESOURCE_EXHAUSTED, gRPC's usual code for large messages: REST would say 429 and every SDK would retry.
     DocumentTooLarge: ErrorStatus("INTERNAL", 500, "ERROR_REASON_DOCUMENT_TOO_LARGE"),
     InternalError: ErrorStatus("INTERNAL", 500, "ERROR_REASON_INTERNAL"),
 }

@@ -1,7 +1,7 @@
-"""How many files, and with that connections, this process and its children may have open (``ulimit -n``).
+"""Raise the limit of open files (``ulimit -n``), and derive from it how many connections a process may accept.
 
-A server that has no descriptor left cannot take a connection, nor leave it: Envoy then asks for it again without pause.
-So the limit is raised as far as it goes, and no more connections are allowed than leave room for everything else.
+A server without a free file descriptor cannot accept a waiting connection, and Envoy would retry without pause. So the
+limit is raised as far as the system allows, and connections leave room for all other files.
 """
 
 import resource
@@ -13,18 +13,18 @@ import structlog
 
 from taskgate.base.errors import SettingsError
 
-MOST_CONNECTIONS: Final = 10_000
-"""Connections of callers that one process takes, where the limit of open files allows as many."""
+MAX_CONNECTIONS: Final = 10_000
+"""Client connections that one process accepts, if the limit of open files allows as many."""
 
-_FEWEST_CONNECTIONS: Final = 16
+_MIN_CONNECTIONS: Final = 16
 
-_MACOS_MOST: Final = 10_240  # OPEN_MAX, which macOS grants where it names an unlimited hard limit
+_MACOS_OPEN_MAX: Final = 10_240  # macOS grants no more than OPEN_MAX, even if it reports an unlimited hard limit
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard one, for this process and those it starts; returns the limit."""
+    """Raise the soft limit of open files to the hard one, for this process and its children; return the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (hard, _MACOS_MOST):
+    for wanted in (hard, _MACOS_OPEN_MAX):
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             break
@@ -33,23 +33,22 @@ def raise_file_limit() -> int:
 
 
 def connections_within(limit: int, *, others: int, each: int = 1, warn: bool = True) -> int:
-    """How many connections of callers a process may take that needs ``others`` files for everything else.
+    """Return how many client connections a process may accept if it may have ``limit`` files open.
 
-    ``each`` is how many files such a connection may cost.
-
-    Warns, if ``warn``, where the limit makes them fewer than usual. Raises SettingsError if hardly any would be left.
+    ``others`` is the number of files that it needs for everything else, ``each`` that of one connection. With ``warn``,
+    log a warning if the result is below ``MAX_CONNECTIONS``. Raise SettingsError if it is below 16.
     """
-    connections = min(MOST_CONNECTIONS, (limit - others) // each)
-    if connections < _FEWEST_CONNECTIONS:
+    connections = min(MAX_CONNECTIONS, (limit - others) // each)
+    if connections < _MIN_CONNECTIONS:
         raise SettingsError(
             f"the limit of open files is {limit} (ulimit -n), which is too low: a process needs {others} of them, and"
-            f" at least {_FEWEST_CONNECTIONS * each} for connections"
+            f" at least {_MIN_CONNECTIONS * each} for connections"
         )
-    if warn and connections < MOST_CONNECTIONS:
+    if warn and connections < MAX_CONNECTIONS:
         structlog.get_logger("taskgate.files").warning(
-            "the limit of open files (ulimit -n) allows fewer connections; further ones are refused",
+            "the limit of open files (ulimit -n) allows fewer connections than usual; further ones are refused",
             file_limit=limit,
             connections=connections,
-            usual=MOST_CONNECTIONS,
+            usual=MAX_CONNECTIONS,
         )
     return connections

@@ -1,13 +1,13 @@
-"""How tasks are kept in a store: as the REST documents themselves, or as Conductor's own rows."""
+"""How a store keeps tasks: as finished REST documents, or as Conductor's own rows."""
 
 from enum import StrEnum
 
 
 class Layout(StrEnum):
-    """What a stored value is, and where it is found."""
+    """The format of the stored values, and the tables or keys that hold them."""
 
     TASKGATE = "taskgate"
-    """The REST document, served byte for byte; written by ``taskgate import``."""
+    """REST documents, written by ``taskgate import`` and served byte for byte."""
 
     CONDUCTOR = "conductor"
-    """What a running Conductor writes, its ``TaskModel``; only read, projected to its Task."""
+    """The ``TaskModel`` rows that a running Conductor writes. They are only read, and converted to REST documents."""

@@ -1,4 +1,4 @@
-"""Writes log lines from a thread of its own: whoever reads them, or stops reading, holds up nobody else."""
+"""Write log lines in a background thread, so that a slow or stopped reader of the log blocks no call."""
 
 import atexit
 import os
@@ -9,22 +9,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 ATOMIC_BYTES = 4096
-"""What a pipe takes in one piece (PIPE_BUF on Linux): lines of several processes do not get into each other's way."""
+"""Bytes that a pipe accepts in one piece (PIPE_BUF on Linux), so that lines of several processes do not mix."""
 
 MAX_WAITING_BYTES = 4 * 1024 * 1024
-"""Bytes of lines that wait for a reader who does not read; further lines are lost, and counted."""
+"""Bytes of lines that may wait for the reader; further lines are dropped and counted."""
 
 FLUSH_SECONDS = 1.0
-"""How long the end of a process waits for a reader."""
+"""How long a process that ends waits for the reader."""
 
 
 class LogWriter:
-    """Whole lines to ``descriptor``. A reader that is gone, or a full disk, costs lines and fails nobody."""
+    """Write whole lines to ``descriptor``. If its reader is gone or the disk is full, drop lines without an error."""
 
-    def __init__(self, descriptor: int, tell_lost: Callable[[int], bytes]) -> None:
-        """``tell_lost`` makes the line that says how many lines were lost."""
+    def __init__(self, descriptor: int, lost_line: Callable[[int], bytes]) -> None:
+        """``lost_line`` formats the line that says how many lines were lost."""
         self._descriptor = descriptor
-        self._tell_lost = tell_lost
+        self._lost_line = lost_line
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -33,27 +33,27 @@ class LogWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, lines: bytes) -> None:
-        """Hand over one or more whole lines; never waits for anything."""
+        """Queue one or more whole lines, without waiting."""
         with self._changed:
             if self._waiting_bytes + len(lines) > MAX_WAITING_BYTES:
                 self._lost += lines.count(b"\n")
                 return
             self._waiting.append(lines)
             self._waiting_bytes += len(lines)
-            if self._thread is None:  # many processes never log anything
-                self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+            if self._thread is None:  # started at the first line: many processes never log anything
+                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
                 self._thread.start()
                 atexit.register(self.flush)
             self._changed.notify_all()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until all is written, or ``seconds`` have passed."""
+        """Wait until all lines are written, at most ``seconds``."""
         deadline = time.monotonic() + seconds
         with self._changed:
             while (self._waiting or self._writing) and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
                 self._writing = False
@@ -66,23 +66,23 @@ class LogWriter:
                 lost, self._lost = self._lost, 0
                 self._writing = True
             if lost:
-                lines += self._tell_lost(lost)
+                lines += self._lost_line(lost)
             for piece in _pieces(lines):
-                self._put(piece)
+                self._write_out(piece)
 
-    def _put(self, piece: bytes) -> None:
+    def _write_out(self, piece: bytes) -> None:
         rest = memoryview(piece)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # whoever gave us the descriptor made it non-blocking
+            except BlockingIOError:  # the parent process has made the descriptor non-blocking
                 select.select([], [self._descriptor], [])
             except OSError:
                 return
 
 
 def _pieces(lines: bytes) -> Iterator[bytes]:
-    """``lines`` in pieces of whole lines, of up to ``ATOMIC_BYTES`` where a line is not longer by itself."""
+    """Split ``lines`` into pieces of whole lines, each up to ``ATOMIC_BYTES`` unless a single line is longer."""
     start = 0
     while len(lines) - start > ATOMIC_BYTES:
         end = lines.rfind(b"\n", start, start + ATOMIC_BYTES) + 1

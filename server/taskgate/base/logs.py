@@ -16,19 +16,19 @@ from taskgate.base.log_writer import LogWriter
 from taskgate.base.printable import printable, printable_lines
 
 CallLog = Callable[[str, str, float, str, str, bool, str], None]
-"""Writes the line of one call: method, status, milliseconds, request ID, task ID, and whether it is the server's fault.
+"""Write the line of one call: method, status, milliseconds, request ID, task ID, whether the server is at fault, and
+the private text of an error, or "".
 
-Last comes what the log alone says of an error, or nothing. The task ID must be printable ASCII, the request ID plain
-characters that JSON takes as they are.
+The task ID must be printable ASCII, the request ID characters that JSON needs no escapes for.
 """
 
 _FLUSH_AFTER = 0.1
-"""Seconds that the line of a call may wait for others; what a killed process loses at most."""
+"""Seconds that a call's line may wait for others; a killed process loses at most the lines of this time."""
 
 _FLUSH_LINES = 256
 
 _LoggedCall = tuple[str, str, float, str, str, bool, str, float]
-"""What ``CallLog`` is given, and the time."""
+"""The arguments of ``CallLog``, and the time."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -38,21 +38,21 @@ def configure_logs(
 ) -> None:
     """Set up structlog for this process.
 
-    ``level`` is debug, info, warning or error. Lines go to ``stream``, by default standard error, so that standard
-    output stays free for what a command prints.
+    ``level`` is debug, info, warning or error. Lines go to ``stream``, by default standard error: standard output is
+    for the results of commands.
     """
     output = stream or sys.stderr.buffer
     console = log_format == "console" or (log_format == "auto" and output.isatty())
     number = getattr(logging, level.upper())
-    writer = LogWriter(output.fileno(), _tell_lost_on_console if console else _tell_lost)
+    writer = LogWriter(output.fileno(), _lost_line_on_console if console else _lost_line)
     _state.writer = writer
-    _state.output = output  # or it would be closed when nobody has it any more
+    _state.output = output  # keeps the stream open: it closes with its last reference
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    _state.lines = None if console else _Lines(writer, info=number <= logging.INFO)
+    _state.call_lines = None if console else _CallLines(writer, info=number <= logging.INFO)
     structlog.configure(
         processors=[
             *shared,
@@ -67,15 +67,15 @@ def configure_logs(
             structlog.processors.JSONRenderer(serializer=lambda event, **_: _encode(event)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(_Stream(writer)),  # type: ignore[arg-type] # needs no more
+        logger_factory=structlog.BytesLoggerFactory(_Stream(writer)),  # type: ignore[arg-type] # see _Stream
         cache_logger_on_first_use=True,
     )
 
 
 def log_of_calls() -> CallLog:
-    """Where the lines of calls go: with JSON lines a writer of its own, which costs a tenth of structlog's time."""
-    if _state.lines is not None:
-        return _state.lines.write
+    """Return the function that logs a call. For JSON it bypasses structlog, at a tenth of the time."""
+    if _state.call_lines is not None:
+        return _state.call_lines.write
     log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
     def write(  # noqa: PLR0917 - see CallLog
@@ -95,33 +95,33 @@ def log_of_calls() -> CallLog:
 
 
 def flush_logs() -> None:
-    """Write what waits, waiting for a slow reader for a second; for the end of a process."""
-    if _state.lines is not None:
-        _state.lines.flush()
+    """Write all waiting lines before the process ends; wait at most a second for a slow reader."""
+    if _state.call_lines is not None:
+        _state.call_lines.flush()
     if _state.writer is not None:
         _state.writer.flush()
 
 
-def warn_open() -> None:
-    """Say at start that nothing keeps anyone out."""
+def warn_unauthenticated() -> None:
+    """Warn at start-up that the server has no authentication."""
     structlog.get_logger("taskgate").warning(
         "no authentication is configured: anyone who reaches the port can read every task"
     )
-    flush_logs()  # what is printed next stands below it
+    flush_logs()  # so that the warning appears above what is printed next
 
 
 class _Stream:
-    """As much of a stream as structlog needs."""
+    """The part of a binary stream's interface that structlog uses."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.write = writer.write
 
     def flush(self) -> None:
-        """Nothing: the writer's thread does it."""
+        """Do nothing: the writer's thread flushes."""
 
 
-class _Lines:
-    """Lines of calls as JSON, in the shape that structlog gives all others, formatted and written many at a time."""
+class _CallLines:
+    """Format calls as JSON lines like structlog's, and write many of them at a time."""
 
     def __init__(self, writer: LogWriter, *, info: bool) -> None:
         self._writer = writer
@@ -134,7 +134,7 @@ class _Lines:
     def write(  # noqa: PLR0917 - see CallLog
         self, method: str, code: str, milliseconds: float, request_id: str, task_id: str, fault: bool, error: str = ""
     ) -> None:
-        """See ``CallLog``; a fault goes to the writer at once, anything else within ``_FLUSH_AFTER`` seconds."""
+        """Log a call (see ``CallLog``): a server fault at once, any other within ``_FLUSH_AFTER`` seconds."""
         if not fault and not self._info:
             return
         self._waiting.append((method, code, milliseconds, request_id, task_id, fault, error, time.time()))
@@ -144,7 +144,7 @@ class _Lines:
             self._flush = asyncio.get_running_loop().call_later(_FLUSH_AFTER, self.flush)
 
     def flush(self) -> None:
-        """Hand what waits to the writer."""
+        """Pass all waiting lines to the writer."""
         if self._flush is not None:
             self._flush.cancel()
             self._flush = None
@@ -169,12 +169,12 @@ class _Lines:
         return f"{self._second_text}.{int((now - second) * 1_000_000):06d}Z"
 
 
-def _tell_lost(lines: int) -> bytes:
+def _lost_line(lines: int) -> bytes:
     event = {"lines": lines, "event": _LOST, "level": "warning", "timestamp": _timestamp()}
     return bytes(_encode(event)) + b"\n"
 
 
-def _tell_lost_on_console(lines: int) -> bytes:
+def _lost_line_on_console(lines: int) -> bytes:
     return f"{_timestamp()} [warning  ] {_LOST} lines={lines}\n".encode()
 
 
@@ -182,11 +182,11 @@ def _timestamp() -> str:
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
-_LOST = "log lines were lost: their reader did not read"
+_LOST = "log lines were lost: the reader of the log was too slow"
 
 
 class _State:
-    lines: _Lines | None = None
+    call_lines: _CallLines | None = None
     writer: LogWriter | None = None
     output: BinaryIO | None = None
 
@@ -199,7 +199,7 @@ def _printable_values(_logger: Any, _name: str, event: MutableMapping[str, Any])
 
 
 def _write_exception(stream: TextIO, exc_info: Any) -> None:
-    """A traceback without local variables, which may be secrets, and without control characters in its messages."""
+    """Write a traceback without local variables, which may be secrets; control characters are escaped."""
     stream.write(printable_lines("".join(traceback.format_exception(*exc_info)).rstrip("\n")))
 
 

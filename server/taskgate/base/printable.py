@@ -1,27 +1,27 @@
-r"""Text of others, as a terminal may show it.
+r"""Make untrusted text safe for a terminal: replace unprintable characters by escapes.
 
-A task, a file name or an ID may hold control characters, which clear the screen, set the window's title or forge a
-line, and characters that turn the direction of text, hide, or are half of one. ``str.isprintable`` knows them all: it
-is False for Unicode's categories "other" and "separator", but for the space.
+A task, a file name or an ID may hold control characters, which can clear the screen, set the window's title or forge a
+line. It may also hold invisible characters, lone surrogates, and characters that reverse the direction of text.
+``str.isprintable`` detects them all: it is False for Unicode's categories "other" and "separator", except the space.
 """
 
 
 def printable(text: str) -> str:
-    r"""``text`` on one line, with each character that is not printable as an escape: ``\n``, ``\x1b``, ``\u202e``."""
+    r"""Put ``text`` on one line, with each unprintable character as an escape: ``\n``, ``\x1b``, ``\u202e``."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escape(character) for character in text)
 
 
 def printable_lines(text: str) -> str:
-    """``text`` that consists of lines, each of them ``printable``."""
+    """Make each line of ``text`` ``printable``; keep the line breaks."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def printable_json(document: bytes) -> str:
-    r"""The JSON ``document`` with the same value, in which whatever is not printable is an escape of JSON's own.
+    r"""Return the JSON ``document`` as text of the same value, with each unprintable character as a JSON escape.
 
-    Line breaks and tabs between its tokens stay; a carriage return there, which would move the cursor, becomes a space.
+    Line breaks and tabs between tokens stay. A carriage return would move the cursor; it becomes a space.
     """
     text = document.decode(errors="replace")
     if text.isprintable():
@@ -43,7 +43,7 @@ def _in_json(character: str) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether ``value`` can be written in UTF-8. Python keeps other bytes of a command line as lone surrogates."""
+    """Whether ``value`` can be encoded as UTF-8. Python keeps other bytes of a command line as lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:

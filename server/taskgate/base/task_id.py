@@ -1,4 +1,4 @@
-"""Which task IDs are well formed; anything else is refused before a store is asked."""
+"""Validate task IDs. A malformed ID is refused without reading the store."""
 
 import re
 from enum import StrEnum
@@ -12,13 +12,13 @@ _QUOTED_CHARACTERS = 64
 
 
 class TaskIdFormat(StrEnum):
-    """The rule that task IDs are held to."""
+    """The format that task IDs must have."""
 
     UUID = "uuid"
-    """A UUID in its usual 36 characters, any version, any case: what Conductor makes by default."""
+    """A UUID in its usual 36 characters, any version, upper or lower case. Conductor generates these by default."""
 
     ANY = "any"
-    """Any text without a control character: for installations with their own ID generator."""
+    """Any text without control characters, for installations with their own ID generator."""
 
 
 def check_task_id(task_id: str, task_id_format: TaskIdFormat) -> None:
@@ -47,5 +47,5 @@ def _fault(task_id: str) -> str | None:
 
 
 def _quoted(task_id: str) -> str:
-    """The ID for a message: in quotes, escaped where it is not printable, cut where it is long."""
+    """Quote the ID for a message; unprintable characters are escaped, a long ID is cut."""
     return repr(task_id[:_QUOTED_CHARACTERS]) + ("…" if len(task_id) > _QUOTED_CHARACTERS else "")

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from taskgate.base.logs import warn_open
+from taskgate.base.logs import warn_unauthenticated
 from taskgate.base.settings import Settings
 from taskgate.processes.grpc_server import serve
 from taskgate.processes.signals import event_loop_runner, stop_on_signals
@@ -15,7 +15,7 @@ def run_serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then drain. Raises SettingsError if it cannot start."""
     check_store(settings.store, settings.layout)
     run = event_loop_runner()
-    run(serve(settings, announce=lambda _: warn_open()) if settings.workers == 1 else _supervise(settings))
+    run(serve(settings, announce=lambda _: warn_unauthenticated()) if settings.workers == 1 else _supervise(settings))
 
 
 async def _supervise(settings: Settings) -> None:
@@ -26,7 +26,7 @@ async def _supervise(settings: Settings) -> None:
     stop_on_signals(stop)
     try:
         await pool.start()
-        warn_open()
+        warn_unauthenticated()
         await stop.wait()
     finally:
         await pool.stop(grace)

@@ -13,9 +13,9 @@ import structlog
 
 from taskgate.base.addresses import Address
 from taskgate.base.errors import SettingsError
-from taskgate.base.file_limit import MOST_CONNECTIONS, connections_within, raise_file_limit
+from taskgate.base.file_limit import MAX_CONNECTIONS, connections_within, raise_file_limit
 from taskgate.base.layout import Layout
-from taskgate.base.logs import warn_open
+from taskgate.base.logs import warn_unauthenticated
 from taskgate.base.settings import Settings
 from taskgate.documents.document import minify
 from taskgate.processes.envoy import EnvoyProcess, GatewaySettings, resolve
@@ -88,7 +88,7 @@ async def _up_embedded(settings: Settings, *, demo: bool) -> None:
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
         await pool.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.restart)
-        warn_open()
+        warn_unauthenticated()
         click.echo(banner(pool.http, [pool.grpc], demo=demo))
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
@@ -122,7 +122,7 @@ async def _up_proxied(settings: Settings, addresses: list[Address], *, demo: boo
         stack.push_async_callback(keeper.stop, settings.shutdown_grace)
         await keeper.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.restart)
-        warn_open()
+        warn_unauthenticated()
         assert envoy.address is not None  # noqa: S101 - it has been started
         click.echo(banner(envoy.address, pool.addresses, demo=demo))
         await stop.wait()
@@ -141,7 +141,7 @@ def connections_of_envoy(settings: Settings) -> int:
     others = files_of_envoy(settings.workers)
     connections = connections_within(raise_file_limit(), others=others, each=1 + CONNECTIONS_TO_SERVERS)
     server = most_connections(settings, warn=False)
-    return connections if server == MOST_CONNECTIONS else min(connections, server // CONNECTIONS_TO_SERVERS)
+    return connections if server == MAX_CONNECTIONS else min(connections, server // CONNECTIONS_TO_SERVERS)
 
 
 def files_of_envoy(servers: int) -> int:

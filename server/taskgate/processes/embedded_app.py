@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from taskgate.base.errors import SettingsError
-from taskgate.base.gc_freeze import keep_what_is_here
+from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.base.layout import Layout
 from taskgate.base.logs import configure_logs, flush_logs
 from taskgate.base.settings import Settings, load_settings
@@ -85,7 +85,7 @@ class Application:
         await transport.start()
         if line:
             self._tasks.append(asyncio.create_task(_obey(rest, transport)))
-        keep_what_is_here()
+        freeze_startup_objects()
         structlog.get_logger("taskgate.server").info("serving inside Envoy", pid=os.getpid())
 
 

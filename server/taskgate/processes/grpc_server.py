@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from taskgate.base.addresses import Address
-from taskgate.base.gc_freeze import give_large_blocks_back, keep_what_is_here
+from taskgate.base.gc_freeze import freeze_startup_objects, return_large_blocks
 from taskgate.base.settings import Settings
 from taskgate.processes.signals import stop_on_signals
 from taskgate.stores import open_store
@@ -25,13 +25,13 @@ async def serve(
     ``GrpcServer``. Raises SettingsError if the port is taken or the
     store URL is not one that taskgate knows.
     """
-    give_large_blocks_back()
+    return_large_blocks()
     stop = stop or asyncio.Event()
     stop_on_signals(stop)
     server = GrpcServer(
         settings, open_store(settings.store, settings.layout), share_port=share_port, peer_token=peer_token
     )
     announce(await server.start())
-    keep_what_is_here()
+    freeze_startup_objects()
     await stop.wait()
     await server.stop()

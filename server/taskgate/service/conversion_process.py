@@ -29,7 +29,7 @@ from taskgate.base.errors import (
     TaskNotFound,
     TaskNotRepresentable,
 )
-from taskgate.base.gc_freeze import keep_what_is_here
+from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.documents.conversion import Conversion, Converted, convert
 
 _REQUEST = struct.Struct("!cHQ")
@@ -146,7 +146,7 @@ def main() -> None:
     """Convert what comes on standard input, a socket, until it ends."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager tells all processes; calls may finish first
     gc.disable()  # nothing here leaves cycles but errors
-    keep_what_is_here()
+    freeze_startup_objects()
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
         try:
             while True:

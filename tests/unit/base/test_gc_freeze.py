@@ -2,12 +2,12 @@
 
 import gc
 
-from taskgate.base.gc_freeze import keep_what_is_here
+from taskgate.base.gc_freeze import freeze_startup_objects
 
 
 def test_what_there_is_is_not_walked_again_and_what_comes_later_is() -> None:
     try:
-        keep_what_is_here()
+        freeze_startup_objects()
         assert gc.get_freeze_count() > 10_000
         later: list[object] = []
         later.append(later)

@@ -21,7 +21,7 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
         logs.configure_logs("info", "json", stream=stream)
         yield path
     structlog.reset_defaults()
-    logs._state.lines = None
+    logs._state.call_lines = None
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -75,7 +75,7 @@ async def test_line_of_a_call_is_dropped_where_nobody_reads_and_the_call_goes_on
     reading, writing = os.pipe()
     os.close(reading)
     writer = LogWriter(writing, nothing_lost)
-    logs._Lines(writer, info=True).write("/method", "INTERNAL", 0.1, "id", "id", True)
+    logs._CallLines(writer, info=True).write("/method", "INTERNAL", 0.1, "id", "id", True)
     writer.flush()
     os.close(writing)
 
@@ -84,7 +84,7 @@ async def test_level_above_info_leaves_only_faults(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("wb") as stream:
         writer = LogWriter(stream.fileno(), nothing_lost)
-        quiet = logs._Lines(writer, info=False)
+        quiet = logs._CallLines(writer, info=False)
         quiet.write("/method", "OK", 0.1, "id", "id", False)
         quiet.write("/method", "INTERNAL", 0.1, "id", "id", True)
         writer.flush()
@@ -100,7 +100,7 @@ def test_writer_to_a_reader_that_is_gone_raises_nothing() -> None:
         structlog.get_logger("taskgate.test").error("anybody there?")
         logs.flush_logs()
         structlog.reset_defaults()
-        logs._state.lines = None
+        logs._state.call_lines = None
 
 
 def nothing_lost(lines: int) -> bytes:

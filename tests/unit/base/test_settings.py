@@ -84,7 +84,7 @@ def test_bad_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("wrokers = 2", "wrokers: there is no such setting"),
+        ("wrokers = 2", "wrokers: unknown setting"),
         ("workers = ", "config: .*taskgate.toml"),
         ('workers = "x"', "workers: "),
     ],
@@ -98,13 +98,13 @@ def test_bad_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"config: there is no file .*absent\.toml"):
+    with pytest.raises(SettingsError, match=r"config: the file .*absent\.toml does not exist"):
         load_settings(tmp_path / "absent.toml", {})
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "no/such/folder", "."])
 def test_file_that_cannot_be_looked_at_is_named(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"config: there is no file {re.escape(name)}"):
+    with pytest.raises(SettingsError, match=f"config: the file {re.escape(name)} does not exist"):
         load_settings(Path(name), {})
 
 

@@ -25,7 +25,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from taskgate.base.addresses import Address
 from taskgate.base.errors import SettingsError
-from taskgate.base.file_limit import MOST_CONNECTIONS
+from taskgate.base.file_limit import MAX_CONNECTIONS
 
 _IDLE_SLACK = 2.0  # a request that does not arrive has its own answer after one
 _CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of the listener
@@ -101,7 +101,7 @@ class GatewaySettings:
 
     A request that has not arrived whole a second after that is ended."""
 
-    max_connections: int = MOST_CONNECTIONS
+    max_connections: int = MAX_CONNECTIONS
     """Connections of callers that may be open; further ones are closed at once."""
 
     peer_token: str = ""
