@@ -15,7 +15,7 @@ from bench.peers.fastapi_app import DATABASE_VARIABLE
 from bench.peers.go_build import build_go_peer
 from bench.processes import ServerProcess, free_port
 from bench.tasks import DOCUMENTS, MIDDLE, SMALL
-from taskgate.processes.envoy.embedded import why_not
+from taskgate.processes.envoy.embedded import unsupported_reason
 
 ENVOY_TRANSPORT, GRPCIO_TRANSPORT = "envoy", "grpcio"
 
@@ -50,7 +50,7 @@ def start_taskgate(
 
     ``store`` is the URL of another store than the site's file; ``name`` tells its log from others.
     """
-    if transport == ENVOY_TRANSPORT and (reason := why_not()) is not None:
+    if transport == ENVOY_TRANSPORT and (reason := unsupported_reason()) is not None:
         raise PeerMissing(f"Python cannot run inside Envoy here: {reason}")  # up would run grpcio instead
     http, grpc = free_address(), free_address()
     command = [

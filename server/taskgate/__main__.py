@@ -7,30 +7,30 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Until a command handles Ctrl-C itself, it ends the process at once, without a word.
+    """Run the command line. Until a command handles Ctrl-C itself, Ctrl-C ends the process at once and silently.
 
-    As Python does it by default, Ctrl-C during an import, or while a class is being made, is an exception out of the
-    middle of it: a traceback for the person, or, out of a callback, nothing at all.
+    By default, Python raises KeyboardInterrupt in the middle of an import or a class definition: the user sees a
+    traceback, or, if a callback swallows it, nothing happens.
 
-    Where it is ignored, as by scripts for what they run in the background, it stays so; servers take it all the same.
+    If SIGINT is ignored, as scripts do for background jobs, it stays ignored; only servers install a handler anyway.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
     _open_standard_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the locale has no bytes for, as for standard error
-    from taskgate.commands.cli import main as run  # noqa: PLC0415 - after the lines above
+        sys.stdout.reconfigure(errors="backslashreplace")  # like standard error, for locales other than UTF-8
+    from taskgate.commands.cli import main as run  # noqa: PLC0415 - its imports take time; Ctrl-C is handled by now
 
     run()
 
 
 def _open_standard_files() -> None:
-    """Put the null device where a standard file is closed, or the next socket would take its number, and its output."""
+    """Open the null device for each standard file that is closed; else the next socket would get its descriptor."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
             os.set_inheritable(number, True)
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 

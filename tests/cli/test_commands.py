@@ -53,7 +53,7 @@ def test_help_says_what_the_layouts_are(command: str) -> None:
 
 def test_help_says_where_each_grace_and_limit_stands() -> None:
     """Each by its flag, or by its figure, which is the one that counts, and the file that it is in."""
-    lines = asked("up", "--help").stdout.partition("Graces and limits")[2].splitlines()
+    lines = asked("up", "--help").stdout.partition("Times and limits")[2].splitlines()
 
     def line(beginning: str) -> str:
         (found,) = [text.strip() for text in lines if text.strip().startswith(beginning)]
@@ -67,31 +67,31 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     routes = {route["name"]: route for route in manager["route_config"]["virtual_hosts"][0]["routes"]}
     connections, heap = config["overload_manager"]["resource_monitors"]
 
-    assert "--drain-delay" in line("at shutdown")
-    assert "--shutdown-grace" in line("then, for calls")
-    assert f"{supervisor._OVERLAP:g} s" in line("beside the successor")
-    assert f"{START_TIMEOUT:g} s" in line("until a process that starts")
-    hung = line("until one that hangs")
+    assert "--drain-delay" in line("shutdown: health checks")
+    assert "--shutdown-grace" in line("shutdown: calls")
+    assert f"{supervisor._OVERLAP:g} s" in line("SIGHUP")
+    assert f"{START_TIMEOUT:g} s" in line("start of a process")
+    hung = line("hang of a process")
     assert f"{HUNG_AFTER:g} s; {LOOP_HUNG_AFTER:g} s" in hung
     assert f"{BLOCKED_HUNG_AFTER:g} s in the kernel" in hung
-    assert "--request-timeout" in line("a call  ")
+    assert "--request-timeout" in line("call  ")
     stops = manager["request_headers_timeout"], manager["stream_idle_timeout"]
-    assert " · ".join(stops).replace("s", " s") in line("headers of a request · a reader")
+    assert " · ".join(stops).replace("s", " s") in line("headers of a request · pause")
     watch = routes["grpc-streams"]["route"]
     in_minutes = manager["common_http_protocol_options"]["idle_timeout"], watch["idle_timeout"]
-    assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("a connection without calls")
+    assert " · ".join(f"{int(text[:-1]) // 60} min" for text in in_minutes) in line("connection without calls")
     assert manager["request_timeout"] == f"{settings.request_timeout + 1:g}s"
-    assert "--request-timeout + 1 s" in line("a request, until")
+    assert "--request-timeout + 1 s" in line("whole request")
     assert f"{connections['typed_config']['max_active_downstream_connections']:,}," in line("connections  ")
     assert "ulimit -Hn" in line("open files")
     assert f"{manager['http2_protocol_options']['max_concurrent_streams']} (" in line("calls on one HTTP/2 connection")
     assert f"{cluster['max_requests']:,} (" in line("calls at a time")
-    assert f"{MAX_MESSAGE_BYTES >> 20} MiB" in line("a document, an answer")
-    assert f"{MAX_REQUEST_BYTES >> 10} KiB" in line("a gRPC request")
-    assert "--in-flight-mib" in line("answers over 64 KiB in flight")
+    assert f"{MAX_MESSAGE_BYTES >> 20} MiB" in line("document or answer")
+    assert f"{MAX_REQUEST_BYTES >> 10} KiB" in line("gRPC request")
+    assert "--in-flight-mib" in line("answers over 64 KiB, in flight")
     assert COUNTED_BYTES == 64 << 10
-    assert f"{MIN_RATE >> 10} KiB/s for {GRACE_SECONDS:g} s" in line("the slowest reader of such an answer")
-    assert f"{manager['max_request_headers_kb']} KiB" in line("headers of a request  ")
+    assert f"{MIN_RATE >> 10} KiB/s for {GRACE_SECONDS:g} s" in line("slowest reader of such an answer")
+    assert f"{manager['max_request_headers_kb']} KiB" in line("size of a request's headers")
     assert f"{heap['typed_config']['max_heap_size_bytes'] >> 30} GiB" in line("memory of Envoy")
 
 

@@ -253,7 +253,7 @@ class SqlServerWriterSuite(WriterSuite):
         said = capsys.readouterr().err
         assert "0 added" in said
         assert "interrupted; The store" in said
-        assert "it is not known whether that batch is stored; what is counted above is stored, and the import" in said
+        assert "not known whether that batch is stored; the tasks counted above are stored, and the import" in said
 
     def test_server_that_says_nothing_any_more(self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever it was asked last, the import ends."""

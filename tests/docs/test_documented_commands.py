@@ -28,7 +28,7 @@ OUTPUTS = {
     f"taskgate get {DOCUMENTED_ID}": "COMPLETED",
     f"taskgate get --json {DOCUMENTED_ID}": DOCUMENTED_COMPACT.decode(),
     "taskgate import server/taskgate/demo/task.json": "sqlite:///tasks.db: 0 added, 0 replaced, 1 unchanged",
-    "taskgate up --help": "Graces and limits",
+    "taskgate up --help": "Times and limits",
     "taskgate gateway\n": "taskgate.processes.embedded_app:app",
     "taskgate gateway --mode proxied": "port_value: 50054",
     "taskgate gateway --validate": "Envoy accepts the configuration.",

@@ -94,8 +94,8 @@ class Settings(BaseSettings):
         ge=64,
         le=65536,
         json_schema_extra={"metavar": "MIB"},
-        description="MiB of large answers (over 64 KiB each) that one process may have in flight; one client address may"
-        " use half of it, one connection a quarter. Further answers wait for 5 s, then fail as retryable.",
+        description="MiB of large answers (over 64 KiB each) that one process may have in flight; one client address"
+        " may use half of it, one connection a quarter. Further answers wait for 5 s, then fail as retryable.",
     )
     drain_delay: float = Field(
         default=2.0,

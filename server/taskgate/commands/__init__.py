@@ -1,1 +1,1 @@
-"""One module for each command of ``taskgate``; ``cli`` parses, these do."""
+"""The ``taskgate`` commands: ``cli`` parses the command line, each other module runs one command."""

@@ -1,6 +1,6 @@
-"""The ``taskgate`` command: flags to settings, faults to one sentence and an exit code.
+"""The ``taskgate`` command line: turn flags into settings, and errors into one sentence and an exit code.
 
-Exit codes: 0 done (a drained Ctrl-C included), 1 it ran and something failed, 2 it could not be asked so.
+Exit codes: 0: success, including a clean Ctrl-C shutdown; 1: runtime failure; 2: invalid arguments or settings.
 """
 
 import functools
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Taskgate(click.Group):
-    """Reports every fault that has a sentence as that sentence."""
+    """The group of all commands. It prints an expected error as one sentence, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -36,7 +36,7 @@ class _Taskgate(click.Group):
 
 
 def with_settings(*names: str) -> Callable[[F], F]:
-    """Give a command ``--config`` and one option for each named setting, and pass it ``settings``."""
+    """Decorate a command: add ``--config`` and an option for each named setting, and pass it ``settings``."""
     if "mode" in names:
         names = (*names, "transport")
 
@@ -49,7 +49,7 @@ def with_settings(*names: str) -> Callable[[F], F]:
             if settings.transport is not None:
                 structlog.get_logger("taskgate").warning("transport is now called mode", use=f"--mode {settings.mode}")
             if unknown := unknown_variables(os.environ):
-                structlog.get_logger("taskgate").warning("variables that are no settings", ignored=", ".join(unknown))
+                structlog.get_logger("taskgate").warning("unknown TASKGATE_ variables", ignored=", ".join(unknown))
             return command(settings=settings, **arguments)
 
         wrapped: Any = run
@@ -96,37 +96,37 @@ def main() -> None:
 
     \b
     Try it:
-      taskgate up --demo                      everything on this machine, with one task to ask for
+      taskgate up --demo                      run everything on this machine, with one sample task
       taskgate import tasks.ndjson            load task documents into sqlite:///tasks.db
       taskgate get 65fc73fe-0586-11f1-8b8d-6219b54da7fe
 
-    Every setting is a flag, a TASKGATE_* variable, or a key of a TOML file (--config), in this order.
+    Every setting is a flag, a TASKGATE_* variable or a key of a TOML file (--config). The first of these wins.
     """
 
 
-# What is no setting stands where the second half of a line says; tests/cli compares the figures.
+# A limit that is no setting is followed by the file that defines it; tests/cli compares the figures.
 _LIMITS = """\b
-Graces and limits, for each process:
-  at shutdown, serving while health checks fail     --drain-delay
-  then, for calls that run                          --shutdown-grace
-  beside the successor, when replaced (SIGHUP)      1 s, then --shutdown-grace
-  until a process that starts takes calls           30 s
-  until one that hangs is ended                     1 s; 15 s if its event loop or its listener does; 60 s in the kernel
-  a call                                            --request-timeout, or the caller's deadline
-  headers of a request · a reader that stops        5 s · 60 s (gateway/envoy.yaml)
-  a request, until all of it is there               --request-timeout + 1 s
-  a connection without calls · a health watch       15 min · 60 min (gateway/envoy.yaml)
-  connections                                       10,000, or fewer by the limit of open files
-  open files                                        the hard limit (ulimit -Hn), to which the soft one is raised
+Times and limits, for each process:
+  shutdown: health checks fail, calls are served    --drain-delay
+  shutdown: calls in flight finish                  --shutdown-grace
+  SIGHUP: the old process serves beside the new     1 s, then --shutdown-grace
+  start of a process, until it takes calls          30 s
+  hang of a process, until it is replaced           1 s; 15 s for an event loop or a listener; 60 s in the kernel
+  call                                              --request-timeout, or the caller's deadline
+  headers of a request · pause of a reader          5 s · 60 s (gateway/envoy.yaml)
+  whole request                                     --request-timeout + 1 s
+  connection without calls · health watch           15 min · 60 min (gateway/envoy.yaml)
+  connections                                       10,000, or fewer if the limit of open files is low
+  open files                                        the hard limit (ulimit -Hn); the soft limit is raised to it
   calls on one HTTP/2 connection                    100 (gateway/envoy.yaml)
   calls at a time, --mode proxied                   4,096 (gateway/envoy.yaml)
-  a document, an answer                             32 MiB
-  answers over 64 KiB in flight                     --in-flight-mib; half for an address, a quarter for a connection
-  the slowest reader of such an answer              64 KiB/s for 10 s
-  a gRPC request                                    64 KiB
-  headers of a request                              32 KiB (gateway/envoy.yaml)
+  document or answer                                32 MiB
+  answers over 64 KiB, in flight                    --in-flight-mib; half for an address, a quarter for a connection
+  slowest reader of such an answer                  64 KiB/s for 10 s
+  gRPC request                                      64 KiB
+  size of a request's headers                       32 KiB (gateway/envoy.yaml)
   memory of Envoy, before it refuses calls          2 GiB (gateway/envoy.yaml)
-  connections to the store                          pool_size of its URL
+  connections to the store                          pool_size in the URL of the store
 """
 
 
@@ -134,11 +134,11 @@ Graces and limits, for each process:
 @with_settings(*_SERVER_SETTINGS, "mode", "http", "instance", "access_log")
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
-    """Run the whole thing on one machine: store, service, Envoy.
+    """Run everything on one machine: store, service and Envoy.
 
-    Prints a curl command that works. Ctrl-C drains and stops everything; a second one stops at once. SIGHUP replaces
-    the processes one after the other without failing a call on a connection that is kept; with --mode proxied
-    these are the gRPC servers, and not Envoy.
+    Prints a curl command to try. Ctrl-C drains and stops everything; a second Ctrl-C stops at once. SIGHUP replaces the
+    server processes one by one, and calls on established connections do not fail; with --mode proxied, these are the
+    gRPC servers but not Envoy.
 
     \b
     Examples:
@@ -155,7 +155,7 @@ def up(settings: Settings, *, demo: bool) -> None:
 def serve(settings: Settings) -> None:
     """Run the gRPC server alone, without Envoy.
 
-    With --workers N, N processes share the port and the kernel spreads connections (not calls) over them.
+    With --workers N, N processes share the port; the kernel spreads connections (not calls) over them.
 
     \b
     Examples:
@@ -170,14 +170,14 @@ def serve(settings: Settings) -> None:
 @main.command("import")
 @with_settings("store", "layout", "task_id_format", "log_level", "log_format")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar; rejects and the summary are still printed.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress bar; still print rejects and the summary.")
 def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
     """Load task documents into a store; safe to run again.
 
-    FILE holds a Task, a list of them, one per line (NDJSON), or a Workflow with its "tasks"; "-" is standard input.
-    Of several versions of a task the latest is kept, in whatever order they come: the later updateTime or, where that
-    is the same, the one that has ended. Rejected documents are listed with file, line and reason; all others are kept,
-    and the exit code is then 1.
+    FILE holds a Task, a list of Tasks, one Task per line (NDJSON), or a Workflow with its "tasks"; "-" is standard
+    input. Of several versions of a task, in any order, the latest is kept: the one with the later updateTime or, if
+    these are equal, the one that has ended. Rejected documents are listed with file, line and reason; all others are
+    stored, and the exit code is then 1.
 
     \b
     Examples:
@@ -193,7 +193,7 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 @with_settings(
     *("mode", "http", "grpc", "workers", "request_timeout", "instance", "access_log", "log_level", "log_format")
 )
-@click.option("--validate", is_flag=True, help="Have Envoy check the configuration instead of printing it.")
+@click.option("--validate", is_flag=True, help="Let Envoy check the configuration instead of printing it.")
 def gateway(settings: Settings, *, validate: bool) -> None:
     """Print the Envoy configuration that 'up' would run with these settings.
 
@@ -210,7 +210,7 @@ def gateway(settings: Settings, *, validate: bool) -> None:
 @main.command()
 @click.argument("task_id")
 @click.option(
-    "--server", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="A taskgate or Envoy gRPC port."
+    "--server", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="gRPC port of server or Envoy."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the exact REST document instead of a summary.")
 @click.option(

@@ -1,4 +1,4 @@
-"""``taskgate gateway``: the Envoy configuration that these settings make, printed or checked."""
+"""``taskgate gateway``: print the Envoy configuration for these settings, or let Envoy check it."""
 
 import shlex
 from dataclasses import replace
@@ -14,24 +14,24 @@ from taskgate.stores import check_store
 
 
 def run_gateway(settings: Settings, *, validate_only: bool) -> None:
-    """Print the configuration; with ``validate_only``, have Envoy check it. Raises GatewayError if it refuses."""
+    """Print the configuration; with ``validate_only``, let Envoy check it and raise GatewayError if it is refused."""
     settings = with_possible_mode(settings)
     embedded = settings.mode == "embedded"
     upstreams = [] if embedded else consecutive_addresses(settings.grpc, settings.workers)
     gateway = gateway_settings(settings, upstreams)
     if embedded:
-        check_store(settings.store, settings.layout)  # which the service in this configuration will open
+        check_store(settings.store, settings.layout)  # the service in this configuration will open it
         gateway = replace(gateway, embedded=EmbeddedService(module(), settings.grpc))
     text = render(gateway)
     if validate_only:
         validate(text, environment() if embedded else {})
         click.echo("Envoy accepts the configuration.")
     else:
-        click.echo(((how_to_run() if embedded else "") + text).encode(), nl=False)  # UTF-8 in any locale: it is a file
+        click.echo(((how_to_run() if embedded else "") + text).encode(), nl=False)  # a YAML file: UTF-8 in any locale
 
 
 def how_to_run() -> str:
-    """A comment for the configuration with the service inside: Envoy needs to be told where Python is."""
+    """Return a comment with the command that runs Envoy with the service inside, and where it finds Python."""
     variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment().items())
     return (
         "# The service in this configuration takes its settings from TASKGATE_* variables. To run it:\n"

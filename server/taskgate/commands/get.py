@@ -1,4 +1,4 @@
-"""``taskgate get``: one task from a running server, as its document or as a summary for people."""
+"""``taskgate get``: print one task of a running server, as its JSON document or as a readable summary."""
 
 import ipaddress
 import sys
@@ -16,7 +16,7 @@ from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, Get
 
 
 def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
-    """Print the task; the exit code is 0, or 1 with the server's words on standard error.
+    """Print the task and return exit code 0, or print the server's error on standard error and return 1.
 
     Raises SettingsError for a task ID or a server that is not text.
     """
@@ -25,7 +25,7 @@ def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
             raise SettingsError(f"{name}: it is not text in UTF-8")
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     if _is_this_machine(server):
-        options.append(("grpc.enable_http_proxy", 0))  # which could not reach it
+        options.append(("grpc.enable_http_proxy", 0))  # a proxy could not reach this machine's loopback address
     with grpc.insecure_channel(server, options=options) as channel:
         try:
             if as_json:
@@ -73,7 +73,7 @@ def _print_summary(channel: grpc.Channel, task_id: str, timeout: float) -> None:
 
 
 def summary(task: Task) -> list[tuple[str, str]]:
-    """Label and text of what people ask first about a task; lines without a value are left out."""
+    """Return label and text of the main facts about a task, without those that have no value."""
     lines = [
         ("task", task.task_id),
         ("status", Task.Status.Name(task.status)),

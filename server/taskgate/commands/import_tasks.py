@@ -1,4 +1,4 @@
-"""``taskgate import``: files into a store, with a progress bar on a terminal, rejects listed, a summary at the end."""
+"""``taskgate import``: load files into a store; show progress on a terminal, list rejects, print a summary."""
 
 import signal
 import sys
@@ -17,20 +17,20 @@ from taskgate.stores import open_writer, store_name
 
 _BAR_WIDTH = 30
 _REDRAW_SECONDS = 0.1
-_INTERRUPTED = 130  # what shells use for a program that Ctrl-C ended
+_INTERRUPTED = 130  # the shells' exit code for a program that Ctrl-C ended
 
 
 def run_import(settings: Settings, files: Sequence[str], *, quiet: bool) -> int:
-    """Import ``files``; rejects and the summary go to standard error.
+    """Import ``files``, print rejects and the summary on standard error, and return the exit code.
 
-    The exit code is 0 if everything is in the store, 1 if something was rejected or the store failed, 130 after Ctrl-C.
+    It is 0 if everything is in the store, 1 if something was rejected or the store failed, 130 after Ctrl-C.
     Raises SettingsError or StoreUnavailable if the store cannot be written to at all.
     """
     screen = _Screen(show_progress=not quiet and sys.stderr.isatty())
     started = time.monotonic()
     with open_writer(settings.store, settings.layout) as writer:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on an exception, and accounted for
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # raises KeyboardInterrupt, for the summary
         summary = import_sources(
             [Source.of(name) for name in files],
             writer,
@@ -46,7 +46,7 @@ def run_import(settings: Settings, files: Sequence[str], *, quiet: bool) -> int:
 
 
 class _Screen:
-    """Standard error: reject lines that scroll, and below them, on a terminal, one line of progress."""
+    """Standard error: lines for rejects, and below them, on a terminal, one line of progress."""
 
     def __init__(self, *, show_progress: bool) -> None:
         self._show_progress = show_progress
@@ -85,7 +85,7 @@ def _progress_line(progress: Progress) -> str:
 
 
 def _summary(summary: ImportSummary, store: str, seconds: float) -> str:
-    """What was done, in a sentence or two; with several files, rejects for each."""
+    """Describe the result in a sentence or two; with several files, count the rejects of each."""
     written: Any = summary.written
     text = (
         f"{printable(store)}: {written.added:,} added, {written.replaced:,} replaced, {written.unchanged:,} unchanged,"
@@ -96,15 +96,15 @@ def _summary(summary: ImportSummary, store: str, seconds: float) -> str:
             if source.rejects:
                 text += f"\n  {printable(source.name)}: {source.rejects:,} rejected"
     if isinstance(summary.stopped_by, KeyboardInterrupt):
-        text += f"\ntaskgate: interrupted; {_trouble(summary.stopped_by)}what is counted above is stored"
+        text += f"\ntaskgate: interrupted; {_store_error(summary.stopped_by)}the tasks counted above are stored"
         text += ", and the import can be run again"
     elif summary.stopped_by is not None:
-        text += f"\ntaskgate: {printable(summary.stopped_by.private)}; what is counted above is stored"
+        text += f"\ntaskgate: {printable(summary.stopped_by.private)}; the tasks counted above are stored"
     return text
 
 
-def _trouble(interrupt: BaseException) -> str:
-    """What the store had to say when Ctrl-C came, as the beginning of a sentence."""
+def _store_error(interrupt: BaseException) -> str:
+    """The store's error that Ctrl-C interrupted, as the beginning of a sentence, or ""."""
     error: BaseException | None = interrupt
     while error is not None and not isinstance(error, StoreUnavailable):
         error = error.__context__

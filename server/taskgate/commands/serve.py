@@ -1,4 +1,4 @@
-"""``taskgate serve``: the gRPC server alone, in this process or in several."""
+"""``taskgate serve``: run the gRPC server without Envoy, in this process or in several."""
 
 import asyncio
 

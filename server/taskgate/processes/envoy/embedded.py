@@ -25,7 +25,7 @@ from taskgate.processes.supervisor import Problem
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
 
-def why_not() -> str | None:
+def unsupported_reason() -> str | None:
     """Why Python cannot run inside Envoy on this machine, as half a sentence; None if it can."""
     if _module() is None:
         return "pyvoy, which loads Python into Envoy, is not installed (it has no package for some platforms)"
@@ -35,7 +35,7 @@ def why_not() -> str | None:
 
 
 def module() -> Path:
-    """The dynamic module; ``why_not`` must have said None."""
+    """The dynamic module; ``unsupported_reason`` must have said None."""
     found = _module()
     assert found is not None  # noqa: S101 - the caller has asked
     return found
