@@ -1,1 +1,1 @@
-"""Processes that are started, watched, replaced and drained."""
+"""Start, watch, replace and drain processes. Kept empty: a process inside Envoy must not import grpcio."""

@@ -1,33 +1,34 @@
-"""What a supervisor tells the service inside Envoy, over the standard input of that process, and what it hears back.
+"""The messages between a supervisor and the service inside Envoy.
 
-First one line of JSON: ``Orders``. Later perhaps ``DRAIN``. The settings may hold a password, which has no place in a
-process list or an environment. A service that cannot start says why on standard error, in one line after ``REFUSAL``.
+The supervisor writes to the standard input of Envoy's process: first one line of JSON, ``Bootstrap``, and, to stop it,
+``DRAIN``. The settings come this way because they may hold a password, and other users can read command lines and
+environments. A service that cannot start writes the reason on standard error, in one line that begins with ``REFUSAL``.
 """
 
 import msgspec
 
 DRAIN = b"drain\n"
-"""The line that makes health checks fail, so that balancers stop sending; calls are still answered."""
+"""The line that makes health checks fail, so that load balancers stop sending; calls are still answered."""
 
 
 REFUSAL = "taskgate: "
-"""What the line of a service that cannot start begins with, inside Envoy or in a worker."""
+"""Prefix of the line in which a service, inside Envoy or in a worker, says why it cannot start."""
 
 
-class Orders(msgspec.Struct, frozen=True):
-    """How to serve."""
+class Bootstrap(msgspec.Struct, frozen=True):
+    """Everything that the service inside Envoy needs to start."""
 
     settings: str
     """``Settings`` as JSON."""
 
     directory: str
-    """The working directory, which relative paths in the settings start from."""
+    """The working directory, to which paths in the settings are relative."""
 
     python: str
-    """The interpreter that runs programs; the one inside Envoy has no program of its own."""
+    """The Python executable for child processes; inside Envoy, ``sys.executable`` does not name one."""
 
     heartbeat: int
-    """The file descriptor that takes beats (module ``heartbeat``)."""
+    """The file descriptor to write heartbeats to (module ``heartbeat``)."""
 
     log: int
-    """The file descriptor that takes log lines; standard error is Envoy's."""
+    """The file descriptor to write log lines to; standard error belongs to Envoy."""

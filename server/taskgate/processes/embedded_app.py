@@ -1,7 +1,7 @@
-"""What pyvoy loads into Envoy: ``taskgate.processes.embedded_app:app``.
+"""The ASGI application that pyvoy loads into Envoy: ``taskgate.processes.embedded_app:app``.
 
-The supervisor writes ``Orders`` to standard input. Where there are none (an Envoy that somebody started by hand, with
-the configuration of ``taskgate gateway``), the settings come from TASKGATE_* variables, as anywhere else.
+The supervisor writes ``Bootstrap`` to standard input. If standard input is empty, because a user runs Envoy with the
+configuration of ``taskgate gateway``, the settings come from TASKGATE_* variables, as anywhere else.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.base.layout import Layout
 from taskgate.base.logs import configure_logs, flush_logs
 from taskgate.base.settings import Settings, load_settings
-from taskgate.processes.bootstrap import DRAIN, REFUSAL, Orders
-from taskgate.processes.heartbeat import start_beating
+from taskgate.processes.bootstrap import DRAIN, REFUSAL, Bootstrap
+from taskgate.processes.heartbeat import start_heartbeat
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
 from taskgate.transports.asgi_app import AsgiTransport
 
 
 class Application:
-    """The ASGI application; Envoy takes connections once its lifespan has begun, and ends it before it exits."""
+    """The ASGI application. Envoy accepts connections after lifespan startup, and exits after lifespan shutdown."""
 
     def __init__(self, open_store: Callable[[str, Layout], TaskStore]) -> None:
-        """``open_store`` makes the store from URL and layout in the settings."""
+        """``open_store`` opens the store for the URL and the layout of the settings."""
         self._open_store = open_store
         self._transport: AsgiTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -41,14 +41,14 @@ class Application:
         receive: Callable[[], Awaitable[dict[str, Any]]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
-        """One request, or the lifespan."""
+        """Handle the lifespan, or one request."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         else:
             assert self._transport is not None  # noqa: S101 - the lifespan comes first
             await self._transport(scope, receive, send)
 
-    async def _live(
+    async def _run_lifespan(
         self,
         receive: Callable[[], Awaitable[dict[str, Any]]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
@@ -56,8 +56,8 @@ class Application:
         await receive()
         try:
             await self._start()
-        except Exception as error:  # noqa: BLE001 - of whatever kind it is, nobody could be served
-            _leave(error)
+        except Exception as error:  # noqa: BLE001 - after any error at start-up, no call could be served
+            _exit_with_reason(error)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in self._tasks:
@@ -67,15 +67,15 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
-        python = str(Path(sys.exec_prefix, "bin", "python3"))  # sys.executable does not name one inside Envoy
+        python = str(Path(sys.exec_prefix, "bin", "python3"))  # inside Envoy, sys.executable does not name it
         line, rest = _first_line()
         if line:
-            orders = msgspec.json.decode(line, type=Orders)
-            os.chdir(orders.directory)
-            python = orders.python
-            settings = Settings.model_validate_json(orders.settings)
-            configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(orders.log, "wb"))
-            self._tasks.append(start_beating(orders.heartbeat))
+            bootstrap = msgspec.json.decode(line, type=Bootstrap)
+            os.chdir(bootstrap.directory)
+            python = bootstrap.python
+            settings = Settings.model_validate_json(bootstrap.settings)
+            configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(bootstrap.log, "wb"))
+            self._tasks.append(start_heartbeat(bootstrap.heartbeat))
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
@@ -84,15 +84,15 @@ class Application:
         )
         await transport.start()
         if line:
-            self._tasks.append(asyncio.create_task(_obey(rest, transport)))
+            self._tasks.append(asyncio.create_task(_drain_on_request(rest, transport)))
         freeze_startup_objects()
         structlog.get_logger("taskgate.server").info("serving inside Envoy", pid=os.getpid())
 
 
-def _leave(error: Exception) -> NoReturn:
+def _exit_with_reason(error: Exception) -> NoReturn:
     """End this process with one sentence on standard error, which the supervisor reads.
 
-    Left to pyvoy and Envoy, it would be a traceback, and words of Envoy's that name no reason.
+    Otherwise pyvoy would print a traceback, and Envoy a message without the reason.
     """
     structlog.get_logger("taskgate.server").debug("the service did not start", exc_info=error)
     flush_logs()
@@ -103,7 +103,7 @@ def _leave(error: Exception) -> NoReturn:
 
 
 def _first_line() -> tuple[bytes, bytes]:
-    """The first line of standard input, and what came with it; empty if there is none."""
+    """Read the first line of standard input, and the bytes that came with it; both are empty at its end."""
     read = b""
     while b"\n" not in read:
         part = os.read(sys.stdin.fileno() if sys.stdin else 0, 1 << 16)
@@ -114,19 +114,19 @@ def _first_line() -> tuple[bytes, bytes]:
     return line, rest
 
 
-async def _obey(read: bytes, transport: AsgiTransport) -> None:
-    """Wait for the order to drain."""
+async def _drain_on_request(received: bytes, transport: AsgiTransport) -> None:
+    """Drain when the supervisor sends ``DRAIN``; ``received`` are the bytes of standard input read so far."""
     reader = asyncio.StreamReader()
-    reader.feed_data(read)
+    reader.feed_data(received)
     pipe = os.fdopen(0, "rb", buffering=0, closefd=False)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     try:
         while line := await reader.readline():
             if line == DRAIN:
                 transport.drain()
-    except Exception:  # noqa: BLE001 - nothing awaits this; of whatever kind it is, the log has it
-        structlog.get_logger("taskgate.server").exception("the supervisor's orders are not heard any more")
+    except Exception:  # noqa: BLE001 - no caller awaits this task; any error belongs in the log
+        structlog.get_logger("taskgate.server").exception("cannot read from the supervisor; drain requests are lost")
 
 
-sys.path[:] = [path for path in sys.path if path != "."]  # pyvoy's; modules are not looked for where tasks may be
+sys.path[:] = [path for path in sys.path if path != "."]  # pyvoy adds it; a data directory must not supply modules
 app = Application(open_store)

@@ -1,4 +1,4 @@
-"""Several Envoys with the service inside, sharing their ports."""
+"""Run several Envoys with the service inside, on shared ports."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from taskgate.processes.supervisor import Supervisor
 from taskgate.stores import files_of
 
 _FILES = 64
-"""Files of such a process beside connections and its store: 41 of its own, and those of large conversions."""
+"""Files that each process needs beside connections and its store: 41 of its own, the others for large conversions."""
 
 
 class EnvoyPool(Supervisor[EnvoyWithPython]):
@@ -21,7 +21,7 @@ class EnvoyPool(Supervisor[EnvoyWithPython]):
     """
 
     def __init__(self, settings: Settings, gateway: GatewaySettings) -> None:
-        """Reserve the addresses; raises SettingsError if one is taken. ``http`` and ``grpc`` then have no port 0."""
+        """Reserve the addresses; raises SettingsError if one is taken. In ``http`` and ``grpc``, no port is 0."""
         reservations = reserve_all([settings.http], key="http") + reserve_all([settings.grpc], key="grpc")
         self.http, self.grpc = (reservation.address for reservation in reservations)
         self._settings = settings
@@ -33,5 +33,5 @@ class EnvoyPool(Supervisor[EnvoyWithPython]):
         )
 
     def _new(self) -> EnvoyWithPython:
-        # One thread: Envoy's work and Python's are done by one thread each, and a process more uses two cores more.
+        # One Envoy thread and one Python thread for each process; more cores are used by more processes.
         return EnvoyWithPython(self._gateway, self._settings, threads=1, share_port=True)

@@ -1,4 +1,4 @@
-"""The gRPC server alone, from opening the store to the last drained call."""
+"""Run the gRPC server without Envoy, from opening the store to the last drained call."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,9 +21,8 @@ async def serve(
 ) -> None:
     """Serve until SIGINT, SIGTERM or ``stop``; then drain.
 
-    ``announce`` is called with the address once the port is bound. ``share_port`` and ``peer_token`` are those of
-    ``GrpcServer``. Raises SettingsError if the port is taken or the
-    store URL is not one that taskgate knows.
+    ``announce`` is called with the address once the port is bound. ``share_port`` and ``peer_token`` are passed to
+    ``GrpcServer``. Raises SettingsError if the port is taken or the store URL is not supported.
     """
     return_large_blocks()
     stop = stop or asyncio.Event()

@@ -1,9 +1,9 @@
-"""Beats: bytes that a process with an interpreter writes to a pipe, by which its supervisor sees that it does not hang.
+"""Heartbeats: a process writes bytes to a pipe, and its supervisor replaces the process when they stop.
 
-There are two kinds. A thread beats for as long as the interpreter runs, a task for as long as the event loop turns. A
-loop that is busy with large answers may take seconds to come round; an interpreter never does, whatever its threads
-compute. Both may wait for a disk: a process that the kernel keeps waiting gets more time, since another one would wait
-for the same.
+A thread writes one kind of byte, which shows that the interpreter runs; a task writes the other kind, which shows that
+the event loop runs. A loop that is busy with large answers may be silent for seconds; a running interpreter never is,
+whatever its threads compute. A process that is blocked in the kernel, for example on a disk, gets more time: its
+successor would wait for the same disk.
 """
 
 import asyncio
@@ -14,42 +14,42 @@ from contextlib import suppress
 from pathlib import Path
 
 HUNG_AFTER = 1.0
-"""Seconds without any sign after which a process counts as hung."""
+"""Seconds without a heartbeat of either kind after which a process counts as hung."""
 
 LOOP_HUNG_AFTER = 15.0
-"""Seconds without a beat of the event loop after which that counts as hung. It may just be busy: 256 calls for 10 MB
-each that come at once keep it so for seconds."""
+"""Seconds without a heartbeat of the event loop after which the loop counts as hung. It may just be busy: 256 calls
+for 10 MB each that come at once take it seconds."""
 
-SECOND_LOOK = 0.3
-"""Seconds to wait once more: if it was the supervisor that stood still, the signs of that time are yet to be read."""
+RECHECK_SECONDS = 0.3
+"""Seconds to wait once more: if the supervisor itself was paused, it has yet to read the heartbeats of that time."""
 
 BLOCKED_HUNG_AFTER = 60.0
-"""Seconds of silence after which a process counts as hung although the kernel keeps it waiting."""
+"""Seconds of silence after which a process counts as hung even if it is blocked in the kernel."""
 
 _INTERVAL = 0.1
 _INTERPRETER, _LOOP = b"i", b"l"
 
 
-def start_beating(descriptor: int) -> asyncio.Task[None]:
-    """Beat on ``descriptor``, the writing end of a pipe, which becomes non-blocking.
+def start_heartbeat(descriptor: int) -> asyncio.Task[None]:
+    """Write heartbeats to ``descriptor``, the writing end of a pipe, which becomes non-blocking.
 
-    The loop's beats end with the task that is returned, those of the interpreter with the process or the pipe.
+    The loop's heartbeats end with the returned task, the interpreter's with the process or the pipe.
     """
     os.set_blocking(descriptor, False)
-    threading.Thread(target=_beat, args=(descriptor,), name="beat", daemon=True).start()
+    threading.Thread(target=_beat_in_thread, args=(descriptor,), name="heartbeat", daemon=True).start()
     return asyncio.create_task(_beat_in_loop(descriptor))
 
 
-async def until_silent(beats: asyncio.StreamReader, pid: int | None = None) -> None:
+async def until_silent(heartbeats: asyncio.StreamReader, pid: int | None = None) -> None:
     """Return when the interpreter or its event loop has been silent for too long, or the pipe has ended.
 
-    ``pid`` is the process, which gets up to ``BLOCKED_HUNG_AFTER`` seconds while it is blocked in the kernel.
+    The process ``pid`` gets up to ``BLOCKED_HUNG_AFTER`` seconds while it is blocked in the kernel.
     """
     loop = asyncio.get_running_loop()
     heard = looped = loop.time()
     while True:
         try:
-            read = await _read_within(HUNG_AFTER, beats) or await _read_within(SECOND_LOOK, beats)
+            read = await _read_within(HUNG_AFTER, heartbeats) or await _read_within(RECHECK_SECONDS, heartbeats)
         except EOFError:
             return
         now = loop.time()
@@ -62,43 +62,43 @@ async def until_silent(beats: asyncio.StreamReader, pid: int | None = None) -> N
 
 
 def is_blocked(pid: int) -> bool:
-    """Whether a thread of the process waits in the kernel and cannot be interrupted; False where nothing tells."""
-    with suppress(OSError):  # the process has ended, or this one may open no more files
+    """Whether a thread of the process is in an uninterruptible wait in the kernel; False if ``/proc`` does not say."""
+    with suppress(OSError):  # the process has ended, or this process has no free file descriptor
         for status in Path(f"/proc/{pid}/task").glob("*/stat"):
             with suppress(OSError):  # the thread has ended
-                # The state comes after the name, which is in brackets and may hold any character.
+                # The state follows the name, which is in brackets and may contain any character.
                 if status.read_bytes().rpartition(b")")[2].split()[0] == b"D":
                     return True
     return False
 
 
-async def _read_within(seconds: float, beats: asyncio.StreamReader) -> bytes:
-    """The beats that have come; none after ``seconds`` of silence. Raises EOFError once none can come."""
+async def _read_within(seconds: float, heartbeats: asyncio.StreamReader) -> bytes:
+    """Return the heartbeats that have arrived, b"" after ``seconds`` of silence. Raise EOFError at the pipe's end."""
     try:
         async with asyncio.timeout(seconds):
-            if read := await beats.read(1024):
+            if read := await heartbeats.read(1024):
                 return read
     except TimeoutError:
         return b""
     raise EOFError
 
 
-def _beat(descriptor: int) -> None:
+def _beat_in_thread(descriptor: int) -> None:
     while _write(descriptor, _INTERPRETER):
         time.sleep(_INTERVAL)
 
 
 async def _beat_in_loop(descriptor: int) -> None:
-    while _write(descriptor, _LOOP):  # noqa: ASYNC110 - the sleep is the beat, and no wait for anything
+    while _write(descriptor, _LOOP):  # noqa: ASYNC110 - a periodic action; there is no event to wait for
         await asyncio.sleep(_INTERVAL)
 
 
 def _write(descriptor: int, beat: bytes) -> bool:
-    """Whether there is still somebody to beat for."""
+    """Write one heartbeat; return False if the supervisor is gone."""
     try:
         os.write(descriptor, beat)
-    except BlockingIOError:  # the supervisor is behind with reading; that is enough of a sign
+    except BlockingIOError:  # the pipe is full: the supervisor has enough heartbeats to read
         return True
-    except OSError:  # it is gone
+    except OSError:  # the reading end is closed
         return False
     return True

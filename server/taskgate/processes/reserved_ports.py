@@ -1,6 +1,6 @@
-"""Addresses held for processes that are started, and started again.
+"""Reserve the ports of supervised processes, so that no other program can take one during a replacement.
 
-They are bound, without listening: no stranger can take the port of a process that is being replaced.
+A reservation binds the address and does not listen on it.
 """
 
 import socket
@@ -14,10 +14,10 @@ from taskgate.base.errors import SettingsError
 
 
 class Reservation:
-    """One address, until ``close``. Others that set SO_REUSEPORT, as our processes do, can still listen on it."""
+    """One address, reserved until ``close``. Processes of this user that set SO_REUSEPORT can listen on it."""
 
     def __init__(self, address: Address, *, key: str) -> None:
-        """Raises SettingsError, naming setting ``key``, if the address is taken."""
+        """Bind ``address``; raises SettingsError, naming setting ``key``, if it is taken."""
         check_port_free(address, key=key)
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
@@ -28,10 +28,10 @@ class Reservation:
             self._socket.close()
             raise SettingsError(f"{key}: cannot listen on {address}: {error.strerror}") from error
         self.address = Address(address.host, self._socket.getsockname()[1])
-        """The address; its port is never 0."""
+        """The bound address; its port is never 0."""
 
     def close(self) -> None:
-        """Let go of the address."""
+        """Release the address."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -46,7 +46,7 @@ class Reservation:
 
 
 def reserve_all(addresses: Sequence[Address], *, key: str) -> list[Reservation]:
-    """Reserve each of ``addresses``; all or nothing."""
+    """Reserve all of ``addresses``, or none of them if one is taken."""
     with ExitStack() as opened:
         reservations = [opened.enter_context(Reservation(address, key=key)) for address in addresses]
         opened.pop_all()

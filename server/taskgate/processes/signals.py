@@ -1,4 +1,4 @@
-"""Running an event loop until someone asks it to stop."""
+"""Run an event loop, and stop it on SIGINT or SIGTERM."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from taskgate.base.logs import flush_logs
 
 
 def event_loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
-    """``uvloop.run`` where uvloop is installed (10-25 % less CPU a call), else ``asyncio.run``."""
+    """Return ``uvloop.run`` if uvloop is installed (10-25 % less CPU for a call), else ``asyncio.run``."""
     try:
         import uvloop  # noqa: PLC0415 - not available on every platform
     except ImportError:
@@ -22,9 +22,9 @@ def event_loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
 
 
 def stop_on_signals(stop: asyncio.Event, abandon: Callable[[], None] = lambda: None) -> None:
-    """Set ``stop`` at the first SIGINT or SIGTERM; end the process at once at a second one.
+    """Set ``stop`` at the first SIGINT or SIGTERM; end this process at once at the second.
 
-    ``abandon`` ends what would outlive it, without waiting.
+    ``abandon`` then kills its child processes, without waiting for them.
     """
     loop = asyncio.get_running_loop()
 
@@ -34,8 +34,8 @@ def stop_on_signals(stop: asyncio.Event, abandon: Callable[[], None] = lambda: N
             log.warning("second signal: stopping without draining")
             try:
                 abandon()
-            except Exception:  # it ends all the same
-                log.exception("not all could be ended")
+            except Exception:  # must not keep this process from ending
+                log.exception("not all child processes could be killed")
             finally:
                 flush_logs()
                 os._exit(128 + number)

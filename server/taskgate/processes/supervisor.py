@@ -1,4 +1,4 @@
-"""Processes that are kept running: started, watched, replaced when they end or hang, restarted in turn, drained."""
+"""Keep processes running: start and watch them, replace those that end or hang, restart them in turn, drain them."""
 
 import asyncio
 import time
@@ -12,71 +12,71 @@ from taskgate.base.errors import SettingsError
 from taskgate.processes.reserved_ports import Reservation
 
 _SHORT_LIFE = 5.0
-"""A process that ends within this many seconds of its start is started again after a delay, which grows."""
+"""If a process ends within this many seconds of its start, it is restarted after a growing delay."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 
 _OVERLAP = 1.0
-"""Seconds for which a process that is being replaced goes on serving beside its successor."""
+"""Seconds for which a process that is being replaced keeps serving beside its successor."""
 
-_WATCH_AGAIN = 1.0
-"""Seconds until a process is watched again, after a watch that failed."""
+_WATCH_RETRY_DELAY = 1.0
+"""Seconds until a process is watched again, after an error while watching it."""
 
-_LAST_CALLS = 2.0
-"""Seconds for the calls of a process that answers those that it has, and takes no more."""
+_LAST_CALLS_GRACE = 2.0
+"""Seconds to finish calls in flight for a process that still answers them but accepts no new ones."""
 
 
 class Problem(NamedTuple):
-    """Why a process that runs is to be replaced."""
+    """Why a running process must be replaced."""
 
     what: str
     answers: bool = False
-    """Whether it still answers the calls that it has."""
+    """Whether the process still answers its calls in flight."""
 
 
 class Supervised(Protocol):
-    """One process. After its end, which ``wait`` reports, ``start`` may be called again."""
+    """One process. When it has ended, which ``wait`` reports, ``start`` may be called again."""
 
     @property
     def pid(self) -> int | None:
         """The process ID while it runs, else None."""
 
     async def start(self) -> object:
-        """Start it and wait until it takes calls. Raises SettingsError or OSError if it does not.
+        """Start it and wait until it accepts calls. Raises SettingsError or OSError if it does not.
 
-        One whose start is cancelled finishes the calls that it may have already, and ends.
+        If cancelled, let it finish the calls that it may already have, and end it.
         """
 
     async def wait(self) -> int:
-        """Wait until it ends, for whatever reason; returns its exit code, negative for a signal."""
+        """Wait until it ends, for any reason; return its exit code, negative for a signal."""
 
     async def hung(self) -> Problem:
-        """Return when it hangs or serves no callers, or has ended."""
+        """Return when it hangs, serves no new callers, or has ended."""
 
     async def drain(self, seconds: float) -> None:
-        """Wind up for ``seconds`` in which calls are still served; again from anywhere in between, if called again."""
+        """Start draining and keep serving for ``seconds``. Idempotent: a repeated call restarts the drain."""
 
     async def stop(self, grace: float) -> None:
-        """Let running calls finish for up to ``grace`` seconds, then end it. Safe to call at any time, and again."""
+        """Give calls in flight up to ``grace`` seconds, then end it. Idempotent, and safe at any time."""
 
     def kill(self) -> None:
-        """End it at once, with all calls that it has."""
+        """End it at once, together with its calls in flight."""
 
     def abandon(self) -> None:
-        """``kill``, and remove what it used; for a supervisor that ends at once."""
+        """``kill`` it and remove its temporary files, without waiting; for a supervisor that ends at once."""
 
 
 P = TypeVar("P", bound=Supervised)
 
 
 @dataclass(slots=True)
-class _Place(Generic[P]):
-    """One of the processes that are to run, whichever it is at the moment."""
+class _Slot(Generic[P]):
+    """One of the processes to keep running: how to make it, and the current one."""
 
     number: int
     make: Callable[[], P]
     process: P
-    guard: asyncio.Task[None] | None = None
+    watcher: asyncio.Task[None] | None = None
 
 
 class Supervisor(Generic[P]):
@@ -85,176 +85,176 @@ class Supervisor(Generic[P]):
     def __init__(
         self, makers: Sequence[Callable[[], P]], *, name: str, grace: float, reservations: Sequence[Reservation] = ()
     ) -> None:
-        """``name`` is what the log calls a process, ``grace`` the seconds for the calls of one that is restarted.
+        """``name`` is the log's name for a process, ``grace`` the seconds in which a replaced one finishes its calls.
 
-        ``reservations`` are addresses of the processes; they are let go by ``stop``.
+        ``reservations`` are the addresses of the processes; ``stop`` releases them.
         """
-        self._places = [_Place(number, make, make()) for number, make in enumerate(makers)]
+        self._slots = [_Slot(number, make, make()) for number, make in enumerate(makers)]
         self._name = name
         self._grace = grace
         self._reservations = reservations
         self._restarting: asyncio.Task[None] | None = None
-        self._aside: list[P] = []  # a predecessor that finishes its calls, a successor that is not ready yet
+        self._in_transition: list[P] = []  # a predecessor that finishes its calls, or a successor that is starting
         self._stopping = False
         self._log = structlog.get_logger("taskgate.supervision")
 
     async def start(self) -> None:
-        """Start all and wait until they take calls. Raises SettingsError or OSError if one does not."""
-        starts = [asyncio.create_task(place.process.start()) for place in self._places]
+        """Start all and wait until they accept calls. Raises SettingsError or OSError if one does not."""
+        starts = [asyncio.create_task(slot.process.start()) for slot in self._slots]
         try:
             await asyncio.gather(*starts)
         finally:
             await _cancel(*starts)
-        for place in self._places:
-            await self._guard(place)
+        for slot in self._slots:
+            await self._watch(slot)
 
     def restart(self) -> None:
-        """Begin to replace one after the other: each goes when its successor takes calls, and finishes its own."""
+        """Begin to replace all, one after the other. Each starts to drain when its successor accepts calls."""
         if self._restarting is not None and not self._restarting.done():
             self._log.warning("a restart is under way already")
         elif not self._stopping:
             self._restarting = asyncio.create_task(self._restart())
 
     async def drain(self, seconds: float) -> None:
-        """As ``Supervised.drain``, all at once; whatever ends is not replaced any more, and a restart goes no further.
+        """Drain all at once, as ``Supervised.drain``, and stop replacing processes.
 
-        Both generations are drained then: the successor that starts and the predecessor that goes.
+        This cancels a restart, and drains its predecessor and its successor too.
         """
-        await self._stand_down()
+        await self._stop_replacing()
         await asyncio.gather(*(self._drain(process, seconds) for process in self._processes()))
 
     async def stop(self, grace: float) -> None:
-        """As ``Supervised.stop``, all at once; then let go of the addresses."""
-        await self._stand_down()
-        await _cancel(*(place.guard for place in self._places if place.guard is not None))
+        """Stop all at once, as ``Supervised.stop``; then release the addresses."""
+        await self._stop_replacing()
+        await _cancel(*(slot.watcher for slot in self._slots if slot.watcher is not None))
         await asyncio.gather(*(self._stop(process, grace) for process in self._processes()))
         for reservation in self._reservations:
             reservation.close()
 
     def abandon(self) -> None:
-        """End all at once, with the calls that they have."""
+        """Kill all at once, together with their calls in flight."""
         for process in self._processes():
             self._abandon(process)
 
     def _processes(self) -> list[P]:
-        return [place.process for place in self._places] + self._aside
+        return [slot.process for slot in self._slots] + self._in_transition
 
-    async def _stand_down(self) -> None:
+    async def _stop_replacing(self) -> None:
         self._stopping = True
         if self._restarting is not None:
             await _cancel(self._restarting)
 
     async def _restart(self) -> None:
-        for place in self._places:
-            successor = place.make()
-            self._aside.append(successor)
+        for slot in self._slots:
+            successor = slot.make()
+            self._in_transition.append(successor)
             try:
                 await successor.start()
-            except Exception as error:  # noqa: BLE001 - such as OSError: this machine is out of processes, or of memory
-                self._aside.remove(successor)
-                self._log.error("restart given up", reason=str(error), exc_info=_unexpected(error))
+            except Exception as error:  # noqa: BLE001 - any failure, such as OSError for lack of memory, ends the restart
+                self._in_transition.remove(successor)
+                self._log.error("restart given up", reason=str(error), exc_info=_exc_info(error))
                 return
-            self._aside.remove(successor)
-            predecessor, place.process = place.process, successor
-            self._aside.append(predecessor)
-            await self._guard(place)
+            self._in_transition.remove(successor)
+            predecessor, slot.process = slot.process, successor
+            self._in_transition.append(predecessor)
+            await self._watch(slot)
             await self._drain(predecessor, _OVERLAP)
             await self._stop(predecessor, self._grace)
-            self._aside.remove(predecessor)
-            self._log.info(f"{self._name} restarted", number=place.number, pid=successor.pid)
+            self._in_transition.remove(predecessor)
+            self._log.info(f"{self._name} restarted", number=slot.number, pid=successor.pid)
 
     async def _drain(self, process: P, seconds: float) -> None:
-        """Drain it; a failure is logged, and ends nothing: ``_stop`` follows, and others are drained beside it."""
+        """Drain ``process``; log a failure and continue: ``_stop`` follows, and others drain at the same time."""
         try:
             await process.drain(seconds)
-        except Exception:  # noqa: BLE001 - as above
+        except Exception:  # noqa: BLE001 - see the docstring
             self._log.exception(f"{self._name} could not be drained")
 
     async def _stop(self, process: P, grace: float) -> None:
-        """Stop it, at once if it cannot be done in order; others are stopped beside it."""
+        """Stop ``process``; if that fails, log it and kill the process. Others stop at the same time."""
         try:
             await process.stop(grace)
-        except Exception:  # noqa: BLE001 - as above
-            self._log.exception(f"{self._name} could not be stopped in order; ending it")
+        except Exception:  # noqa: BLE001 - see the docstring
+            self._log.exception(f"{self._name} could not be stopped in order; killing it")
             self._abandon(process)
 
     def _abandon(self, process: P) -> None:
         try:
             process.abandon()
-        except Exception:  # noqa: BLE001 - the others are to end too
-            self._log.exception(f"{self._name} could not be ended")
+        except Exception:  # noqa: BLE001 - the others must end too
+            self._log.exception(f"{self._name} could not be killed")
 
-    async def _guard(self, place: _Place[P]) -> None:
-        """Watch the process that is in ``place`` now, instead of the one before."""
-        before, place.guard = place.guard, asyncio.create_task(self._keep_running(place.number, place.process))
+    async def _watch(self, slot: _Slot[P]) -> None:
+        """Watch the process that is now in ``slot`` instead of its predecessor."""
+        before, slot.watcher = slot.watcher, asyncio.create_task(self._keep_running(slot.number, slot.process))
         if before is not None:
             await _cancel(before)
 
     async def _keep_running(self, number: int, process: P) -> None:
-        """Start ``process`` again whenever it ends or hangs; returns once everything stops.
+        """Restart ``process`` whenever it ends or hangs; return when the supervisor stops.
 
-        A watch that fails is begun again: nothing else would notice that the process is gone.
+        After an error, watch again: otherwise the end of the process would go unnoticed.
         """
-        failures, told = 0, False
+        failures, logged = 0, False
         began = time.monotonic()
         while True:
             try:
                 problem = await _until_gone(process)
-            except Exception:  # noqa: BLE001 - nothing awaits this; it is to go on
-                if not told:  # once, or an error that stays would fill the log
+            except Exception:  # noqa: BLE001 - no caller awaits this task, and it must continue
+                if not logged:  # once: a lasting error would fill the log
                     self._log.exception(f"{self._name} cannot be watched; trying again", number=number)
-                told = True
-                await asyncio.sleep(_WATCH_AGAIN)
+                logged = True
+                await asyncio.sleep(_WATCH_RETRY_DELAY)
                 continue
             if self._stopping:
                 return
             failures = failures + 1 if time.monotonic() - began < _SHORT_LIFE else 0
             self._log.error(f"{self._name} gone; replacing it", number=number, problem=problem)
             failures = await self._start_again(process, failures)
-            began, told = time.monotonic(), False
+            began, logged = time.monotonic(), False
 
     async def _start_again(self, process: P, failures: int) -> int:
-        """Start it, however often it takes; returns the number of failures in a row, ``failures`` included."""
+        """Start ``process``, retrying until it succeeds; return the failures in a row, ``failures`` included."""
         while True:
             await asyncio.sleep(_delay(failures))
             try:
                 await process.start()
-            except Exception as error:  # noqa: BLE001 - of whatever kind it is, nobody else starts it
+            except Exception as error:  # noqa: BLE001 - after any error, only this task can start it
                 failures += 1
                 self._log.error(
                     f"{self._name} cannot start; trying again",
                     reason=str(error),
                     delay=_delay(failures),
-                    exc_info=_unexpected(error),
+                    exc_info=_exc_info(error),
                 )
             else:
                 return failures
 
 
-def _unexpected(error: Exception) -> Exception | None:
-    """``error`` if the log should say where it came from; None for one that its words explain."""
+def _exc_info(error: Exception) -> Exception | None:
+    """Return ``error`` if the log needs its traceback, or None if its message says enough."""
     return None if isinstance(error, (SettingsError, OSError)) else error
 
 
 def _delay(failures: int) -> float:
-    """Seconds to wait before the next start, after so many failures in a row."""
+    """Return the seconds to wait before the next start, after ``failures`` in a row."""
     return min(_FIRST_DELAY * 2.0 ** min(failures - 1, 10), _LONGEST_DELAY) if failures else 0.0
 
 
 async def _until_gone(process: Supervised) -> str:
-    """Wait until ``process`` ends, or hangs and is ended; returns what happened."""
+    """Wait until ``process`` ends, or hangs and is ended; return a description for the log."""
     ended = asyncio.create_task(process.wait())
     hung = asyncio.create_task(process.hung())
     try:
         await asyncio.wait((ended, hung), return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            # Its end may be what made it silent; it is then only a moment away.
+            # It may be silent because it is ending; then its end comes within a moment.
             await asyncio.wait((ended,), timeout=0.05)
         if ended.done():
             return f"it ended with code {ended.result()}"
         problem = hung.result()
         if problem.answers:
-            await process.stop(_LAST_CALLS)
+            await process.stop(_LAST_CALLS_GRACE)
         else:
             process.kill()
         await ended
@@ -265,7 +265,7 @@ async def _until_gone(process: Supervised) -> str:
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel ``tasks`` and wait until each has cleaned up."""
+    """Cancel ``tasks`` and wait until each has ended."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,10 +1,10 @@
 """Run one server process under a supervisor: ``python -m taskgate.processes.worker_main``.
 
 Two pipes connect the process with its supervisor. Standard input carries two lines: the settings as JSON, and the token
-by which the worker knows its Envoy. They come this way because command lines and environments can be read by others,
-and settings may hold a password. The end of the input means that the supervisor is gone; the worker then drains and
+by which the worker recognizes its Envoy. They come this way because settings may hold a password, and other users can
+read command lines and environments. The end of the input means that the supervisor is gone; the worker then drains and
 exits. Standard output carries one line, the address, once the port is bound, and then heartbeats (module
-``heartbeat``). A worker that cannot start writes one line after ``REFUSAL`` that says why.
+``heartbeat``). A worker that cannot start writes the reason instead, in one line that begins with ``REFUSAL``.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from taskgate.base.logs import configure_logs, flush_logs
 from taskgate.base.settings import Settings
 from taskgate.processes.bootstrap import REFUSAL
 from taskgate.processes.grpc_server import serve
-from taskgate.processes.heartbeat import start_beating
+from taskgate.processes.heartbeat import start_heartbeat
 from taskgate.processes.signals import event_loop_runner
 
 
 def main() -> int:
-    """Serve until the supervisor signals or disappears.
+    """Serve until the supervisor sends a signal or ends.
 
-    The exit code is 0, 2 for settings that cannot be used, or 1.
+    Return exit code 0 after a drain, 2 for unusable settings, 1 for any other failure to start.
     """
     settings = Settings.model_validate_json(sys.stdin.buffer.readline())
     peer_token = sys.stdin.buffer.readline().decode().strip() or None
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 async def _serve_until_orphaned(settings: Settings, peer_token: str | None, announced: list[Address]) -> None:
-    """Serve; the end of standard input stops it, as a signal does. ``announced`` gets the address that is served."""
+    """Serve until a signal or the end of standard input. Append the bound address to ``announced``."""
     orphaned = asyncio.Event()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -55,7 +55,7 @@ async def _serve_until_orphaned(settings: Settings, peer_token: str | None, anno
     async def watch_supervisor() -> None:
         try:
             await reader.read()
-        finally:  # a pipe that cannot be read would not tell of the supervisor's end either
+        finally:  # after an error too: the pipe could no longer show that the supervisor has ended
             orphaned.set()
 
     tasks = [asyncio.create_task(watch_supervisor())]
@@ -64,7 +64,7 @@ async def _serve_until_orphaned(settings: Settings, peer_token: str | None, anno
         sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
         announced.append(address)
-        tasks.append(start_beating(sys.stdout.fileno()))
+        tasks.append(start_heartbeat(sys.stdout.fileno()))
 
     await serve(settings, share_port=True, peer_token=peer_token, announce=announce, stop=orphaned)
     for task in tasks:

@@ -1,4 +1,4 @@
-"""gRPC servers of their own: a process each, and several of them kept running."""
+"""Run gRPC servers as worker processes, and keep several of them running."""
 
 import asyncio
 import os
@@ -19,19 +19,19 @@ from taskgate.processes.reserved_ports import reserve_all
 from taskgate.processes.supervisor import Problem, Supervisor
 
 START_TIMEOUT = 30.0
-"""Seconds a worker has to bind its port."""
+"""Seconds within which a worker must bind its port."""
 
 _KILL_AFTER = 5.0
-"""Seconds to drain in for a worker that is not wanted before it has started."""
+"""Seconds to drain for a worker whose start fails or is cancelled."""
 
 
 class WorkerProcess:
-    """One ``python -m taskgate.processes.worker_main``; ``supervisor.py`` says what each method is for."""
+    """One process ``python -m taskgate.processes.worker_main``. ``Supervised`` defines the methods."""
 
     def __init__(self, settings: Settings, *, peer_token: str = "") -> None:
-        """It will listen on ``settings.grpc``, and let others listen there too.
+        """Prepare a worker that listens on ``settings.grpc``, a port that it shares.
 
-        ``peer_token`` is that of ``GrpcServer``.
+        ``peer_token`` is passed to ``GrpcServer``.
         """
         self._settings = settings
         self._peer_token = peer_token
@@ -47,7 +47,7 @@ class WorkerProcess:
     async def start(self) -> None:
         """Start it and wait until it has bound its port.
 
-        Raises SettingsError with its own words if it cannot, or if it ends before that, or is not there in time.
+        Raises SettingsError if it reports a reason, ends early, or does not listen within ``START_TIMEOUT``.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -61,24 +61,24 @@ class WorkerProcess:
         self._log.info("worker listens", grpc=str(self._settings.grpc), pid=self.pid)
 
     async def wait(self) -> int:
-        """Wait until it ends; returns its exit code, negative for a signal."""
-        assert self._process is not None  # noqa: S101 - it has been started
+        """Wait until it ends; return its exit code, negative for a signal."""
+        assert self._process is not None  # noqa: S101 - ``start`` comes first
         return await self._process.wait()
 
     async def hung(self) -> Problem:
         """Return when its interpreter or event loop has been silent for too long, or has ended."""
-        assert self._process is not None  # noqa: S101 - it has been started
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker: PIPE was asked for
+        assert self._process is not None  # noqa: S101 - ``start`` comes first
+        assert self._process.stdout is not None  # noqa: S101 - for the type checker: it is a PIPE
         await until_silent(self._process.stdout, self.pid)
         return Problem("it hung")
 
     async def drain(self, seconds: float) -> None:
-        """Let it serve on for ``seconds``; it drains by itself when it is stopped."""
+        """Let it keep serving for ``seconds``; it drains by itself when it is stopped."""
         if self.pid is not None:
             await asyncio.sleep(seconds)
 
     async def stop(self, grace: float) -> None:
-        """Ask it to drain; end it if it still runs after ``grace`` seconds."""
+        """Ask it to drain; kill it if it still runs after ``grace`` seconds."""
         if self._process is None or self.pid is None:
             return
         with suppress(ProcessLookupError):
@@ -87,18 +87,18 @@ class WorkerProcess:
             async with asyncio.timeout(grace):
                 await self._process.wait()
         except TimeoutError:
-            self._log.warning("a worker did not drain in time; ending it", pid=self.pid, seconds=grace)
+            self._log.warning("a worker did not drain in time; killing it", pid=self.pid, seconds=grace)
             self.kill()
             await self._process.wait()
 
     def kill(self) -> None:
-        """End it at once, with all calls that it has."""
+        """End it at once, together with its calls in flight."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
     def abandon(self) -> None:
-        """``kill``."""
+        """Same as ``kill``: a worker has no temporary files."""
         self.kill()
 
     async def _launch(self) -> None:
@@ -108,13 +108,13 @@ class WorkerProcess:
             "taskgate.processes.worker_main",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # gRPC's core would tell of every malformed header of a caller's, in lines of its own that are no JSON.
+            # gRPC's core would log every malformed header of a client, in lines that are not JSON.
             env={"GRPC_VERBOSITY": "NONE", **os.environ},
-            start_new_session=True,  # a terminal's Ctrl-C goes to the supervisor alone, which drains in order
+            start_new_session=True,  # a terminal's Ctrl-C reaches only the supervisor, which drains in order
         )
-        assert process.stdin is not None  # noqa: S101 - for the type checker: PIPE was asked for
+        assert process.stdin is not None  # noqa: S101 - for the type checker: it is a PIPE
         assert process.stdout is not None  # noqa: S101 - same
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died at once; its exit code says so below
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its exit code is reported below
             process.stdin.write(f"{self._settings.model_dump_json()}\n{self._peer_token}\n".encode())
             await process.stdin.drain()
         line = (await process.stdout.readline()).decode(errors="replace")
@@ -128,20 +128,19 @@ class WorkerProcess:
 class WorkerPool(Supervisor[WorkerProcess]):
     """``per_address`` workers on each of ``addresses``.
 
-    Workers that share an address get their connections from the kernel; those with one each get calls from Envoy.
-    The pool holds every address bound, without listening, for as long as it lives: no stranger can take the port of a
-    worker that is being replaced.
+    The kernel spreads connections over workers that share an address; Envoy spreads calls over workers that have one
+    each. The pool reserves every address until it stops, so that no other program can take one during a replacement.
     """
 
     def __init__(self, settings: Settings, addresses: Sequence[Address], *, per_address: int = 1, grace: float) -> None:
-        """Reserve the addresses; raises SettingsError if one is taken. ``self.addresses`` then has no port 0.
+        """Reserve the addresses; raises SettingsError if one is taken. In ``self.addresses``, no port is 0.
 
-        ``grace`` is how many seconds a worker that is restarted has to drain.
+        ``grace`` is the number of seconds in which a replaced worker must drain.
         """
         reservations = reserve_all(addresses, key="grpc")
         self.addresses = [reservation.address for reservation in reservations]
         self.peer_token = secrets.token_hex(16)
-        """What the Envoy in front must put before the address of its caller, to be believed."""
+        """The token that Envoy puts before a client's address, so that workers trust the address."""
         makers = [
             partial(WorkerProcess, settings.model_copy(update={"grpc": address}), peer_token=self.peer_token)
             for address in self.addresses
@@ -151,12 +150,12 @@ class WorkerPool(Supervisor[WorkerProcess]):
 
 
 def consecutive_addresses(first: Address, count: int) -> list[Address]:
-    """``count`` addresses from ``first`` on; all of them port 0 if the first is.
+    """Return ``count`` addresses with consecutive ports from ``first`` on, or all with port 0 if ``first`` has it.
 
-    Raises SettingsError if they would go past the last port.
+    Raises SettingsError if they would exceed the last port.
     """
     if first.port == 0:
         return [Address(first.host, 0) for _ in range(count)]
     if first.port + count - 1 > MAX_PORT:
-        raise SettingsError(f"grpc: {count} workers from port {first.port} on go past port {MAX_PORT}")
+        raise SettingsError(f"grpc: {count} workers from port {first.port} on would exceed port {MAX_PORT}")
     return [Address(first.host, first.port + index) for index in range(count)]

@@ -13,14 +13,14 @@ from taskgate.processes import heartbeat
 
 BUSY = """
 import asyncio, sys, threading, time
-from taskgate.processes.heartbeat import start_beating
+from taskgate.processes.heartbeat import start_heartbeat
 
 def compute():
     while True:
         sum(range(100))
 
 async def main():
-    task = start_beating(sys.stdout.fileno())
+    task = start_heartbeat(sys.stdout.fileno())
     await asyncio.sleep(0.2)
     for _ in range(2):
         threading.Thread(target=compute, daemon=True).start()
@@ -77,10 +77,10 @@ async def test_end_of_the_process_ends_the_watch(busy: asyncio.subprocess.Proces
 READING = """
 import asyncio, sys
 from pathlib import Path
-from taskgate.processes.heartbeat import start_beating
+from taskgate.processes.heartbeat import start_heartbeat
 
 async def main():
-    task = start_beating(sys.stdout.fileno())
+    task = start_heartbeat(sys.stdout.fileno())
     await asyncio.sleep(0.2)
     Path(sys.argv[1]).read_bytes()
     await asyncio.sleep(60)

@@ -65,7 +65,7 @@ class Sleeper:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_WATCH_AGAIN", 0.01)
+    monkeypatch.setattr(supervisor, "_WATCH_RETRY_DELAY", 0.01)
     monkeypatch.setattr(supervisor, "_OVERLAP", 0.01)
 
 

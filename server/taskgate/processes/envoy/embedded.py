@@ -16,7 +16,7 @@ import find_libpython
 import msgspec
 
 from taskgate.base.settings import Settings
-from taskgate.processes.bootstrap import DRAIN, Orders
+from taskgate.processes.bootstrap import DRAIN, Bootstrap
 from taskgate.processes.envoy.configuration import GatewaySettings
 from taskgate.processes.envoy.process import EnvoyProcess
 from taskgate.processes.heartbeat import until_silent
@@ -106,7 +106,7 @@ class EnvoyWithPython(EnvoyProcess):
 
     def _give_orders(self, *, heartbeat: int, log: int) -> None:
         """Tell the service what to do; ``heartbeat`` and ``log`` are files that it has inherited."""
-        orders = Orders(
+        orders = Bootstrap(
             settings=self._service.model_dump_json(),
             directory=str(Path.cwd()),
             python=sys.executable,

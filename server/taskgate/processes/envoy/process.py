@@ -30,7 +30,7 @@ from taskgate.processes.envoy.configuration import (
     resolve,
 )
 from taskgate.processes.envoy.folder import PrivateFolder
-from taskgate.processes.heartbeat import BLOCKED_HUNG_AFTER, HUNG_AFTER, SECOND_LOOK, is_blocked
+from taskgate.processes.heartbeat import BLOCKED_HUNG_AFTER, HUNG_AFTER, RECHECK_SECONDS, is_blocked
 from taskgate.processes.supervisor import Problem
 
 START_TIMEOUT = 30.0
@@ -184,7 +184,7 @@ class EnvoyProcess:
 
         Where nothing could be asked, there is no news: that says something about this process, and not about Envoy.
         """
-        while await self._alive_within(HUNG_AFTER) or await self._alive_within(SECOND_LOOK):  # noqa: ASYNC110 - see stop
+        while await self._alive_within(HUNG_AFTER) or await self._alive_within(RECHECK_SECONDS):  # noqa: ASYNC110 - see stop
             await asyncio.sleep(_LOOK_INTERVAL)
         return Problem("it hung")
 
@@ -211,7 +211,7 @@ class EnvoyProcess:
         while True:
             try:
                 if await self._problem_of_callers(_PROBE_TIMEOUT):
-                    await asyncio.sleep(SECOND_LOOK)  # it may be about to end, or this process has stood still
+                    await asyncio.sleep(RECHECK_SECONDS)  # it may be about to end, or this process has stood still
                     blocked = self.pid is not None and is_blocked(self.pid)
                     seconds = BLOCKED_HUNG_AFTER - _PROBE_TIMEOUT if blocked else HUNG_AFTER
                     if problem := await self._problem_of_callers(seconds):
