@@ -143,11 +143,11 @@ def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(tmp_p
         supervisor, envoy = psutil.Process(system.process.pid), system.envoy()
         limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
         supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
-        eventually(lambda: system.events("Envoy cannot be watched; trying again for as long as it takes"), "no news")
+        eventually(lambda: system.events("Envoy cannot be probed; trying again"), "no news")
         time.sleep(4)  # on purpose: more than after which Envoy would be taken for hung
         assert answers(system)
         assert not [line for line in system.log if "gone; replacing it" in line]
-        assert len(system.events("Envoy cannot be watched; trying again for as long as it takes")) == 1
+        assert len(system.events("Envoy cannot be probed; trying again")) == 1
         supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
         envoy.suspend()
         eventually(lambda: [line for line in system.log if "gone; replacing it" in line], "noticed", 30)

@@ -65,7 +65,7 @@ def test_gateway_out_of_files_refuses_new_connections_and_serves_the_others(tmp_
         system.wait_ready()
         check(system, system.http, HTTP, 320)
         eventually(lambda: answers(system), "answers again")
-        system.wait_for("connections were refused: as many as are allowed were open", in_log=True)
+        system.wait_for("connections were refused: the allowed number was open", in_log=True)
 
 
 def watching(stack: ExitStack, address: str, count: int) -> list[RawGrpc]:

@@ -33,7 +33,7 @@ def test_listeners_that_were_closed_from_elsewhere_are_opened_again(tmp_path: Pa
         before = system.envoy()
         assert ask_admin(before, "POST", "/drain_listeners") == (200, "OK\n")
         eventually(lambda: events_of_replacing(system), "noticed")
-        assert events_of_replacing(system) == ["it took no connections, and was ended"]
+        assert events_of_replacing(system) == ["it accepted no connections, and was ended"]
         eventually(lambda: answers(system), "answers again", 30)
         assert system.envoy() != before
 
@@ -56,7 +56,7 @@ def test_health_check_that_was_failed_from_elsewhere_is_mended(tmp_path: Path, t
     with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
         ask_admin(system.envoy(), "POST", "/healthcheck/fail")
         eventually(lambda: events_of_replacing(system), "noticed")
-        assert events_of_replacing(system) == ["somebody else had failed its health check, and was ended"]
+        assert events_of_replacing(system) == ["another program had failed its health check, and was ended"]
 
         def healthy() -> bool:
             try:
@@ -96,7 +96,7 @@ def test_gateway_whose_threads_stand_still_is_replaced(tmp_path: Path, transport
         for thread in serving:
             stand_still(thread)
         eventually(lambda: [*map(let_go, serving)] and events_of_replacing(system), "noticed", 60)
-        assert events_of_replacing(system) == ["it answered on no new connection, and was ended"]
+        assert events_of_replacing(system) == ["it did not answer on a new connection, and was ended"]
         eventually(lambda: answers(system), "answers again", 30)
 
 

@@ -14,7 +14,7 @@ from support.edited_configuration import edited_configuration
 from taskgate.base.addresses import Address
 from taskgate.documents.document import MAX_MESSAGE_BYTES
 from taskgate.processes.envoy import EnvoyProcess, GatewaySettings
-from taskgate.processes.envoy.process import _ask_admin
+from taskgate.processes.envoy.probes import ask_admin
 
 T = TypeVar("T")
 
@@ -123,6 +123,6 @@ def active(gateway: Gateway) -> int:
 
 def counted(gateway: Gateway, name: str) -> int:
     """A number that Envoy keeps of its callers; 0 if it has had none."""
-    answer = _ask_admin(gateway.admin, "GET", f"/stats/prometheus?filter=http.taskgate.{name}$")
+    answer = ask_admin(gateway.admin, "GET", f"/stats/prometheus?filter=http.taskgate.{name}$")
     assert answer is not None
     return int((answer[1].split() or ["0"])[-1])

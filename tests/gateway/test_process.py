@@ -26,7 +26,7 @@ from support.raw_grpc import RawGrpc, framed
 from support.running import eventually
 from taskgate.base.addresses import Address
 from taskgate.processes.envoy import EnvoyProcess, GatewayError, GatewaySettings
-from taskgate.processes.envoy.process import _takes_connections
+from taskgate.processes.envoy.probes import probe_listener
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 PATH = "/api/tasks/"
@@ -261,7 +261,7 @@ class TestWatch:
         """It counts as one that does not answer, once time is up; before that, it may take them all."""
 
         async def scenario(listener: socket.socket, opened: ExitStack) -> tuple[bool, bool]:
-            look = asyncio.create_task(_takes_connections(tmp_path / "full"))
+            look = asyncio.create_task(probe_listener(tmp_path / "full"))
             await asyncio.sleep(0.3)
             assert not look.done()
             for _ in range(3):  # two that have waited, and the one above

@@ -29,14 +29,14 @@ def test_names_that_leave_no_room_for_a_socket_are_refused(monkeypatch: pytest.M
     long = "/" + "a" * 100
     monkeypatch.setattr(tempfile, "tempdir", long)
     monkeypatch.setattr(folder, "_SHORT", "/nowhere")
-    with pytest.raises(SettingsError, match=rf"{long} has too long a name.*set TMPDIR to one of at most \d\d bytes"):
+    with pytest.raises(SettingsError, match=rf"{long} is too long for a Unix.*has at most \d\d bytes"):
         PrivateFolder()
 
 
 def test_temporary_directory_that_takes_nothing_is_an_error_with_a_sentence(temporary: Path) -> None:
     temporary.rmdir()
     temporary.touch()
-    with pytest.raises(SettingsError, match="no folder could be made in a temporary directory: Not a directory"):
+    with pytest.raises(SettingsError, match="cannot create a folder in the temporary directory: Not a directory"):
         PrivateFolder()
     temporary.unlink()
 

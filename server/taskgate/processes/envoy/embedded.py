@@ -1,7 +1,7 @@
-"""An Envoy with Python inside: whether this machine can run one, and the process.
+"""Run Envoy with the service inside, and say whether this machine can.
 
-pyvoy is a dynamic module that Envoy loads. It needs the interpreter as a shared library, and finds the modules that
-this process finds.
+Envoy loads pyvoy, a dynamic module that runs Python. pyvoy needs the interpreter as a shared library, and an
+environment in which it can import the same modules as this process.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
 
 def unsupported_reason() -> str | None:
-    """Why Python cannot run inside Envoy on this machine, as half a sentence; None if it can."""
+    """Say why Python cannot run inside Envoy on this machine, as half a sentence; return None if it can."""
     if _module() is None:
-        return "pyvoy, which loads Python into Envoy, is not installed (it has no package for some platforms)"
+        return "pyvoy, which loads Python into Envoy, is not installed (some platforms have no package of it)"
     if _libpython() is None:
         return f"this Python ({sys.executable}) was built without a shared library (libpython)"
     return None
 
 
 def module() -> Path:
-    """The dynamic module; ``unsupported_reason`` must have said None."""
+    """Return the path of pyvoy's dynamic module, if ``unsupported_reason`` has returned None."""
     found = _module()
-    assert found is not None  # noqa: S101 - the caller has asked
+    assert found is not None  # noqa: S101 - unsupported_reason has checked it
     return found
 
 
 def environment() -> dict[str, str]:
-    """The environment in which Envoy finds the interpreter and all that this process can import."""
+    """Return the variables with which Envoy finds the interpreter and all modules of this process."""
     library = _libpython()
-    assert library is not None  # noqa: S101 - the caller has asked
+    assert library is not None  # noqa: S101 - unsupported_reason has checked it
     preload = os.pathsep.join(filter(None, [str(library), os.environ.get(_PRELOAD)]))
-    # In the locale C, this process takes file names for UTF-8, and a Python that is embedded for ASCII.
+    # In the C locale, this process reads file names as UTF-8, but an embedded Python reads them as ASCII.
     c_locale = locale.setlocale(locale.LC_CTYPE) in {"C", "POSIX"}
     return {
         **({"LC_ALL": "C.UTF-8"} if c_locale else {}),
@@ -57,56 +57,56 @@ def environment() -> dict[str, str]:
 
 
 class EnvoyWithPython(EnvoyProcess):
-    """One Envoy with the service inside, serving ``service`` settings by the ``gateway`` configuration."""
+    """One Envoy with the service inside: ``gateway`` configures Envoy, ``service`` the service."""
 
     def __init__(self, gateway: GatewaySettings, service: Settings, **options: Any) -> None:
-        """``options`` are those of ``EnvoyProcess``."""
+        """``options`` are passed to ``EnvoyProcess``."""
         super().__init__(gateway, **options)
         self._service = service
-        self._beats: asyncio.StreamReader | None = None
-        self._transport: asyncio.ReadTransport | None = None
+        self._heartbeats: asyncio.StreamReader | None = None
+        self._heartbeat_pipe: asyncio.ReadTransport | None = None
 
     async def _until_silent(self) -> Problem:
-        """Watch the interpreter and its event loop."""
-        if self._beats is not None:
-            await until_silent(self._beats, self.pid)
+        """Return when the heartbeats of the interpreter or of its event loop stop."""
+        if self._heartbeats is not None:
+            await until_silent(self._heartbeats, self.pid)
         return Problem("it hung")
 
     async def drain(self, seconds: float) -> None:
-        """As ``EnvoyProcess``; gRPC health checks fail too."""
+        """Drain as ``EnvoyProcess`` does; gRPC health checks fail too."""
         if self._process is not None and self._process.stdin is not None and self._running():
             self._process.stdin.write(DRAIN)
         await super().drain(seconds)
 
     async def _launch(self, command: list[str], *, batch: bool = True, **options: Any) -> None:
-        """As ``EnvoyProcess``, with ``batch``: no thread of Envoy's is to cut in on another when it wakes up.
+        """Start as ``EnvoyProcess`` does, but with ``batch``, so that a thread that wakes up preempts no other.
 
-        Each call wakes threads of Envoy and pyvoy on its way in and out. With SCHED_BATCH the one that runs goes on to
-        its next wait, and the others find more to do at once: 13 % less CPU for a call.
+        Each call wakes threads of Envoy and of pyvoy on its way in and out. With SCHED_BATCH the running thread
+        continues to its next wait, and the others then have more work at once: 13 % less CPU for a call.
         """
-        beats, beating = os.pipe()
+        reading, writing = os.pipe()
         log = os.dup(sys.stderr.fileno())
         try:
-            # pyvoy looks for modules in the working directory first; it shall not find a stranger's.
+            # pyvoy looks for modules in the working directory first, so that directory holds none.
             empty = self._folder.path if self._folder is not None else None
-            options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (beating, log), "cwd": empty}
+            options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (writing, log), "cwd": empty}
             await super()._launch(command, batch=batch, env={**os.environ, **environment()}, **options)
-            self._give_orders(heartbeat=beating, log=log)
+            self._send_bootstrap(heartbeat=writing, log=log)
         except BaseException:
-            os.close(beats)
+            os.close(reading)
             raise
         finally:
-            os.close(beating)
+            os.close(writing)
             os.close(log)
-        self._beats = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(self._beats)
-        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: protocol, os.fdopen(beats, "rb")
+        self._heartbeats = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(self._heartbeats)
+        self._heartbeat_pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: protocol, os.fdopen(reading, "rb")
         )
 
-    def _give_orders(self, *, heartbeat: int, log: int) -> None:
-        """Tell the service what to do; ``heartbeat`` and ``log`` are files that it has inherited."""
-        orders = Bootstrap(
+    def _send_bootstrap(self, *, heartbeat: int, log: int) -> None:
+        """Send the service its settings; ``heartbeat`` and ``log`` are file descriptors that it has inherited."""
+        bootstrap = Bootstrap(
             settings=self._service.model_dump_json(),
             directory=str(Path.cwd()),
             python=sys.executable,
@@ -115,18 +115,18 @@ class EnvoyWithPython(EnvoyProcess):
         )
         assert self._process is not None  # noqa: S101 - for the type checker
         assert self._process.stdin is not None  # noqa: S101 - same
-        self._process.stdin.write(msgspec.json.encode(orders) + b"\n")
+        self._process.stdin.write(msgspec.json.encode(bootstrap) + b"\n")
 
     def _clean_up(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        if self._heartbeat_pipe is not None:
+            self._heartbeat_pipe.close()
+            self._heartbeat_pipe = None
         super()._clean_up()
 
 
 def _module() -> Path | None:
     try:
-        spec = importlib.util.find_spec("pyvoy")  # of the package: that of its module would import it
+        spec = importlib.util.find_spec("pyvoy")  # the package: a look-up of its module would import it
     except (ImportError, ValueError):
         return None
     if spec is None or spec.origin is None:
@@ -135,6 +135,6 @@ def _module() -> Path | None:
 
 
 def _libpython() -> Path | None:
-    """The shared library as installed, not what its links lead to: macOS frameworks name the library otherwise."""
+    """The shared library as installed, with links unresolved: in macOS frameworks, the target has another name."""
     candidates = map(Path, find_libpython.candidate_paths())
     return next((path for path in candidates if path.name.startswith("libpython") and path.exists()), None)

@@ -1,7 +1,7 @@
-"""A folder that only this user can enter, for as long as it is needed, and not for ever after ``kill -9``.
+"""A private temporary folder that is removed even after its owner was killed.
 
-It is locked for as long as its owner lives, by the kernel: the next ``PrivateFolder`` removes those whose owners are
-dead, and what clears temporary directories of old files (systemd-tmpfiles) passes it over.
+The owner holds a lock on the folder, which the kernel releases when the owner ends. The next ``PrivateFolder`` removes
+folders without a lock, and systemd-tmpfiles, which deletes old temporary files, skips locked ones.
 """
 
 import fcntl
@@ -18,24 +18,24 @@ from taskgate.base.errors import SettingsError
 
 _PREFIX: Final = "taskgate-"
 _MARK: Final = "taskgate.private"
-"""The name of an empty file. A folder gets it once it is locked; one without it is not ours to remove."""
+"""The name of an empty file that marks a folder as ours once it is locked; folders without it are never removed."""
 
 _LONGEST_SOCKET_PATH: Final = 103 if sys.platform == "darwin" else 107
-"""Bytes of a Unix socket's path, which is an array in ``sockaddr_un``, but for the zero at its end."""
+"""Most bytes of a Unix socket's path: the size of its array in ``sockaddr_un``, without the final zero."""
 
 _LONGEST_NAME: Final = len(_PREFIX) + 8 + len("/probe.sock")
-"""Characters that stand after the temporary directory in the path of a socket, its slash left out."""
+"""Characters of a socket's path after the temporary directory and its slash."""
 
-_SHORT: Final = "/tmp"  # noqa: S108 - what is made there is made by mkdtemp
+_SHORT: Final = "/tmp"  # noqa: S108 - mkdtemp makes the folder safely
 
 
 class PrivateFolder:
-    """An empty folder in the temporary directory, with mode 0700, in whose ``path`` a Unix socket can be named."""
+    """An empty folder with mode 0700 in the temporary directory, with a ``path`` short enough for Unix sockets."""
 
     def __init__(self) -> None:
-        """Make it, and remove those that killed processes of this user have left behind.
+        """Create it, and remove those that killed processes of this user have left behind.
 
-        Raises SettingsError if there is no temporary directory for it, or none whose name leaves room for a socket's.
+        Raises SettingsError if no temporary directory is writable, or none has a name short enough for a socket.
         """
         try:
             parent = _parent()
@@ -46,11 +46,11 @@ class PrivateFolder:
             (self.path / _MARK).touch()
         except OSError as error:
             raise SettingsError(
-                f"gateway: no folder could be made in a temporary directory: {error.strerror}"
+                f"gateway: cannot create a folder in the temporary directory: {error.strerror}"
             ) from error
 
     def remove(self) -> None:
-        """Remove it with all that is in it. Safe to call twice."""
+        """Remove it with its contents. Idempotent."""
         if self._lock is not None:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
@@ -58,20 +58,20 @@ class PrivateFolder:
 
 
 def _parent() -> str:
-    """The temporary directory, or a shorter one if the path of a socket could not be told to the kernel."""
+    """Return the temporary directory, or /tmp if the path of a socket in the former would be too long."""
     given = tempfile.gettempdir()
     for directory in (given, _SHORT):
         if len(os.fsencode(directory)) + 1 + _LONGEST_NAME <= _LONGEST_SOCKET_PATH and os.access(directory, os.W_OK):
             return directory
     longest = _LONGEST_SOCKET_PATH - 1 - _LONGEST_NAME
     raise SettingsError(
-        f"gateway: the temporary directory {given} has too long a name for a Unix socket in it;"
-        f" set TMPDIR to one of at most {longest} bytes"
+        f"gateway: the path of the temporary directory {given} is too long for a Unix socket in it;"
+        f" set TMPDIR to a directory whose path has at most {longest} bytes"
     )
 
 
 def _remove_left_behind(parent: str) -> None:
-    """Remove what is certainly ours and nobody's any more: by name, owner, mode and lock."""
+    """Remove folders that are certainly ours (by name, user, mode and mark) and unused (by lock)."""
     with suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):

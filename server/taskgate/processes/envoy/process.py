@@ -1,17 +1,15 @@
-"""One Envoy process: started with a rendered configuration, watched, drained, ended."""
+"""One Envoy process: render its configuration, then start, watch, drain and end it."""
 
 import asyncio
 import json
 import os
 import re
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -30,65 +28,63 @@ from taskgate.processes.envoy.configuration import (
     resolve,
 )
 from taskgate.processes.envoy.folder import PrivateFolder
+from taskgate.processes.envoy.probes import ADMIN_TIMEOUT, CannotProbeError, ask_admin_in_thread, probe_listener
 from taskgate.processes.heartbeat import BLOCKED_HUNG_AFTER, HUNG_AFTER, RECHECK_SECONDS, is_blocked
 from taskgate.processes.supervisor import Problem
 
 START_TIMEOUT = 30.0
-"""Seconds Envoy has until it accepts connections; its first health checks are part of that."""
+"""Seconds within which Envoy must accept connections; this includes its first health checks."""
 
 _POLL_INTERVAL = 0.02
-_LOOK_INTERVAL = 0.25  # seconds between two looks whether Envoy hangs
-_PROBE_INTERVAL = 1.0  # seconds between two connections that are made to see whether Envoy takes any
-_PROBE_TIMEOUT = 15.0  # seconds; as the event loop (heartbeat.LOOP_HUNG_AFTER), a thread of Envoy's may just be busy
-_PROBE = b"GET / HTTP/1.1\r\nhost: probe\r\nconnection: close\r\n\r\n"  # 404, by Envoy itself
+_ADMIN_PROBE_INTERVAL = 0.25
+_LISTENER_PROBE_INTERVAL = 1.0
+_LISTENER_PROBE_TIMEOUT = 15.0  # like heartbeat.LOOP_HUNG_AFTER: a thread of Envoy may just be busy
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL
-_ADMIN_TIMEOUT = 5.0
-_TELL_INTERVAL = 10.0  # seconds between two log lines about connections that were refused
-_SHORTAGE = 5.0  # seconds for which a question is asked again while this process has no file or thread to ask it with
+_REFUSED_LOG_INTERVAL = 10.0  # seconds between two log lines about refused connections
+_RETRY_SECONDS = 5.0  # for admin requests that this process could not send for lack of a file or a thread
 _PROBE_SOCKET = "probe.sock"
-_NO_LISTENER = (ConnectionRefusedError, FileNotFoundError)
-_APP_FAILED = "Failed to initialize ASGI app"  # pyvoy's; the next line is Python's reason, as that a module is missing
+_APP_FAILED = "Failed to initialize ASGI app"  # logged by pyvoy; the next line is Python's reason
 _LONGEST_LOG_LINE = 1 << 20
 
-# Runs between fork and Envoy, as a program of its own: Python code between fork and exec (preexec_fn) is unsafe in a
-# process with threads. Envoy keeps this process's ID.
+# A small program that prepares the process and then becomes Envoy, under the same process ID. It replaces preexec_fn:
+# Python code between fork and exec is unsafe in a process with threads.
 _LAUNCHER = """
 import ctypes, os, resource, signal, sys
 parent, batch, *command = sys.argv[1:]
-if sys.platform == "linux":  # a supervisor that is killed cannot stop Envoy; the kernel does it (PR_SET_PDEATHSIG)
+if sys.platform == "linux":  # PR_SET_PDEATHSIG: the kernel kills Envoy if the supervisor is killed
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it was killed before that
+    if os.getppid() != int(parent):  # the supervisor was killed before that
         sys.exit(1)
-if batch and sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen
-    try:  # here, so that all threads to come have it
+if batch and sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:  # keeps a policy set by the user
+    try:  # before Envoy starts its threads, which inherit it
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:  # a sandbox forbids it
         pass
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-try:  # two descriptors a connection; many shells allow 1,024
+try:  # each connection needs two descriptors, and many shells allow 1,024
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-except (OSError, ValueError):  # macOS names a limit that it does not grant
+except (OSError, ValueError):  # macOS may report a hard limit that it does not grant
     pass
 os.execv(command[0], command)
 """
 
 
 LogLine = Callable[[str, str], None]
-"""Called with the level ("warning", …) and the text of each line that Envoy logs."""
+"""A function that is called with the level ("warning", …) and the text of each line that Envoy logs."""
 
 
 def log_line(level: str, text: str) -> None:
-    """Pass a line of Envoy's on to our own log, as it came."""
+    """Copy a line of Envoy's log to our own log."""
     write = getattr(structlog.get_logger("taskgate.envoy"), level, None) or structlog.get_logger("taskgate.envoy").info
     write(text)
 
 
 class EnvoyProcess:
-    """One Envoy, rendered from ``settings``: ``await start()``, at the end ``await drain()`` and ``await stop()``.
+    """One Envoy with ``settings``: ``await start()``, at the end ``await drain()`` and ``await stop()``.
 
-    It runs in a session of its own, so that a terminal's Ctrl-C does not reach it, and on Linux it does not outlive
-    this process, however this one ends (provided that the thread which called ``start`` lives as long). After a crash,
-    which ``wait`` reports, ``start`` may be called again.
+    It runs in its own session, so that a terminal's Ctrl-C does not reach it. On Linux, the kernel kills it when the
+    thread that called ``start`` ends, so it never outlives this process. After a crash, which ``wait`` reports,
+    ``start`` may be called again.
     """
 
     def __init__(
@@ -99,13 +95,13 @@ class EnvoyProcess:
         threads: int | None = None,
         share_port: bool = False,
     ) -> None:
-        """``threads`` is the number of Envoy's worker threads; None: one for each CPU.
+        """``threads`` is the number of Envoy's worker threads; None means one for each CPU.
 
-        With ``share_port`` other processes may listen on the same address: it is not checked to be free.
+        With ``share_port``, other processes may use the address too; ``start`` does not check that it is free.
         """
         self.settings = settings
         self.address: Address | None = None
-        """Where Envoy listens, known once started; its port is never 0."""
+        """The address on which Envoy listens, known once started; its port is never 0."""
         self.admin: Path | None = None
         """The Unix socket of Envoy's admin interface, known once started."""
         self._on_log = on_log
@@ -115,9 +111,9 @@ class EnvoyProcess:
         self._folder: PrivateFolder | None = None
         self._draining = False
         self._probes_refused = 0
-        self._told_no_news = False
+        self._probe_error_logged = False
         self._relay: asyncio.Task[None] | None = None
-        self._last_words: deque[str] = deque(maxlen=30)
+        self._recent_lines: deque[str] = deque(maxlen=30)
         self._refusal: str | None = None
 
     @property
@@ -126,11 +122,9 @@ class EnvoyProcess:
         return self._process.pid if self._running() and self._process is not None else None
 
     async def start(self) -> Address:
-        """Start Envoy and wait until it accepts connections; returns where.
+        """Start Envoy, wait until it accepts connections, and return its address.
 
-        A port that Envoy chose (port 0) is kept when Envoy is started again.
-
-        Cancelled, it ends Envoy as ``stop`` does.
+        A port that the system chose (port 0) is used again by the next start. If cancelled, end Envoy as ``stop`` does.
 
         Raises:
             GatewayError: the address is taken, Envoy refuses the configuration, or it is not ready in time.
@@ -145,17 +139,17 @@ class EnvoyProcess:
         self._folder = PrivateFolder()
         self._draining = False
         self._probes_refused = 0
-        self._told_no_news = False
+        self._probe_error_logged = False
         try:
             await self._spawn(self._folder.path, listen)
             async with asyncio.timeout(START_TIMEOUT):
-                await self._wait_ready()
+                await self._wait_until_ready()
             self.address = Address(listen.host, await self._bound_port())
         except TimeoutError as error:
             await self._end()
-            raise GatewayError(f"Envoy was not ready within {START_TIMEOUT:g} s. {self._words()}") from error
+            raise GatewayError(f"Envoy was not ready within {START_TIMEOUT:g} s. {self._last_output()}") from error
         except asyncio.CancelledError:
-            await self.stop()  # it may have taken its first calls
+            await self.stop()  # in order: it may have accepted its first calls
             raise
         except BaseException:
             await self._end()
@@ -163,102 +157,101 @@ class EnvoyProcess:
         return self.address
 
     async def wait(self) -> int:
-        """Wait until Envoy ends, for whatever reason; returns its exit code, negative for a signal."""
+        """Wait until Envoy ends, for any reason; return its exit code, negative for a signal."""
         if self._process is None:
             raise GatewayError("Envoy has not been started")
         return await self._process.wait()
 
     async def hung(self) -> Problem:
-        """Return when it hangs, takes no connections though it was not told to wind up, or has ended."""
-        looks = [asyncio.create_task(look) for look in (self._until_silent(), self._until_closed())]
-        teller = asyncio.create_task(self._tell_of_refused_connections())
+        """Return when Envoy hangs, does not accept connections although it is not draining, or has ended."""
+        probes = [asyncio.create_task(probe) for probe in (self._until_silent(), self._until_listener_fails())]
+        refused_log = asyncio.create_task(self._log_refused_connections())
         try:
-            done, _ = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(probes, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
         finally:
-            for task in (*looks, teller):
+            for task in (*probes, refused_log):
                 task.cancel()
 
     async def _until_silent(self) -> Problem:
-        """Watch the admin interface. An answer is a sign of life; a connection is none, as the kernel takes it.
+        """Probe the admin interface until it stops answering. Only an answer counts: the kernel accepts connections.
 
-        Where nothing could be asked, there is no news: that says something about this process, and not about Envoy.
+        A probe that this process cannot send does not count against Envoy.
         """
         while await self._alive_within(HUNG_AFTER) or await self._alive_within(RECHECK_SECONDS):  # noqa: ASYNC110 - see stop
-            await asyncio.sleep(_LOOK_INTERVAL)
+            await asyncio.sleep(_ADMIN_PROBE_INTERVAL)
         return Problem("it hung")
 
     async def _alive_within(self, seconds: float) -> bool:
         try:
             return await self._admin_status("/ready", seconds) is not None
-        except _NoNewsError as error:
-            self._tell_of_no_news(error)
+        except CannotProbeError as error:
+            self._log_probe_error(error)
             return True
 
-    def _tell_of_no_news(self, error: "_NoNewsError") -> None:
-        """Log it, the first time."""
-        if not self._told_no_news:
-            self._told_no_news = True
-            structlog.get_logger("taskgate.envoy").warning(
-                "Envoy cannot be watched; trying again for as long as it takes", reason=str(error)
-            )
+    def _log_probe_error(self, error: CannotProbeError) -> None:
+        """Log the first such error."""
+        if not self._probe_error_logged:
+            self._probe_error_logged = True
+            structlog.get_logger("taskgate.envoy").warning("Envoy cannot be probed; trying again", reason=str(error))
 
-    async def _until_closed(self) -> Problem:
-        """Connect as callers do, but to a socket of this process alone: on a port that is shared, another might answer.
+    async def _until_listener_fails(self) -> Problem:
+        """Probe the listener until it stops serving new callers.
 
-        Envoy opens and closes all sockets of a listener together, so that one stands for all.
+        Probes use a Unix socket that only this Envoy has: on a shared port, another process might answer. Envoy opens
+        and closes all sockets of a listener together, so this one represents them all.
         """
         while True:
             try:
-                if await self._problem_of_callers(_PROBE_TIMEOUT):
-                    await asyncio.sleep(RECHECK_SECONDS)  # it may be about to end, or this process has stood still
+                if await self._listener_problem(_LISTENER_PROBE_TIMEOUT):
+                    await asyncio.sleep(RECHECK_SECONDS)  # Envoy may be ending, or this process has been paused
                     blocked = self.pid is not None and is_blocked(self.pid)
-                    seconds = BLOCKED_HUNG_AFTER - _PROBE_TIMEOUT if blocked else HUNG_AFTER
-                    if problem := await self._problem_of_callers(seconds):
+                    seconds = BLOCKED_HUNG_AFTER - _LISTENER_PROBE_TIMEOUT if blocked else HUNG_AFTER
+                    if problem := await self._listener_problem(seconds):
                         return problem
-            except _NoNewsError as error:
-                self._tell_of_no_news(error)
-            await asyncio.sleep(_PROBE_INTERVAL)
+            except CannotProbeError as error:
+                self._log_probe_error(error)
+            await asyncio.sleep(_LISTENER_PROBE_INTERVAL)
 
-    async def _problem_of_callers(self, seconds: float) -> Problem | None:
-        """Why new callers are not served, if they are not and should be. Raises _NoNewsError."""
+    async def _listener_problem(self, seconds: float) -> Problem | None:
+        """Return why new callers are not served, or None if they are or Envoy is draining. Raises CannotProbeError."""
         if self._folder is None or self._draining:
             return None
         try:
             async with asyncio.timeout(seconds):
-                takes, answered = await _takes_connections(self._folder.path / _PROBE_SOCKET)
+                accepts, answered = await probe_listener(self._folder.path / _PROBE_SOCKET)
         except TimeoutError:
-            return None if self._draining else Problem("it answered on no new connection")
-        self._probes_refused += takes and not answered
-        failed = await self._admin_status("/ready", _ADMIN_TIMEOUT) == HTTPStatus.SERVICE_UNAVAILABLE
+            return None if self._draining else Problem("it did not answer on a new connection")
+        self._probes_refused += accepts and not answered
+        failed = await self._admin_status("/ready", ADMIN_TIMEOUT) == HTTPStatus.SERVICE_UNAVAILABLE
         if self._draining:
             return None
-        if not takes:
-            return Problem("it took no connections", answers=True)
-        return Problem("somebody else had failed its health check", answers=True) if failed else None
+        if not accepts:
+            return Problem("it accepted no connections", answers=True)
+        return Problem("another program had failed its health check", answers=True) if failed else None
 
-    async def _tell_of_refused_connections(self) -> None:
-        """Log how many connections were closed at once because as many as are allowed were open."""
+    async def _log_refused_connections(self) -> None:
+        """Log how many connections Envoy refused because the allowed number was open."""
         before = 0
         while True:
-            await asyncio.sleep(_TELL_INTERVAL)
+            await asyncio.sleep(_REFUSED_LOG_INTERVAL)
             statistics = await self._ask("GET", "/stats/prometheus?filter=downstream_global_cx_overflow$") or ""
             refused = sum(map(int, re.findall(r"^\w+\{[^}]*\} (\d+)$", statistics, re.MULTILINE)))
             refused -= self._probes_refused
             if refused > before:
                 structlog.get_logger("taskgate.envoy").warning(
-                    "connections were refused: as many as are allowed were open",
+                    "connections were refused: the allowed number was open",
                     refused=refused - before,
                     allowed=self.settings.max_connections,
                 )
             before = refused
 
     async def drain(self, seconds: float) -> None:
-        """Wind up without breaking a request. A second call only repeats the steps.
+        """Drain without breaking a request. Idempotent: a repeated call restarts the drain.
 
-        1. /healthz answers 503, and every answer asks its caller to leave (``connection: close``, GOAWAY).
-        2. For ``seconds`` new requests and connections are still served.
-        3. The listener closes. Requests that are running go on.
+        1. /healthz answers 503, and every answer asks its caller to disconnect (``connection: close``, GOAWAY).
+        2. For ``seconds``, new requests and connections are still served.
+        3. The listener closes. Requests in flight continue.
         """
         self._draining = True
         if await self._ask("POST", "/healthcheck/fail") is None:
@@ -267,23 +260,23 @@ class EnvoyProcess:
         await self._ask("POST", "/drain_listeners")
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Close the listener, give running requests up to ``grace`` seconds, then end Envoy. Safe to call twice."""
+        """Close the listener, give requests in flight up to ``grace`` seconds, then end Envoy. Idempotent."""
         if self._running():
             await self.drain(0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    while await self._busy():  # noqa: ASYNC110 - another process's state; it sends no events
+                    while await self._busy():  # noqa: ASYNC110 - the state of another process, which sends no events
                         await asyncio.sleep(_POLL_INTERVAL)
         await self._end()
 
     def kill(self) -> None:
-        """End Envoy at once, with all calls that it has; for one that does not answer."""
+        """End Envoy at once, together with its calls in flight."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
     def abandon(self) -> None:
-        """``kill``, and remove what the process used; for a supervisor that ends at once."""
+        """``kill`` it and remove its temporary files, without waiting; for a supervisor that ends at once."""
         self.kill()
         self._clean_up()
 
@@ -296,21 +289,21 @@ class EnvoyProcess:
         settings = replace(self.settings, listen=listen, admin=self.admin, probe=folder / _PROBE_SOCKET)
         config.write_text(render(settings), encoding="utf-8")
         command = [envoy_command(), "-c", str(config)]
-        command += ["--disable-hot-restart"]  # it would claim names that all Envoys on this machine share
+        command += ["--disable-hot-restart"]  # its shared memory has one name for all Envoys on a machine
         command += ["-l", "warning", "--log-format", "%l\t%v"]
         command += ["--concurrency", str(self._threads)] if self._threads is not None else []
-        self._last_words.clear()
+        self._recent_lines.clear()
         self._refusal = None
         await self._launch(command, stdin=asyncio.subprocess.DEVNULL)
 
     async def _launch(self, command: list[str], *, batch: bool = False, **options: Any) -> None:
-        """Start ``command``, with scheduling policy SCHED_BATCH if ``batch`` and where nobody has chosen another.
+        """Start ``command``; with ``batch``, under the scheduling policy SCHED_BATCH unless the user has set another.
 
-        ``options`` are those of ``create_subprocess_exec``.
+        ``options`` are passed to ``create_subprocess_exec``.
         """
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-I", "-S", "-c", _LAUNCHER),  # isolated and without site: starts in 10 ms, whatever the environment
+            *("-I", "-S", "-c", _LAUNCHER),  # isolated, without site: starts in 10 ms in any environment
             *(str(os.getpid()), "batch" if batch else ""),
             *command,
             stderr=asyncio.subprocess.PIPE,
@@ -321,14 +314,14 @@ class EnvoyProcess:
         self._relay = asyncio.create_task(self._relay_log())
 
     async def _relay_log(self) -> None:
-        """Hand over Envoy's log, line by line, until it ends."""
+        """Copy Envoy's log, line by line, until it ends."""
         assert self._process is not None  # noqa: S101 - for the type checker
         assert self._process.stderr is not None  # noqa: S101 - same
         level, app_failed = "info", False
         while True:
             try:
                 line = (await self._process.stderr.readline()).decode(errors="replace")
-            except ValueError:  # longer than the limit; asyncio has dropped it
+            except ValueError:  # the line was longer than the limit, and asyncio has dropped it
                 continue
             if not line:
                 return
@@ -338,22 +331,22 @@ class EnvoyProcess:
             elif head.startswith(REFUSAL) or app_failed:
                 self._refusal = f"the service cannot start: {head}" if app_failed else head.removeprefix(REFUSAL)
                 continue
-            with suppress(Exception):  # of the log; unless Envoy's lines are read on, it stands still at one of them
-                self._tell(level, text if tab else head)
+            with suppress(Exception):  # an error of the log; keep reading, or Envoy would block on a full pipe
+                self._log_line(level, text if tab else head)
 
-    def _tell(self, level: str, text: str) -> None:
-        if text == "caught ENVOY_SIGTERM":  # a warning to Envoy, and our own doing
+    def _log_line(self, level: str, text: str) -> None:
+        if text == "caught ENVOY_SIGTERM":  # Envoy logs it as a warning, but we sent the signal
             return
-        self._last_words.append(text)
+        self._recent_lines.append(text)
         self._on_log(level, text)
 
-    async def _wait_ready(self) -> None:
-        """Poll until Envoy says that it is live; raises GatewayError if it ends instead."""
+    async def _wait_until_ready(self) -> None:
+        """Poll until Envoy reports that it is live; raise GatewayError if it ends instead."""
         while True:
             if not self._running():
                 if self._relay is not None:
                     await self._relay  # the reason may still be in the pipe
-                raise GatewayError(self._refusal or f"Envoy did not start. {self._words()}")
+                raise GatewayError(self._refusal or f"Envoy did not start. {self._last_output()}")
             if await self._ask("GET", "/ready") is not None:
                 return
             await asyncio.sleep(_POLL_INTERVAL)
@@ -363,10 +356,10 @@ class EnvoyProcess:
         for status in listeners.get("listener_statuses", []):
             if status["name"] == LISTENER:
                 return int(status["local_address"]["socket_address"]["port_value"])
-        raise GatewayError("Envoy runs but does not listen")
+        raise GatewayError("Envoy runs, but has no listener")
 
     async def _busy(self) -> bool:
-        """Whether requests are running, or answers are still on their way to a slow reader; streams do not count."""
+        """Whether requests are in flight, or buffered answers wait for slow readers; streams do not count."""
         wanted = "downstream_rq_active|downstream_cx_tx_bytes_buffered|taskgate-streams.upstream_rq_active"
         statistics = await self._ask("GET", f"/stats/prometheus?filter=({wanted})$") or ""
         found = re.findall(r'^envoy_(\w+)\{[^}]*"taskgate(?:-streams)?"[^}]*\} (\d+)$', statistics, re.MULTILINE)
@@ -375,33 +368,33 @@ class EnvoyProcess:
         return running > 0 or values.get("http_downstream_cx_tx_bytes_buffered", 0) > 0
 
     async def _admin_status(self, target: str, seconds: float) -> int | None:
-        """The status that the admin interface answers with, or None if it does not. Raises _NoNewsError."""
+        """Return the HTTP status of the admin interface's answer, or None without one. Raises CannotProbeError."""
         if self.admin is None or not self._running():
             return None
-        answer = await _ask_in_thread(self.admin, "GET", target, seconds)
+        answer = await ask_admin_in_thread(self.admin, "GET", target, seconds)
         return None if answer is None else answer[0]
 
     async def _ask(self, method: str, target: str) -> str | None:
-        """The body of the admin interface's answer, or None if there was no good one.
+        """Return the body of the admin interface's answer, or None unless its status is 200.
 
-        A shortage of files or threads in this process may be over in a moment: so long it is asked again.
+        If this process has no file or thread left, try again for ``_RETRY_SECONDS``: such a shortage may pass quickly.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + _SHORTAGE
+        until = loop.time() + _RETRY_SECONDS
         while self.admin is not None and self._running():
             try:
-                status, body = await _ask_in_thread(self.admin, method, target, _ADMIN_TIMEOUT) or (None, None)
-            except _NoNewsError as error:
-                self._tell_of_no_news(error)
+                status, body = await ask_admin_in_thread(self.admin, method, target, ADMIN_TIMEOUT) or (None, None)
+            except CannotProbeError as error:
+                self._log_probe_error(error)
                 if loop.time() > until:
                     break
-                await asyncio.sleep(_LOOK_INTERVAL)
+                await asyncio.sleep(_ADMIN_PROBE_INTERVAL)
             else:
                 return body if status == HTTPStatus.OK else None
         return None
 
     async def _end(self) -> None:
-        """SIGTERM, after a while SIGKILL; then remove what the process used."""
+        """Send SIGTERM, after ``_KILL_AFTER`` seconds SIGKILL; then remove the temporary files."""
         process = self._process
         if process is not None and process.returncode is None:
             with suppress(ProcessLookupError):
@@ -423,93 +416,6 @@ class EnvoyProcess:
             self._folder.remove()
             self._folder = None
 
-    def _words(self) -> str:
-        words = complaint("\n".join(self._last_words))
-        return f"Its last words: {words}" if words else "It said nothing."
-
-
-class _NoNewsError(Exception):
-    """This process could not look, as where it has no file, thread or memory left."""
-
-
-class _UnixConnection(HTTPConnection):
-    """HTTP over the Unix socket at ``path``."""
-
-    def __init__(self, path: Path, *, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-        self._seconds = timeout
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._seconds)
-        self.sock.connect(str(self._path))
-
-
-async def _ask_in_thread(admin: Path, method: str, target: str, seconds: float) -> tuple[int, str] | None:
-    try:
-        return await asyncio.to_thread(_ask_admin, admin, method, target, seconds)
-    except RuntimeError as error:  # no thread can be started
-        raise _NoNewsError(str(error)) from error
-
-
-def _ask_admin(admin: Path, method: str, target: str, timeout: float = _ADMIN_TIMEOUT) -> tuple[int, str] | None:
-    """One request to an admin interface: the status and body of its answer, None if there was none. Blocks.
-
-    Raises _NoNewsError if the question could not be asked, for a reason that is not Envoy's.
-    """
-    connection = _UnixConnection(admin, timeout=timeout)
-    try:
-        try:
-            connection.connect()
-        except (*_NO_LISTENER, BlockingIOError, TimeoutError):  # BlockingIOError: more wait than it takes
-            return None
-        except OSError as error:
-            raise _NoNewsError(str(error)) from error
-        connection.request(method, target)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    except (OSError, HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-def _connected(path: Path) -> socket.socket:
-    """A connection to the Unix socket at ``path``, at once or not at all: where more wait than it takes, asyncio errs.
-
-    Raises OSError.
-    """
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.setblocking(False)
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-async def _takes_connections(path: Path) -> tuple[bool, bool]:
-    """Whether there is a listener at ``path``, and whether it answers; one that is full hangs up.
-
-    Raises _NoNewsError if the connection could not be tried, for a reason that is not the listener's.
-    """
-    while True:
-        try:
-            reader, writer = await asyncio.open_unix_connection(sock=_connected(path))
-        except _NO_LISTENER:
-            return False, False
-        except BlockingIOError:  # more wait than it takes
-            await asyncio.sleep(_POLL_INTERVAL)
-        except OSError as error:
-            raise _NoNewsError(str(error)) from error
-        else:
-            break
-    try:
-        writer.write(_PROBE)
-        return True, bool(await reader.read(1))
-    except OSError:  # it hung up, for which it had to take the connection
-        return True, False
-    finally:
-        writer.close()
+    def _last_output(self) -> str:
+        words = complaint("\n".join(self._recent_lines))
+        return f"Its last output: {words}" if words else "It printed nothing."
