@@ -195,7 +195,7 @@ def _set_listener(config: Any, settings: GatewaySettings) -> None:
     host = resolve(settings.listen.host)
     _set_socket_address(_find(config, _LISTENER), host, settings.listen.port)
     _put(config, "admin/address/pipe/path", str(settings.admin))
-    # json.dumps without its quotes: the name goes into a JSON string. "%" needs no escape: metadata is no format string.
+    # json.dumps without its quotes: the name goes into a JSON string. "%" needs no escape: metadata is no format.
     instance = DoubleQuotedScalarString(json.dumps(settings.instance)[1:-1], anchor="instance")
     _put(config, "static_resources/listeners/taskgate/metadata/filter_metadata/taskgate/instance", instance)
     if settings.embedded is None:
