@@ -1,4 +1,4 @@
-"""The name of the embedded application in configurations that earlier versions printed."""
+"""The former name of ``processes.embedded_app``, which Envoy configurations of earlier versions contain."""
 
 from taskgate.processes.embedded_app import app
 

@@ -17,8 +17,8 @@ HUNG_AFTER = 1.0
 """Seconds without a heartbeat of either kind after which a process counts as hung."""
 
 LOOP_HUNG_AFTER = 15.0
-"""Seconds without a heartbeat of the event loop after which the loop counts as hung. It may just be busy: 256 calls
-for 10 MB each that come at once take it seconds."""
+"""Seconds without a heartbeat of the event loop after which the loop counts as hung. It may just be busy: 256
+simultaneous calls for 10 MB each take seconds."""
 
 RECHECK_SECONDS = 0.3
 """Seconds to wait once more: if the supervisor itself was paused, it has yet to read the heartbeats of that time."""

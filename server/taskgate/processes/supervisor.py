@@ -116,7 +116,7 @@ class Supervisor(Generic[P]):
             self._restarting = asyncio.create_task(self._restart())
 
     async def drain(self, seconds: float) -> None:
-        """Drain all at once, as ``Supervised.drain``, and stop replacing processes.
+        """Drain all processes in parallel, as ``Supervised.drain``, and replace none from now on.
 
         This cancels a restart, and drains its predecessor and its successor too.
         """
@@ -124,7 +124,7 @@ class Supervisor(Generic[P]):
         await asyncio.gather(*(self._drain(process, seconds) for process in self._processes()))
 
     async def stop(self, grace: float) -> None:
-        """Stop all at once, as ``Supervised.stop``; then release the addresses."""
+        """Stop all processes in parallel, as ``Supervised.stop``; then release the addresses."""
         await self._stop_replacing()
         await _cancel(*(slot.watcher for slot in self._slots if slot.watcher is not None))
         await asyncio.gather(*(self._stop(process, grace) for process in self._processes()))
@@ -132,7 +132,7 @@ class Supervisor(Generic[P]):
             reservation.close()
 
     def abandon(self) -> None:
-        """Kill all at once, together with their calls in flight."""
+        """Kill all processes, together with their calls in flight, without waiting."""
         for process in self._processes():
             self._abandon(process)
 

@@ -129,6 +129,7 @@ def render(settings: GatewaySettings) -> str:
         _set_limits(config, settings)
         for cluster in (_CLUSTER, _CLUSTER_OF_STREAMS):
             _set_upstreams(config, cluster, settings.upstreams)
+    # Envoy's field limits the arrival of a request; our setting of the same name limits the time until its answer.
     _put(config, f"{_MANAGER}/request_timeout", f"{_milliseconds(settings.request_timeout) / 1000 + 1:g}s")
     _set_idle_timeouts(config, settings)
     _set_listener(config, settings)
