@@ -195,7 +195,7 @@ class TaskService:
         if known is not None:
             return known
         converted = await self._convert(conversion, task_id, stored)
-        if converted.lasts:
+        if converted.cacheable:
             self.conversion_cache.keep(key, converted.answer)
         return converted.answer
 
