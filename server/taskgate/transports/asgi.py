@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from taskgate.service.calls import Started
+from taskgate.service.calls import EagerCoroutine
 from taskgate.transports.pace import Turns, send_in_parts
 
 Scope = dict[str, Any]
@@ -35,7 +35,7 @@ class CallerGone(Exception):
     """The caller cancelled, or its connection is gone; nobody waits for an answer."""
 
 
-async def finish(started: Started[T], receive: Receive) -> T:
+async def finish(started: EagerCoroutine[T], receive: Receive) -> T:
     """The result of a call that has to wait, for as long as somebody waits for it. Raises CallerGone.
 
     Most have waited for a database on the network, and go on before the first look: a timer costs them less than a task

@@ -25,7 +25,7 @@ from taskgate.service.calls import (
     Call,
     Handler,
     LargeAnswer,
-    Started,
+    EagerCoroutine,
     build_handlers,
     usable_request_id,
 )
@@ -172,7 +172,7 @@ class AsgiTransport:
         call = Call(STREAM_TASK_JSON, _request_id(headers), peer=scope["client"])
         identity = (_REQUEST_ID, call.request_id.encode())
         try:
-            started = Started(self._get_document(call, task_id))
+            started = EagerCoroutine(self._get_document(call, task_id))
             document = started.result if started.done else await finish(started, receive)
             assert isinstance(document, bytes)  # noqa: S101 - it is nothing but the document
             length = (b"content-length", str(len(document)).encode())
@@ -247,7 +247,7 @@ class AsgiTransport:
     async def _unary_call(self, handler: Handler, call: Call, message: bytes, receive: Receive, send: Send) -> None:
         identity = (_REQUEST_ID, call.request_id.encode())
         try:
-            started = Started(handler(call, message))
+            started = EagerCoroutine(handler(call, message))
             response = started.result if started.done else await finish(started, receive)
             if not isinstance(response, LargeAnswer):
                 await _send_message(send, response)

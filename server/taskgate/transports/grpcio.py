@@ -85,7 +85,7 @@ class GrpcServer:
         self._settings = settings
         self._store = store
         self._peer_token = peer_token
-        in_flight = InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, when_idle=_give_memory_back)
+        in_flight = InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, on_idle=_give_memory_back)
         self._service = TaskService(store, settings.task_id_format, layout=settings.layout, in_flight=in_flight)
         self._share_port = share_port
         # Of several processes on a port, the one that starts them warns.

@@ -8,7 +8,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from support.raw_grpc import RawAnswer
 from taskgate.service.calls import Call, LargeAnswer
-from taskgate.service.endpoints import _HTTP_BODY_TYPE, _header, body_part
+from taskgate.service.endpoints import _HTTP_BODY_TYPE, _field_header, body_part
 from taskgate.service.in_flight import InFlight
 from taskgate.transports import asgi_app, grpcio
 from taskgate.transports.pace import PINNED_BYTES, Turns
@@ -31,7 +31,7 @@ class Context:
 
 
 def answer_of(document: bytes) -> LargeAnswer:
-    return LargeAnswer(_HTTP_BODY_TYPE + _header(2, document), document)
+    return LargeAnswer(_HTTP_BODY_TYPE + _field_header(2, document), document)
 
 
 async def stream_of_server(call: Call, document: bytes) -> list[bytes]:
