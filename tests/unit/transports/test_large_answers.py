@@ -36,13 +36,13 @@ def answer_of(document: bytes) -> LargeAnswer:
 
 async def stream_of_server(call: Call, document: bytes) -> list[bytes]:
     context = Context()
-    last = await grpcio._stream(Turns(), call, answer_of(document), context)
+    last = await grpcio._send_stream(Turns(), call, answer_of(document), context)
     assert context.metadata == ((grpcio.LENGTH_HEADER, str(len(document))),)
     return [*context.messages, last]
 
 
 async def message_of_server(call: Call, document: bytes) -> list[bytes]:
-    return [await grpcio._whole(Turns(), call, answer_of(document), Context())]
+    return [await grpcio._send_whole(Turns(), call, answer_of(document), Context())]
 
 
 def inside(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Call, bytes], Awaitable[list[bytes]]]:
