@@ -371,7 +371,7 @@ class Room:
         return self._budget.has_key(key)
 
     async def wait(self, size: int, *, shared: bool = False) -> None:
-        """Wait for room for a document of ``size`` bytes and for the call's own bytes; for the latter if ``shared``.
+        """Wait for room for the call's own bytes and, unless ``shared``, for a document of ``size`` bytes.
 
         Raises:
             Overloaded: no room was free in time, or too many calls wait.

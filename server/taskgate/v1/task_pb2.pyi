@@ -45,9 +45,9 @@ class Task(_message.Message):
     * Values that do not fit. `GetTask` fails with `ERROR_REASON_TASK_NOT_REPRESENTABLE`, which names the place, for an
       unknown, missing or null status, any other unknown enum value, an integer that overflows its field or has a fraction,
       a value of another JSON type, a number beyond every finite double, a lone surrogate in a string or key, or nesting
-      beyond the 100 levels that protobuf parsers accept. `GetTaskJson` still returns the document. There is one exception:
-      half a surrogate pair at the end of `reason_for_incompletion`, where Conductor itself cuts the text, becomes a `?`, as
-      in Conductor's own message.
+      beyond the 100 levels that protobuf parsers accept. `GetTaskJson` still returns the document. One such value is
+      converted: half a surrogate pair at the end of `reason_for_incompletion`, where Conductor itself cuts the text,
+      becomes a `?`, as in Conductor's own message.
 
     Times are milliseconds since 1970-01-01T00:00:00Z; 0 means that the event has not happened. Conductor takes them from
     the clocks of several machines, so differences include clock skew and can be negative.
