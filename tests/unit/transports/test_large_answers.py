@@ -10,7 +10,7 @@ from support.raw_grpc import RawAnswer
 from taskgate.service.calls import Call, LargeAnswer
 from taskgate.service.endpoints import _HTTP_BODY_TYPE, _field_header, body_part
 from taskgate.service.in_flight import InFlight
-from taskgate.transports import asgi_app, grpcio
+from taskgate.transports import asgi_answers, grpcio
 from taskgate.transports.pace import PINNED_BYTES, Turns
 
 ROW = b"x" * 100_000
@@ -62,9 +62,9 @@ def inside(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Ca
 SENDERS = {
     "stream of a server": stream_of_server,
     "message of a server": message_of_server,
-    "stream inside Envoy": inside(lambda send, document: asgi_app._send_stream(send, document, Turns())),
+    "stream inside Envoy": inside(lambda send, document: asgi_answers.send_stream(send, document, Turns())),
     "message inside Envoy": inside(
-        lambda send, document: asgi_app._send_large_message(send, answer_of(document), Turns()),
+        lambda send, document: asgi_answers.send_large_message(send, answer_of(document), Turns()),
     ),
 }
 

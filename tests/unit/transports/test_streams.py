@@ -12,7 +12,7 @@ from taskgate.stores.base import StoredTask
 from taskgate.stores.sqlite.store import SqliteStore
 from taskgate.stores.sqlite.writer import SqliteWriter
 from taskgate.transports.asgi import CallerGone
-from taskgate.transports.asgi_app import _PendingRequests, _Request, _RequestParts
+from taskgate.transports.asgi_requests import PendingRequests, Request, RequestParts
 from taskgate.transports.grpc_wire import ProtocolError, frame
 from taskgate.transports.health import Health
 from taskgate.transports.pace import Turns
@@ -20,7 +20,7 @@ from taskgate.transports.pace import Turns
 
 async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> None:
     """A caller that sends for ever fills no memory; it is let go on once the handler takes what it has sent."""
-    parts = _RequestParts(None)
+    parts = RequestParts(None)
 
     async def send() -> None:
         for _ in range(100):
@@ -60,7 +60,7 @@ async def test_request_that_was_given_up_is_answered_once(end: dict[str, Any], *
         if event["type"] == "http.response.body":
             answered.set()
 
-    request = _Request({}, receive, send, 0.0 if late else 60.0, _PendingRequests())
+    request = Request({}, receive, send, 0.0 if late else 60.0, PendingRequests())
     message = asyncio.create_task(request.only_message())
     if late:
         await asyncio.wait_for(answered.wait(), 5)
