@@ -38,7 +38,8 @@ MAX_WAITING_OF_ADDRESS: Final = 256
 MAX_WAITING_OF_CONNECTION: Final = 128
 """Calls of one address and of one connection that may wait, so that neither fills the queue."""
 
-_LARGEST_SHARE: Final = MIN_LIMIT_BYTES // 2
+_MIN_SHARE: Final = MIN_LIMIT_BYTES // 2
+"""The smallest share of an address or connection: it holds the largest document."""
 
 Peer = tuple[str, int]
 """Address and port of a caller, which together identify its connection."""
@@ -132,12 +133,12 @@ class InFlight:
 
         ``on_idle`` is called when nothing has been in flight for ``IDLE_SECONDS``.
         """
-        self._when_idle = on_idle
+        self._on_idle = on_idle
         self._idle: asyncio.TimerHandle | None = None
         self._own_bytes = own_bytes
         self._wait_seconds = wait_seconds
-        self._address_limit = max(limit // 2, _LARGEST_SHARE)
-        self._connection_limit = max(limit // 4, _LARGEST_SHARE)
+        self._address_limit = max(limit // 2, _MIN_SHARE)
+        self._connection_limit = max(limit // 4, _MIN_SHARE)
         self._process = _Scope("server", limit, MAX_WAITING)
         self._scopes: WeakValueDictionary[object, _Scope] = WeakValueDictionary()  # alive while a Room has them
         self._copies: dict[tuple[object, int], list[_Copy]] = {}
@@ -216,7 +217,7 @@ class InFlight:
         room in its own connection or address is skipped.
         """
         self._full = False
-        if not self._process.used and not self._waiters and self._when_idle is not None:
+        if not self._process.used and not self._waiters and self._on_idle is not None:
             if self._idle is not None:
                 self._idle.cancel()
             self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._check_idle)
@@ -290,8 +291,8 @@ class InFlight:
         self._last_found = None
 
     def _check_idle(self) -> None:
-        if not self._process.used and self._when_idle is not None:
-            self._when_idle()
+        if not self._process.used and self._on_idle is not None:
+            self._on_idle()
 
     def _scope(self, name: str, key: object, limit: int, max_waiting: int) -> _Scope:
         scope = self._scopes.get(key)

@@ -54,9 +54,9 @@ async def cancel_when_caller_leaves(
 ) -> Any:
     """Poll for the caller's disconnect, then cancel the body of this context and raise CallerGone.
 
-    ``take`` gets every part of the request that comes meanwhile, and the last one repeatedly. Polling starts ``after``
-    so many seconds. After the end of the request the interval doubles with each poll, up to ``longest`` seconds, less a
-    random part to spread the polls of many streams.
+    ``take`` gets every part of the request that comes meanwhile, and the last one repeatedly. Polling starts after
+    ``after`` seconds. Once the request has ended, the interval doubles with each poll, up to ``longest`` seconds, less
+    a random part that spreads the polls of many streams.
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - an ASGI application runs in a task
