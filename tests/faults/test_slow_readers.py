@@ -26,7 +26,7 @@ from support.documents import DOCUMENTED_ID, put_row, task
 from support.raw_grpc import RawGrpc, request_for
 from support.running import System, running_system
 from taskgate.documents.task_message import task_from_document
-from taskgate.service.endpoints import _HTTP_BODY_TYPE, _header
+from taskgate.service.endpoints import _HTTP_BODY_TYPE, _field_header
 
 pytestmark = pytest.mark.long
 
@@ -151,10 +151,10 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         document = text(number)
         put_row(database, task_id(number), document.decode())
         known["REST", task_id(number)] = _mark(document)
-        body = _HTTP_BODY_TYPE + _header(2, document) + document
+        body = _HTTP_BODY_TYPE + _field_header(2, document) + document
         known["GetTaskJson", task_id(number)] = _mark(b"\0" + len(body).to_bytes(4) + body)
         message = task_from_document(document).SerializeToString()
-        typed = _header(1, message) + message
+        typed = _field_header(1, message) + message
         known["GetTask", task_id(number)] = _mark(b"\0" + len(typed).to_bytes(4) + typed)
     yield database, [task_id(number) for number in range(DISTINCT)], lambda *key: known[key]
     database.unlink()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from support.exact_json import Difference, differences, order_differences, parse
-from taskgate.documents.conductor import NoTaskError, project_task_model
+from taskgate.documents.conductor import NullRowError, project_task_model
 from taskgate.documents.document import DocumentError
 
 QUEUE_WAIT = "queueWaitTime"
@@ -109,7 +109,7 @@ def projection_unlike(recorded: Recorded) -> list[str]:
     try:
         ours = project_task_model(stored, recorded.before).document
     except DocumentError as error:
-        found = 404 if isinstance(error, NoTaskError) else 500
+        found = 404 if isinstance(error, NullRowError) else 500
         return [] if found == recorded.taskgate_status else [f"{found}, not {recorded.taskgate_status}: {error}"]
     if recorded.taskgate_status != 200:
         return [f"not refused: {ours[:300]!r}"]

@@ -1,1 +1,1 @@
-"""Bytes to bytes: stored documents, the typed ``Task``, and the rows that Conductor writes."""
+"""Check and convert stored bytes: task documents, the typed ``Task``, and the rows that Conductor writes."""

@@ -1,7 +1,7 @@
-r"""The task document: what counts as one, and how it loses its whitespace and nothing else.
+r"""Check that bytes are a task document, and remove its insignificant whitespace.
 
 A document is one JSON object (RFC 8259) in UTF-8. Numbers of any size, duplicate keys and lone surrogate escapes
-(``"\ud800"``) are legal JSON and stay as they are; ``NaN`` and ``Infinity`` are not JSON.
+(``"\ud800"``) are legal JSON and are kept; ``NaN`` and ``Infinity`` are not JSON.
 """
 
 import hashlib
@@ -17,24 +17,24 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """The largest gRPC answer."""
 
 MAX_REQUEST_BYTES = 64 * 1024
-"""The largest gRPC request inside Envoy, unpacked. More would only be unpacked and refused: a task ID is shorter."""
+"""The largest gRPC request, decompressed: a request holds only a task ID, which is shorter."""
 
 MAX_DOCUMENT_BYTES = MAX_MESSAGE_BYTES - 4096
-"""The largest document; what is left is for the message around it."""
+"""The largest document; the difference is for the message around it."""
 
 MAX_NESTING = 1000
-"""Levels of objects and arrays. Jackson's own default: Conductor could not have read a deeper document."""
+"""Levels of objects and arrays. This is Jackson's default: Conductor cannot read deeper documents."""
 
-# msgspec, like the json module, counts nesting against the recursion limit; ours must be the one that decides.
+# msgspec and the json module count nesting against Python's recursion limit, which must not apply before MAX_NESTING.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), MAX_NESTING * 4))
 
 
 class DocumentError(ValueError):
-    """The bytes are not a task document; the text is a reason a person can act on."""
+    """The bytes are not a task document; the text names the reason."""
 
 
 class _AnyObject(msgspec.Struct):
-    """Decoding into a struct without fields checks the whole syntax and builds nothing (2 µs for 1.9 KB)."""
+    """A struct without fields: decoding into it checks the whole syntax and builds nothing (2 µs for 1.9 KB)."""
 
 
 _check_syntax = msgspec.json.Decoder(_AnyObject).decode
@@ -43,8 +43,8 @@ _SURROGATE_OR_PAIR = re.compile(rb"\\\\|\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^"\s]++', re.DOTALL)
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_LONG = 64 * 1024
-_STRETCH = 512  # brackets; so few cannot make a document that people make too deep
+_LONG_BYTES = 64 * 1024
+_CHUNK = 512  # brackets; a chunk of an ordinary document cannot exceed MAX_NESTING, so its levels need no counting
 _ALL_BUT_BRACKETS_AND_QUOTES = bytes(set(range(256)) - set(b'[{]}"'))
 _DEPTH_CHANGE = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: one level down, one level up
 
@@ -57,16 +57,16 @@ def check_document(document: bytes) -> None:
     except msgspec.ValidationError as error:
         raise DocumentError("not a JSON object") from error
     except msgspec.DecodeError as error:
-        tame = _without_surrogates(document)
-        if tame == document:
+        replaced = _without_surrogates(document)
+        if replaced == document:
             raise DocumentError(_syntax_reason(error)) from error
-        check_document(tame)
-    except RecursionError as error:  # only where brackets are left open, or the count before would have said so
+        check_document(replaced)
+    except RecursionError as error:  # only with unclosed brackets: check_text has counted the others
         raise DocumentError(_TOO_DEEP) from error
 
 
 def check_text(document: bytes) -> None:
-    """Raise DocumentError unless ``document`` is UTF-8 and not too deep, the two things msgspec does not check."""
+    """Raise DocumentError unless ``document`` is UTF-8 and not too deep, which msgspec does not check."""
     if not document.isascii():
         try:
             document.decode()
@@ -77,41 +77,40 @@ def check_text(document: bytes) -> None:
 
 
 def minify(document: bytes) -> bytes:
-    """``document`` without insignificant whitespace, every other byte kept; it must have passed ``check_document``."""
+    """Remove insignificant whitespace and keep every other byte; ``document`` must have passed ``check_document``."""
     try:
         return msgspec.json.format(document, indent=-1)
-    except msgspec.DecodeError:  # lone surrogates, which msgspec does not take
+    except msgspec.DecodeError:  # lone surrogates, which msgspec refuses
         return b"".join(_TOKEN.findall(document))
 
 
 def sha256(document: bytes) -> bytes:
-    """A digest that is made without the interpreter lock: 6 ms for 10 MB, checking takes 25 and keeps the lock."""
+    """Return the digest, computed without the interpreter lock: 6 ms for 10 MB. Checking takes 25 ms with the lock."""
     return hashlib.sha256(document).digest()
 
 
 class CheckedDocuments:
-    """``check_document`` for documents that are known by their digest once they have passed.
+    """Check documents, and remember the digests of those that have passed. Thread-safe.
 
-    The built-in ``hash`` is a good one for what is checked on the event loop: SipHash with a key that each process
-    draws anew, so that nobody can make two documents of one digest, for a quarter of the time that checking takes. For
-    use by several threads.
+    On the event loop the built-in ``hash`` serves as digest. It takes a quarter of the time of a check. It is SipHash
+    with a random key for each process, so a collision cannot be constructed.
     """
 
     def __init__(self, digest: Callable[[bytes], Hashable], remembered: int = 4096) -> None:
-        """Up to ``remembered`` documents are known, at 100 bytes each."""
+        """Remember up to ``remembered`` documents, at 100 bytes each."""
         self._digest = digest
         self._remembered = remembered
         self._digests: dict[Hashable, None] = {}  # oldest first
 
     def check(self, document: bytes) -> None:
-        """As ``check_document``."""
+        """``check_document``, unless the document is remembered."""
         digest = self._digest(document)
         if digest in self._digests:
             return
         check_document(document)
         self._digests[digest] = None
         while len(self._digests) > self._remembered:
-            with suppress(KeyError, StopIteration, RuntimeError):  # another thread was quicker
+            with suppress(KeyError, StopIteration, RuntimeError):  # another thread removed it first
                 del self._digests[next(iter(self._digests))]
 
 
@@ -119,21 +118,21 @@ _TOO_DEEP = f"nested more than {MAX_NESTING} levels deep"
 
 
 def _may_be_too_deep(document: bytes) -> bool:
-    """False for most documents, for little.
+    """Rule out most documents cheaply.
 
-    Every level takes two brackets, one of an object five characters: most documents are too short to be too deep and
-    most others have too few of them.
+    A level of lists takes two characters, a level of objects five. So most documents are too short to be too deep, and
+    most others have too few brackets.
     """
     if len(document) <= 2 * MAX_NESTING:
         return False
-    if len(document) > _LONG:
+    if len(document) > _LONG_BYTES:
         return _has_more_brackets(document, MAX_NESTING)
     lists = document.count(b"[")
     return len(document) > 5 * MAX_NESTING - 3 * lists and document.count(b"{") + lists > MAX_NESTING
 
 
 def _has_more_brackets(document: bytes, most: int) -> bool:
-    """Whether more than ``most`` brackets are opened. Quicker than counting them: 10 MB of text take 0.5 ms, not 9."""
+    """Whether more than ``most`` brackets are opened. For 10 MB of text it takes 0.5 ms; counting takes 9."""
     for bracket in (b"[", b"{"):
         at = document.find(bracket)
         while at >= 0:
@@ -145,27 +144,27 @@ def _has_more_brackets(document: bytes, most: int) -> bool:
 
 
 def _nesting(document: bytes) -> int:
-    """How many levels of brackets ``document`` has, or any number up to ``MAX_NESTING`` where it cannot have more.
+    """Return the levels of brackets in ``document``, or any number up to ``MAX_NESTING`` if it cannot have more.
 
-    Linear and in C, 1 ms for 1 MB: a document is checked whenever it is served.
+    Linear and in C, 1 ms for 1 MB: every answer is checked.
     """
-    # Without escapes, a bracket is outside strings where the number of quotes before it is even.
+    # Once escapes are removed, a bracket is outside strings if the number of quotes before it is even.
     plain = _ESCAPE.sub(b"", document) if b"\\" in document else document
     outside = plain.translate(None, _ALL_BUT_BRACKETS_AND_QUOTES).replace(b'""', b"")
     if b'"' in outside:
         outside = b"".join(outside.split(b'"')[::2])
     depth = deepest = 0
-    for start in range(0, len(outside), _STRETCH):  # in stretches, between which other threads get the interpreter
-        stretch = outside[start : start + _STRETCH]
-        opened = stretch.count(b"{") + stretch.count(b"[")
+    for start in range(0, len(outside), _CHUNK):  # other threads can run between chunks
+        chunk = outside[start : start + _CHUNK]
+        opened = chunk.count(b"{") + chunk.count(b"[")
         if depth + opened > MAX_NESTING:
-            deepest = max(deepest, *accumulate(memoryview(stretch.translate(_DEPTH_CHANGE)).cast("b"), initial=depth))
-        depth += 2 * opened - len(stretch)
+            deepest = max(deepest, *accumulate(memoryview(chunk.translate(_DEPTH_CHANGE)).cast("b"), initial=depth))
+        depth += 2 * opened - len(chunk)
     return deepest
 
 
 def _without_surrogates(document: bytes) -> bytes:
-    """A copy of the same length and structure in which no string holds a surrogate escape, lone or paired."""
+    """Replace every surrogate escape, lone or paired, by one of a space, of the same length."""
     return _SURROGATE_OR_PAIR.sub(lambda found: found[0] if found[0] == rb"\\" else rb"\u0020", document)
 
 

@@ -1,9 +1,10 @@
-"""A task document as the typed ``taskgate.v1.Task``.
+"""Convert a task document into the typed ``taskgate.v1.Task``.
 
-The schema is the table: for each field of each message, its JSON key, the Python type that a plain value must have, and
-what stores any other value are worked out once, at import. Converting is one lookup and one assignment a key.
+The proto schema drives the conversion. At import each field of each message gets a table row: its JSON key, the Python
+type of values that can be assigned directly, and a setter for other values. Converting a key is then one lookup and one
+assignment.
 
-What the rules are, and why, says the comment of ``Task`` in ``protos/taskgate/v1/task.proto``.
+The comment of ``Task`` in ``protos/taskgate/v1/task.proto`` has the rules and their reasons.
 """
 
 import binascii
@@ -20,13 +21,13 @@ from google.protobuf.struct_pb2 import Value
 
 from taskgate.base.errors import TaskNotRepresentable
 from taskgate.documents.document import check_document, check_text
-from taskgate.documents.value_message import FAULTS, MAX_LEVEL, Misfit, located, set_value, set_values, too_deep
+from taskgate.documents.value_message import FAULTS, MAX_LEVEL, Misfit, at_step, set_value, set_values, too_deep
 from taskgate.v1.task_definition_pb2 import TaskDef
 from taskgate.v1.task_pb2 import Task
 from taskgate.v1.workflow_task_pb2 import WorkflowTask
 
 _TASK_LEVEL = 1
-"""How deep ``Task`` is in what is sent: inside ``GetTaskResponse``."""
+"""The level of ``Task`` in the answer: inside ``GetTaskResponse``."""
 
 _VALUE = Value.DESCRIPTOR.full_name
 _ANY = AnyMessage.DESCRIPTOR.full_name
@@ -36,7 +37,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     Task.DESCRIPTOR.full_name: {"callback_from_worker": True},
     WorkflowTask.DESCRIPTOR.full_name: {
         "type": "SIMPLE",
-        "retry_count": -1,  # Conductor's sign for "not given" (``ProtoMapper``)
+        "retry_count": -1,  # Conductor's value for "not given" (``ProtoMapper``)
     },
     TaskDef.DESCRIPTOR.full_name: {
         "retry_count": 3,
@@ -48,43 +49,43 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "task_status_listener_enabled": True,
     },
 }
-"""Conductor's own defaults (its classes of the same names), for fields that have no presence: where the document says
-nothing, zero would be a statement, and a wrong one."""
+"""Conductor's defaults (in its classes of the same names) for fields without presence, where protobuf's zero would be
+wrong if the document lacks the key."""
 
 _REASON = "reasonForIncompletion"
 
 _MAX_DIGITS = 310
-"""No finite double is near an integer of more digits, with its sign."""
+"""Longer integers, sign included, are beyond any finite double."""
 
 _MAX_PATH_KEY = 64
 _MAX_PATH = 512
-"""Characters of a path: it travels in a header, and keys may be of any length."""
+"""Characters of a path, which is sent in a header: keys may have any length."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-Store = Callable[[Any, Any, int], None]
-"""Stores a JSON value in a field: (message, value, how deep the message is). Raises one of ``FAULTS``."""
+Setter = Callable[[Any, Any, int], None]
+"""Sets a field: (message, JSON value, level of the message). Raises one of ``FAULTS``."""
 
-_Field = tuple[str, type | None, Store]
-"""A field's name, the type of values that may be assigned to it as they are, and what stores all others.
+_Field = tuple[str, type | None, Setter]
+"""A field's name, the type of values that can be assigned directly, and the setter for all others.
 
-Not a NamedTuple: taking one apart costs three times as much, 30 times a task."""
+Not a NamedTuple: unpacking one costs three times as much, 30 times a task."""
 
 _Table = dict[str, _Field]
 """Fields by JSON key."""
 
 
 def task_from_document(document: bytes) -> Task:
-    """``document`` as a Task, which takes about a microsecond for each value in it.
+    """Convert ``document``, in about a microsecond for each of its values.
 
     Raises:
-        DocumentError: the bytes are not a task document at all.
-        TaskNotRepresentable: a value has no place in ``Task``; message and ``metadata["path"]`` say where, never what.
+        DocumentError: the bytes are not a task document.
+        TaskNotRepresentable: ``Task`` cannot hold a value; message and ``metadata["path"]`` say where, not the value.
     """
     values = _parse(document)
     if values.get("status") is None:
         raise _refusal(Misfit("missing", "status"))
-    _mend_cut_reason(values)
+    _replace_half_pair(values)
     task = Task()
     try:
         _fill_task(task, values, _TASK_LEVEL)
@@ -93,8 +94,11 @@ def task_from_document(document: bytes) -> Task:
     return task
 
 
-def _mend_cut_reason(values: dict[str, Any]) -> None:
-    """Conductor cuts a long reason at 500 UTF-16 units, perhaps within a pair; its own message then ends in ``?``."""
+def _replace_half_pair(values: dict[str, Any]) -> None:
+    """Replace half a surrogate pair at the end of the reason by ``?``, as Conductor's own message has it.
+
+    Conductor cuts a long reason at 500 UTF-16 units, perhaps within a pair.
+    """
     reason = values.get(_REASON)
     if type(reason) is str and "\ud800" <= reason[-1:] <= "\udbff":
         values[_REASON] = f"{reason[:-1]}?"
@@ -109,7 +113,7 @@ def _refusal(misfit: Misfit) -> TaskNotRepresentable:
 
 
 def _path_text(reversed_path: Sequence[str | int]) -> str:
-    """``outputData.headers["content-length"][0]``: printable ASCII of limited length, whatever the keys are."""
+    """Write a path as ``outputData.headers["content-length"][0]``: printable ASCII of limited length."""
     text = ""
     for step in reversed(reversed_path):
         if isinstance(step, int):
@@ -127,12 +131,12 @@ _parse_json = msgspec.json.Decoder().decode
 
 
 def _parse(document: bytes) -> dict[str, Any]:
-    """The object in ``document``; a number that is beyond any double is infinite. Raises DocumentError."""
+    """Parse the object in ``document``; numbers beyond any double become infinite. Raises DocumentError."""
     check_text(document)
     try:
         values = _parse_json(document)
     except (msgspec.DecodeError, RecursionError):
-        # Not JSON; or JSON that msgspec does not take: lone surrogates, numbers beyond any double.
+        # Not JSON, or JSON that msgspec refuses: lone surrogates, numbers beyond any double.
         check_document(document)
         values = json.loads(document, parse_int=_parse_integer)
     if type(values) is not dict:
@@ -148,62 +152,62 @@ def _parse_integer(digits: str) -> float:
 
 
 def _fill(message: Any, table: _Table, values: Mapping[str, Any], level: int) -> None:
-    """Set the fields of ``message``, which is ``level`` levels deep. Raises Misfit."""
+    """Set the fields of ``message``, which is at ``level``. Raises Misfit."""
     for key, value in values.items():
         field = table.get(key)
         if field is None or value is None:
             continue
-        name, plain, store = field
+        name, plain, set_field = field
         try:
             if type(value) is plain:
                 setattr(message, name, value)
             else:
-                store(message, value, level)
+                set_field(message, value, level)
         except FAULTS as fault:
-            raise located(fault, key) from fault
+            raise at_step(fault, key) from fault
 
 
 def _expected(description: str) -> Misfit:
     return Misfit(f"expected {description}")
 
 
-def _refuse(description: str) -> Store:
-    """For fields whose values are all plain."""
+def _refusing_setter(description: str) -> Setter:
+    """Make a setter for fields that take only plain values."""
 
-    def store(message: Any, value: Any, level: int) -> None:
+    def set_field(message: Any, value: Any, level: int) -> None:
         del message, value, level
         raise _expected(description)
 
-    return store
+    return set_field
 
 
-def _store_whole_number(name: str) -> Store:
-    def store(message: Any, value: Any, level: int) -> None:
+def _whole_number_setter(name: str) -> Setter:
+    def set_field(message: Any, value: Any, level: int) -> None:
         del level
         if type(value) is not float or not value.is_integer():
             raise _expected("a whole number")
         setattr(message, name, int(value))
 
-    return store
+    return set_field
 
 
-def _store_enum(name: str, enum: EnumDescriptor) -> Store:
+def _enum_setter(name: str, enum: EnumDescriptor) -> Setter:
     numbers = {value.name: value.number for value in enum.values}
 
-    def store(message: Any, value: Any, level: int) -> None:
+    def set_field(message: Any, value: Any, level: int) -> None:
         del level
         number = numbers.get(value) if type(value) is str else None
         if number is None:
             raise _expected(f"one of {', '.join(numbers)}")
         setattr(message, name, number)
 
-    return store
+    return set_field
 
 
-def _store_any(name: str) -> Store:
-    """Conductor's own JSON for ``google.protobuf.Any`` (``JsonProtoModule``)."""
+def _any_setter(name: str) -> Setter:
+    """Make a setter for ``google.protobuf.Any`` from Conductor's own JSON form (``JsonProtoModule``)."""
 
-    def store(message: Any, value: Any, level: int) -> None:
+    def set_field(message: Any, value: Any, level: int) -> None:
         if level + 1 > MAX_LEVEL:
             raise too_deep()
         if type(value) is not dict:
@@ -215,36 +219,36 @@ def _store_any(name: str) -> Store:
         try:
             target.type_url = value["@type"]
         except FAULTS as fault:
-            raise located(fault, "@type") from fault
+            raise at_step(fault, "@type") from fault
         try:
             target.value = binascii.a2b_base64(value["@value"], strict_mode=True)
         except ValueError as fault:
             raise Misfit("expected base64", "@value") from fault
 
-    return store
+    return set_field
 
 
-def _store_value(name: str) -> Store:
-    def store(message: Any, value: Any, level: int) -> None:
+def _value_setter(name: str) -> Setter:
+    def set_field(message: Any, value: Any, level: int) -> None:
         if level + 1 > MAX_LEVEL:
             raise too_deep()
         set_value(getattr(message, name), value, level + 1)
 
-    return store
+    return set_field
 
 
-def _store_value_map(name: str) -> Store:
-    def store(message: Any, value: Any, level: int) -> None:
+def _value_map_setter(name: str) -> Setter:
+    def set_field(message: Any, value: Any, level: int) -> None:
         if type(value) is not dict:
             raise _expected("an object")
         if value:
             set_values(getattr(message, name), value, level)
 
-    return store
+    return set_field
 
 
-def _store_text_map(name: str) -> Store:
-    def store(message: Any, value: Any, level: int) -> None:
+def _text_map_setter(name: str) -> Setter:
+    def set_field(message: Any, value: Any, level: int) -> None:
         if type(value) is not dict:
             raise _expected("an object")
         if level + bool(value) > MAX_LEVEL:  # the map's entries
@@ -256,13 +260,13 @@ def _store_text_map(name: str) -> Store:
             try:
                 target[key] = text
             except FAULTS as fault:
-                raise located(fault, key) from fault
+                raise at_step(fault, key) from fault
 
-    return store
+    return set_field
 
 
-def _store_texts(name: str) -> Store:
-    def store(message: Any, value: Any, level: int) -> None:
+def _texts_setter(name: str) -> Setter:
+    def set_field(message: Any, value: Any, level: int) -> None:
         del level
         if type(value) is not list:
             raise _expected("a list")
@@ -275,24 +279,24 @@ def _store_texts(name: str) -> Store:
             try:
                 target.append(text)
             except FAULTS as fault:
-                raise located(fault, len(target)) from fault
+                raise at_step(fault, len(target)) from fault
 
-    return store
+    return set_field
 
 
-def _store_message(name: str, descriptor: Descriptor) -> Store:
+def _message_setter(name: str, descriptor: Descriptor) -> Setter:
     fill = _filler(descriptor)
 
-    def store(message: Any, value: Any, level: int) -> None:
+    def set_field(message: Any, value: Any, level: int) -> None:
         fill(getattr(message, name), value, level + 1)
 
-    return store
+    return set_field
 
 
-def _store_messages(name: str, descriptor: Descriptor) -> Store:
+def _messages_setter(name: str, descriptor: Descriptor) -> Setter:
     fill = _filler(descriptor)
 
-    def store(message: Any, value: Any, level: int) -> None:
+    def set_field(message: Any, value: Any, level: int) -> None:
         if type(value) is not list:
             raise _expected("a list")
         if not value:
@@ -302,15 +306,15 @@ def _store_messages(name: str, descriptor: Descriptor) -> Store:
             try:
                 fill(target.add(), item, level + 1)
             except FAULTS as fault:
-                raise located(fault, len(target) - 1) from fault
+                raise at_step(fault, len(target) - 1) from fault
 
-    return store
+    return set_field
 
 
-def _store_message_map(name: str, descriptor: Descriptor) -> Store:
+def _message_map_setter(name: str, descriptor: Descriptor) -> Setter:
     fill = _filler(descriptor)
 
-    def store(message: Any, value: Any, level: int) -> None:
+    def set_field(message: Any, value: Any, level: int) -> None:
         if type(value) is not dict:
             raise _expected("an object")
         if not value:
@@ -320,9 +324,9 @@ def _store_message_map(name: str, descriptor: Descriptor) -> Store:
             try:
                 fill(target[key], item, level + 2)  # the map's entry, and the message in it
             except FAULTS as fault:
-                raise located(fault, key) from fault
+                raise at_step(fault, key) from fault
 
-    return store
+    return set_field
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -334,22 +338,22 @@ _PLAIN = {
     FieldDescriptor.TYPE_INT64: (int, ""),
 }
 
-_fillers: dict[str, Store] = {}
+_fillers: dict[str, Setter] = {}
 
 
-def _filler(descriptor: Descriptor) -> Store:
-    """What fills a message of this type: (message, JSON value, how deep the message is)."""
+def _filler(descriptor: Descriptor) -> Setter:
+    """Return the function that fills a message of this type: (message, JSON value, level of the message)."""
     name = descriptor.full_name
     if name not in _fillers:
         table: _Table = {}
         make = _list_filler if name == _LIST else _object_filler
         _fillers[name] = make(table, tuple(_DEFAULTS.get(name, {}).items()))
-        # Only now that the message is known: it may hold others of its own type.
+        # After the filler is registered: a message may hold others of its own type.
         table.update((field.json_name, _field(field)) for field in descriptor.fields)
     return _fillers[name]
 
 
-def _object_filler(table: _Table, defaults: Sequence[tuple[str, Any]]) -> Store:
+def _object_filler(table: _Table, defaults: Sequence[tuple[str, Any]]) -> Setter:
     def fill(message: Any, value: Any, level: int) -> None:
         if level > MAX_LEVEL:
             raise too_deep()
@@ -363,46 +367,46 @@ def _object_filler(table: _Table, defaults: Sequence[tuple[str, Any]]) -> Store:
     return fill
 
 
-def _list_filler(table: _Table, defaults: Sequence[tuple[str, Any]]) -> Store:
-    """For a message that stands for a bare list."""
+def _list_filler(table: _Table, defaults: Sequence[tuple[str, Any]]) -> Setter:
+    """Return the filler of a message that wraps a bare list."""
     del defaults
 
     def fill(message: Any, value: Any, level: int) -> None:
         if level > MAX_LEVEL:
             raise too_deep()
-        _, _, store = table["tasks"]
-        store(message, value, level)
+        _, _, set_field = table["tasks"]
+        set_field(message, value, level)
 
     return fill
 
 
 def _field(field: FieldDescriptor) -> _Field:
     if field.message_type is not None:
-        return field.name, None, _store_for_messages(field, field.message_type)
+        return field.name, None, _message_field_setter(field, field.message_type)
     if field.is_repeated:
-        return field.name, None, _store_texts(field.name)
+        return field.name, None, _texts_setter(field.name)
     if field.enum_type is not None:
-        return field.name, None, _store_enum(field.name, field.enum_type)
+        return field.name, None, _enum_setter(field.name, field.enum_type)
     plain, description = _PLAIN[field.type]
-    return field.name, plain, _store_whole_number(field.name) if plain is int else _refuse(description)
+    return field.name, plain, _whole_number_setter(field.name) if plain is int else _refusing_setter(description)
 
 
-def _store_for_messages(field: FieldDescriptor, held: Descriptor) -> Store:
+def _message_field_setter(field: FieldDescriptor, held: Descriptor) -> Setter:
     if held.GetOptions().map_entry:
-        return _store_for_map(field.name, held.fields_by_name["value"].message_type)
+        return _map_setter(field.name, held.fields_by_name["value"].message_type)
     if field.is_repeated:
-        return _store_messages(field.name, held)
+        return _messages_setter(field.name, held)
     if held.full_name == _VALUE:
-        return _store_value(field.name)
+        return _value_setter(field.name)
     if held.full_name == _ANY:
-        return _store_any(field.name)
-    return _store_message(field.name, held)
+        return _any_setter(field.name)
+    return _message_setter(field.name, held)
 
 
-def _store_for_map(name: str, held: Descriptor | None) -> Store:
+def _map_setter(name: str, held: Descriptor | None) -> Setter:
     if held is None:
-        return _store_text_map(name)
-    return _store_value_map(name) if held.full_name == _VALUE else _store_message_map(name, held)
+        return _text_map_setter(name)
+    return _value_map_setter(name) if held.full_name == _VALUE else _message_map_setter(name, held)
 
 
 _fill_task = _filler(Task.DESCRIPTOR)

@@ -1,7 +1,7 @@
-"""Any JSON value as ``google.protobuf.Value``, filled in place.
+"""Store any JSON value in a ``google.protobuf.Value``, in place.
 
-Setting fields on the message that will be sent costs half of what building values and moving them in does, and a
-quarter of ``json_format``. Most of a task is such values: this is the hot loop of ``GetTask``.
+Most of a task is such values, so this is the hot loop of ``GetTask``. Setting fields in place costs half as much as
+building values and copying them in, and a quarter of ``json_format``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from math import isfinite
 from typing import Any
 
 MAX_LEVEL = 100
-"""Levels of messages below the outermost that protobuf parsers accept by default in C++, Java and Python."""
+"""Levels of nested messages that protobuf parsers accept by default in C++, Java and Python."""
 
 
 class Misfit(Exception):
-    """A value has no place in its field. ``path`` grows on the way out: innermost step first, keys and list indexes."""
+    """A field cannot hold a value. ``path`` has keys and list indexes, innermost first; it grows as the error rises."""
 
     def __init__(self, reason: str, *path: str | int) -> None:
         super().__init__(reason)
@@ -22,11 +22,11 @@ class Misfit(Exception):
 
 
 FAULTS = (Misfit, ValueError, OverflowError)
-"""What setting fields raises: ours, and protobuf's for lone surrogates and for numbers out of range."""
+"""Errors of setting a field: ours, and protobuf's for lone surrogates and numbers out of range."""
 
 
-def located(fault: Exception, step: str | int) -> Misfit:
-    """``fault``, one of ``FAULTS``, as a Misfit that happened at ``step`` of what encloses it."""
+def at_step(fault: Exception, step: str | int) -> Misfit:
+    """Return ``fault``, one of ``FAULTS``, as a Misfit with ``step``, its key or index, added to the path."""
     if isinstance(fault, Misfit):
         misfit = fault
     elif isinstance(fault, UnicodeEncodeError):
@@ -38,13 +38,13 @@ def located(fault: Exception, step: str | int) -> Misfit:
 
 
 def too_deep() -> Misfit:
-    """For a message that would be more than ``MAX_LEVEL`` levels below the outermost."""
+    """Return the Misfit for a message below ``MAX_LEVEL``."""
     return Misfit(f"nested beyond the {MAX_LEVEL} levels that protobuf parsers accept")
 
 
 def set_value(target: Any, item: Any, level: int) -> None:
-    """Store ``item`` in the Value ``target``, which is ``level`` levels deep. Raises one of ``FAULTS``."""
-    # In the order of how often they occur; type() and not isinstance(), for bool is an int.
+    """Store ``item`` in the Value ``target``, which is at ``level``. Raises one of ``FAULTS``."""
+    # Most frequent types first; type() and not isinstance(), since bool is an int.
     kind = type(item)
     if kind is str:
         target.string_value = item
@@ -57,17 +57,14 @@ def set_value(target: Any, item: Any, level: int) -> None:
     elif item is None:
         target.null_value = 0
     else:
-        number = float(item)  # the nearest double; OverflowError if there is none
+        number = float(item)  # the nearest double; OverflowError beyond the range
         if not isfinite(number):
             raise Misfit("a number out of range")
         target.number_value = number
 
 
 def set_values(target: Any, items: Mapping[str, Any], level: int) -> None:
-    """Store ``items``, at least one, in ``target``, a ``map<string, Value>`` of a message ``level`` levels deep.
-
-    Raises Misfit.
-    """
+    """Store ``items``, not empty, in ``target``, a ``map<string, Value>`` of a message at ``level``. Raises Misfit."""
     level += 2  # the map's entry, and the value in it
     if level > MAX_LEVEL:
         raise too_deep()
@@ -75,7 +72,7 @@ def set_values(target: Any, items: Mapping[str, Any], level: int) -> None:
         try:
             set_value(target[key], item, level)
         except FAULTS as fault:
-            raise located(fault, key) from fault
+            raise at_step(fault, key) from fault
 
 
 def _set_struct(target: Any, items: Mapping[str, Any], level: int) -> None:
@@ -98,4 +95,4 @@ def _set_list(target: Any, items: Sequence[Any], level: int) -> None:
         try:
             set_value(values.add(), item, level + 1)
         except FAULTS as fault:
-            raise located(fault, len(values) - 1) from fault
+            raise at_step(fault, len(values) - 1) from fault

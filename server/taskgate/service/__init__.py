@@ -1,1 +1,1 @@
-"""What happens in a call, whichever transport it came on."""
+"""Answer calls, independently of the transport that carries them."""

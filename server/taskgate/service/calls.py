@@ -1,7 +1,7 @@
-"""What happens around every call, whichever wire it came in on: log line, masking, deadline.
+"""Wrap every call in the same layers, for all transports: a log line, the masking of unexpected errors, a time limit.
 
-A transport makes a ``Call``, hands it to the handler that ``build_handlers`` made for its path, and puts the answer on
-its wire: bytes, or one of ``taskgate.base.errors``. Nothing else ever leaves a handler but ``asyncio.CancelledError``.
+A transport makes a ``Call`` and runs the handler that ``build_handlers`` made for its path. The handler returns bytes,
+or raises one of ``taskgate.base.errors`` or ``asyncio.CancelledError``.
 """
 
 import asyncio
@@ -31,10 +31,12 @@ T = TypeVar("T")
 class Call:
     """One call in flight.
 
-    ``path`` is the gRPC path, ``timeout`` the seconds its caller still waits (None: no deadline), ``task_id`` is set
-    by the endpoint once the request has been decoded, and is not yet known to be well formed. ``peer`` is who asks,
-    ``copies`` how many copies of a large answer the transport makes, and ``room``, where the answer is large, what the
-    transport releases once it has been sent.
+    - ``path``: the gRPC path.
+    - ``timeout``: the seconds until the caller's deadline; None without one.
+    - ``task_id``: set by the endpoint when it has decoded the request; not validated.
+    - ``peer``: address and port of the caller.
+    - ``copies``: how many copies of a large answer the transport makes.
+    - ``room``: the room that a large answer takes; the transport releases it when the answer has been sent.
     """
 
     path: str
@@ -47,7 +49,7 @@ class Call:
 
 
 class LargeAnswer(NamedTuple):
-    """Response bytes in two parts, ``head`` and the large ``payload``, so that joining them copies nothing."""
+    """Response bytes as ``head`` and the large ``payload``: joining them would copy the payload."""
 
     head: bytes
     payload: bytes
@@ -56,23 +58,23 @@ class LargeAnswer(NamedTuple):
 Answer = bytes | LargeAnswer
 
 Handler = Callable[[Call, bytes], Coroutine[Any, Any, Answer]]
-"""An endpoint, or an endpoint with layers around it: request bytes to response bytes."""
+"""Request bytes to response bytes: an endpoint, or an endpoint with layers around it."""
 
 Layer = Callable[[Handler], Handler]
 
 
 def usable_request_id(offered: str | None) -> str:
-    """The caller's request ID if it is fit for a log line (1-128 plain characters), else a new one."""
+    """Return the caller's request ID if it is fit for a log line (1-128 plain characters), else a new one."""
     if offered is not None and _USABLE_REQUEST_ID.fullmatch(offered):
         return offered
     return str(uuid.uuid4())
 
 
 def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) -> dict[str, Handler]:
-    """``endpoints`` (gRPC path to endpoint) with the layers around each."""
+    """Put the layers around each of ``endpoints`` (gRPC path to endpoint)."""
     layers: list[Layer] = [
-        log_call(),  # outermost: one line a call, with the status its caller sees
-        mask_unexpected,  # inside the log, so that a masked error is logged as what the caller sees
+        log_call(),  # outermost, to log the status that the caller sees
+        mask_unexpected,  # inside the log, so that the log line has the masked error
         limit_time(request_timeout),  # inside the mask, so that its own failures are masked too
     ]
     handlers = dict(endpoints)
@@ -82,16 +84,16 @@ def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) 
 
 
 def log_call() -> Layer:
-    """Write one line a call: method, status, duration in milliseconds, request and task ID. Never a payload.
+    """Write one line a call: method, status, duration in milliseconds, request ID, task ID. Never log a payload.
 
-    Where an error has a ``private`` message of its own, the line has it too: it is not for callers to read.
+    The line also has the ``private`` message of an error, where it differs from the public one.
     """
     write = log_of_calls()
 
     def layer(handler: Handler) -> Handler:
         async def logged(call: Call, request: bytes) -> Answer:
             started = time.perf_counter()
-            code, fault, private = "CANCELLED", False, ""  # what stands if neither branch below is reached
+            code, fault, private = "CANCELLED", False, ""  # unless the call returns or raises a TaskgateError
             try:
                 answer = await handler(call, request)
                 code = "OK"
@@ -111,7 +113,7 @@ def log_call() -> Layer:
 
 
 def mask_unexpected(handler: Handler) -> Handler:
-    """Turn anything that is not a domain error into ``InternalError``; the log gets all of it, the client an ID."""
+    """Turn any other exception into ``InternalError``: the log gets its traceback, the client only a request ID."""
     log = structlog.get_logger("taskgate.calls").bind()  # resolved once, not for every call
 
     async def masked(call: Call, request: bytes) -> Answer:
@@ -130,15 +132,15 @@ def mask_unexpected(handler: Handler) -> Handler:
 
 
 def limit_time(limit: float) -> Layer:
-    """Give every call at most ``limit`` seconds, and no more than its caller still waits."""
+    """Give every call ``limit`` seconds, or until its caller's deadline if that is sooner."""
 
     def layer(handler: Handler) -> Handler:
         async def limited(call: Call, request: bytes) -> Answer:
             seconds = limit if call.timeout is None else min(limit, call.timeout)
             if seconds <= 0:
                 raise _too_late(seconds)
-            started = Started(handler(call, request))
-            if started.done:  # most calls never wait, and a timer costs as much as the rest of them
+            started = EagerCoroutine(handler(call, request))
+            if started.done:  # most calls never wait, and a timer would double their cost
                 return started.result
             try:
                 async with asyncio.timeout(seconds):
@@ -151,11 +153,11 @@ def limit_time(limit: float) -> Layer:
     return layer
 
 
-class Started(Generic[T]):
-    """A coroutine that has run, inside the current task, up to the first thing that it must wait for.
+class EagerCoroutine(Generic[T]):
+    """Run a coroutine in the current task until it first waits, as ``asyncio.eager_task_factory`` does for tasks.
 
-    Either it is ``done`` and ``result`` is what it returned (what it raises, making this object raises), or awaiting
-    this object runs the rest of it. So a caller can do what only a call that waits needs: a timer, a watch.
+    If it is ``done``, ``result`` is what it returned; an exception leaves the constructor. Otherwise await this object
+    for the rest. The caller can thus set up a timer or a watch for only those calls that wait.
     """
 
     __slots__ = ("_coroutine", "_waits_for", "done", "result")
@@ -173,12 +175,12 @@ class Started(Generic[T]):
             self.done = False
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """The rest; to be awaited once, and only if it is not ``done``."""
+        """Run the rest. Await it once, and only if it is not ``done``."""
         try:
             while True:
                 try:
                     sent = yield self._take_future()
-                except BaseException as error:  # noqa: BLE001 - a cancellation, on its way into the coroutine
+                except BaseException as error:  # noqa: BLE001 - a cancellation, to be raised inside the coroutine
                     self._waits_for = self._coroutine.throw(error)
                 else:
                     self._waits_for = self._coroutine.send(sent)
@@ -187,9 +189,9 @@ class Started(Generic[T]):
             return result
 
     def _take_future(self) -> Any:
-        """What to wait for, kept nowhere: its result is the document that was read, perhaps dropped since.
+        """Hand over the future to wait for, and keep no reference: its result is a document of perhaps megabytes.
 
-        A name in ``__await__`` would keep it for as long as the traceback of a refusal.
+        A local variable of ``__await__`` would keep the document alive as long as the traceback of an error.
         """
         waits_for = self._waits_for
         del self._waits_for
@@ -197,12 +199,12 @@ class Started(Generic[T]):
 
 
 def _too_late(seconds: float) -> DeadlineExceeded:
-    digits = 3 if seconds >= 1 else 2  # a moment of the limit may have gone by before the call began
+    digits = 3 if seconds >= 1 else 2  # rounds 0.4997 to 0.5: part of the limit passes before the call starts
     return DeadlineExceeded(f"The call did not finish within {max(seconds, 0):.{digits}g} s")
 
 
 def _for_log(task_id: str) -> str:
-    """The ID as it is where it is short and printable; otherwise escaped and cut, so it cannot forge a line."""
+    """Return a short, printable ID as it is; escape and cut any other, so that it cannot forge a log line."""
     if len(task_id) <= _LOGGED_ID_CHARACTERS and task_id.isascii() and task_id.isprintable():
         return task_id
     return ascii(task_id[:_LOGGED_ID_CHARACTERS])

@@ -1,12 +1,12 @@
-"""A process that converts what it is sent, one after the other, until nobody can send any more.
+"""Convert large values in a process of its own, one at a time, until the server closes its socket.
 
-Converting 10 MB of small values takes half a second for a document and two for a typed task, most of it in calls that
-keep the interpreter lock, and as much again for the garbage collector where it runs: in the server's own process every
-other call would wait, and its supervisor would take it for hung. Here it disturbs nobody, and can be ended when nobody
-waits for it any more.
+Converting 10 MB of small values takes half a second for a document and two seconds for a typed task, and as much again
+for the garbage collector. Most of that holds the interpreter lock: in the server's process it would delay every other
+call, and the supervisor would take the server for hung. A separate process delays no other call, and can be killed when
+its callers have left.
 
-On the wire, a socket, are a header of fixed size and what it announces: ``_REQUEST`` with the task ID and the stored
-value, ``_ANSWER`` with the result or, as JSON, a refusal. A refusal of kind ``InternalError`` has a traceback.
+The wire format on the socket is a header of fixed size and its payload: ``_REQUEST`` with the task ID and the stored
+value; ``_ANSWER`` with the result or, as JSON, a refusal. A refusal of kind ``InternalError`` holds a traceback.
 """
 
 import gc
@@ -33,21 +33,21 @@ from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.documents.conversion import Conversion, Converted, convert
 
 _REQUEST = struct.Struct("!cHQ")
-"""The conversion, the bytes of the task ID and of the stored value."""
+"""The conversion, the length of the task ID and of the stored value in bytes."""
 _ANSWER = struct.Struct("!??Q")
-"""Whether it is a result, whether that lasts, and its bytes."""
+"""Whether it is a result, whether that is cacheable, and its length in bytes."""
 
 _REFUSALS = {kind.__name__: kind for kind in (DocumentTooLarge, TaskNotRepresentable)}
 _REFUSALS_BY_ID = {kind.__name__: kind for kind in (DocumentUnreadable, TaskNotFound)}
-"""Those that say nothing but which task it is."""
+"""Refusals that are made from the task ID alone."""
 
 
 class ConversionEndedError(Exception):
-    """The process has ended before it answered."""
+    """The process ended before it answered."""
 
 
 class ConversionFailedError(Exception):
-    """The conversion raised what it should not, and would again; the text is the traceback, for the log alone."""
+    """The conversion raised an unexpected error, and would again. The text is its traceback, for the log only."""
 
 
 class _Refusal(msgspec.Struct):
@@ -57,43 +57,45 @@ class _Refusal(msgspec.Struct):
 
 
 class ConversionProcess:
-    """One such process, which runs from the start; ``end`` it."""
+    """A running conversion process. Call ``end`` and then ``wait`` to stop it."""
 
     def __init__(self, python: str) -> None:
-        """``python`` is the interpreter to run. Raises OSError if it cannot be run."""
+        """Start the process with the interpreter ``python``. Raises OSError if it cannot be started."""
         self._ended = False
-        self._socket, its_own = socket.socketpair()
-        with its_own:
+        self._socket, child_end = socket.socketpair()
+        with child_end:
             try:
-                # Not asyncio's own: it needs a child watcher, which a loop inside Envoy, not in the main thread, lacks.
+                # Not asyncio's subprocess: its child watcher is missing inside Envoy, where the loop is not in the main
+                # thread.
                 self._process = subprocess.Popen(
                     [python, "-m", "taskgate.service.conversion_process"],
-                    stdin=its_own.fileno(),
+                    stdin=child_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     env=_environment(),
-                    process_group=0,  # Ctrl-C goes to the whole group; calls may finish first
+                    process_group=0,  # keeps Ctrl-C away from it, so that calls can finish first
                 )
             except OSError:
                 self._socket.close()
                 raise
 
     def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
-        """As ``conversion.convert``; blocks, for the most part without the interpreter lock.
+        """Run ``conversion.convert`` in the process; block, mostly without the interpreter lock.
 
         Raises:
-            ConversionEndedError: the process is gone, perhaps by ``end`` in another thread.
-            ConversionFailedError: a fault of ours; the process goes on.
+            ConversionEndedError: the process ended, perhaps by ``end`` in another thread.
+            ConversionFailedError: the conversion has a bug; the process keeps running.
+            TaskgateError: what ``conversion.convert`` raised.
         """
         name = task_id.encode()
         try:
             self._socket.sendall(_REQUEST.pack(conversion.value, len(name), len(stored)) + name)
             self._socket.sendall(stored)
-            done, lasts, length = _ANSWER.unpack(_received(self._socket, _ANSWER.size))
-            answer = _received(self._socket, length)
+            done, cacheable, length = _ANSWER.unpack(_receive_exactly(self._socket, _ANSWER.size))
+            answer = _receive_exactly(self._socket, length)
         except (OSError, EOFError) as error:
             raise ConversionEndedError from error
         if done:
-            return Converted(answer, lasts)
+            return Converted(answer, cacheable)
         refusal = msgspec.json.decode(answer, type=_Refusal)
         if refusal.kind == InternalError.__name__:
             raise ConversionFailedError(refusal.message)
@@ -103,27 +105,27 @@ class ConversionProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs, and goes on."""
+        """Whether it runs and has not been ended."""
         return not self._ended and self._process.poll() is None
 
     def end(self) -> None:
-        """Kill it, whatever it does; who waits in ``convert`` is told."""
+        """Kill the process at once; a running ``convert`` raises ConversionEndedError."""
         self._ended = True
         self._process.kill()
-        with suppress(OSError):  # its side was closed first
+        with suppress(OSError):  # the process may have closed its end first
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def wait(self) -> None:
-        """Wait for its end. To be called once, last."""
+        """Wait until the process has exited. Call it once, after ``end``."""
         self._socket.close()
         self._process.wait()
 
 
-def _received(connection: socket.socket, length: int) -> bytes:
-    """``length`` bytes: in one piece where the kernel can, for joining megabytes keeps the interpreter lock.
+def _receive_exactly(connection: socket.socket, length: int) -> bytes:
+    """Receive ``length`` bytes, in one piece where the kernel can: joining megabytes holds the interpreter lock.
 
     Raises:
-        EOFError: the other side ended first.
+        EOFError: the other end closed first.
     """
     parts = []
     while length:
@@ -136,45 +138,45 @@ def _received(connection: socket.socket, length: int) -> bytes:
 
 
 def _environment() -> dict[str, str]:
-    """This environment without what makes a process load Python into Envoy; the modules are found as here."""
+    """Copy the environment with the same module path, without the variables that load Python into Envoy."""
     left_out = {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "PYTHONHOME"}
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONSAFEPATH": "1"}
 
 
 def main() -> None:
-    """Convert what comes on standard input, a socket, until it ends."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager tells all processes; calls may finish first
-    gc.disable()  # nothing here leaves cycles but errors
+    """Convert values from standard input, which is a socket, until it is closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # service managers send it to all processes; let calls finish first
+    gc.disable()  # only errors leave cycles; they are collected after each answer
     freeze_startup_objects()
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
         try:
             while True:
-                _answer_one(connection)
+                _convert_one(connection)
                 gc.collect()
         except MemoryError:
-            os._exit(1)  # the server is told by that, and says it to who waits
-        except (EOFError, OSError):  # the server has gone
-            os._exit(0)  # Python would take the memory apart first, and try to close standard input once more
+            os._exit(1)  # the server sees the socket close, and answers the waiting calls
+        except (EOFError, OSError):  # the server has ended
+            os._exit(0)  # a normal exit would free all memory first, and close standard input a second time
 
 
-def _answer_one(connection: socket.socket) -> None:
-    conversion, name_length, length = _REQUEST.unpack(_received(connection, _REQUEST.size))
-    task_id = _received(connection, name_length).decode()
-    stored = _received(connection, length)
-    done = lasts = False
+def _convert_one(connection: socket.socket) -> None:
+    conversion, name_length, length = _REQUEST.unpack(_receive_exactly(connection, _REQUEST.size))
+    task_id = _receive_exactly(connection, name_length).decode()
+    stored = _receive_exactly(connection, length)
+    done = cacheable = False
     try:
-        answer, lasts = convert(Conversion(conversion), task_id, stored)
+        answer, cacheable = convert(Conversion(conversion), task_id, stored)
         done = True
     except TaskgateError as error:
         answer = msgspec.json.encode(_Refusal(type(error).__name__, error.message, error.metadata))
-    except MemoryError:  # nothing more is certain to work here
+    except MemoryError:  # this process cannot be trusted any more
         raise
-    except Exception:  # noqa: BLE001 - another process would come to the same; the log of the server gets all of it
-        told = traceback.format_exc().encode(errors="backslashreplace").decode()
-        answer = msgspec.json.encode(_Refusal(InternalError.__name__, told, {}))
-    del stored  # it may have megabytes
-    connection.sendall(_ANSWER.pack(done, lasts, len(answer)))
+    except Exception:  # noqa: BLE001 - another process would fail alike; the server logs the traceback
+        text = traceback.format_exc().encode(errors="backslashreplace").decode()
+        answer = msgspec.json.encode(_Refusal(InternalError.__name__, text, {}))
+    del stored  # free megabytes before sending
+    connection.sendall(_ANSWER.pack(done, cacheable, len(answer)))
     connection.sendall(answer)
 
 

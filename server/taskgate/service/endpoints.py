@@ -1,4 +1,4 @@
-"""The RPCs: request bytes to a call of the service, its answer to response bytes. Shared by every transport."""
+"""Implement the RPCs for all transports: decode the request, call the service, encode the response."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from taskgate.v1.task_service_pb2 import DESCRIPTOR, GetTaskJsonRequest, GetTask
 
 SERVICE = DESCRIPTOR.services_by_name["TaskService"].full_name
 CONDUCTOR_SERVICE = "conductor.grpc.tasks.TaskService"
-"""Conductor's own service name: its stubs find the same GetTask here."""
+"""Conductor's own service name, so that stubs made from its protos reach the same GetTask."""
 
 HEALTH_SERVICES = ("", SERVICE, CONDUCTOR_SERVICE)
-"""Names under which ``grpc.health.v1`` answers; the empty one stands for the whole server."""
+"""Service names that ``grpc.health.v1`` reports on; the empty one stands for the whole server."""
 
 _LENGTH_DELIMITED = 2
 _VARINT_PAYLOAD_BITS = 7
@@ -26,50 +26,50 @@ _HTTP_BODY_TYPE = b"\x0a\x10application/json"  # google.api.HttpBody.content_typ
 GET_TASK_JSON = f"/{SERVICE}/GetTaskJson"
 
 STREAM_TASK_JSON = f"/{SERVICE}/StreamTaskJson"
-"""The RPC that ``GET /api/tasks/{taskId}`` is transcoded to. Large answers are ``body_part`` by ``body_part``."""
+"""The RPC behind ``GET /api/tasks/{taskId}``. Transports send a large answer as several ``body_part``."""
 
 
 def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
-    """Endpoints by gRPC path."""
+    """Return the endpoints by gRPC path."""
 
     async def get_task(call: Call, request: bytes) -> Answer:
         call.task_id = _decode(GetTaskRequest, request).task_id
         task = await service.get_task(call.task_id, call)
-        header = _header(1, task)  # GetTaskResponse.task = 1
+        header = _field_header(1, task)  # GetTaskResponse.task = 1
         _check_size(len(header) + len(task), call.task_id)
         return LargeAnswer(header, task) if call.room else header + task
 
     async def get_task_json(call: Call, request: bytes) -> Answer:
         call.task_id = _decode(GetTaskJsonRequest, request).task_id
         document = await service.get_task_json(call.task_id, call)
-        # HttpBody by hand: a message object would copy a document of megabytes twice more.
-        header = _HTTP_BODY_TYPE + _header(2, document)  # HttpBody.data = 2
+        # HttpBody is encoded by hand: a message object would copy a document of megabytes twice more.
+        header = _HTTP_BODY_TYPE + _field_header(2, document)  # HttpBody.data = 2
         return LargeAnswer(header, document) if call.room else header + document
 
     return {
         f"/{SERVICE}/GetTask": get_task,
         GET_TASK_JSON: get_task_json,
-        STREAM_TASK_JSON: get_task_json,  # what is not large is one message, and the requests are the same bytes
+        STREAM_TASK_JSON: get_task_json,  # a small answer is one message, and both requests have the same encoding
         f"/{CONDUCTOR_SERVICE}/GetTask": get_task,
     }
 
 
 def build_document_endpoint(service: TaskService) -> Handler:
-    """``StreamTaskJson`` for a transport that is itself the REST server: bytes of the ID to the bare document."""
+    """Return ``StreamTaskJson`` for a transport that serves REST itself: bytes of the ID to the bare document."""
 
     async def get_document(call: Call, request: bytes) -> Answer:
         try:
             call.task_id = request.decode()
-        except UnicodeDecodeError as error:  # what protobuf says of the same bytes in a string field
-            raise _not_a_message(GetTaskJsonRequest.DESCRIPTOR.full_name) from error
+        except UnicodeDecodeError as error:  # the same error as for these bytes in a protobuf string field
+            raise _invalid_request(GetTaskJsonRequest.DESCRIPTOR.full_name) from error
         return await service.get_task_json(call.task_id, call)
 
     return get_document
 
 
 def body_part(part: bytes, *, first: bool) -> bytes:
-    """A ``HttpBody`` with ``part`` of a document; the first says what it is."""
-    return (_HTTP_BODY_TYPE if first else b"") + _header(2, part) + part
+    """Encode a ``HttpBody`` with ``part`` of a document; the first one has the content type."""
+    return (_HTTP_BODY_TYPE if first else b"") + _field_header(2, part) + part
 
 
 def _decode(message: Callable[[], Any], request: bytes) -> Any:
@@ -77,16 +77,16 @@ def _decode(message: Callable[[], Any], request: bytes) -> Any:
     try:
         decoded.ParseFromString(request)
     except DecodeError as error:
-        raise _not_a_message(decoded.DESCRIPTOR.full_name) from error
+        raise _invalid_request(decoded.DESCRIPTOR.full_name) from error
     return decoded
 
 
-def _not_a_message(name: str) -> InvalidRequest:
+def _invalid_request(name: str) -> InvalidRequest:
     return InvalidRequest(f"The request is not a valid {name} message", message=name)
 
 
-def _header(number: int, payload: bytes) -> bytes:
-    """What stands before ``payload`` as a length-delimited field in protobuf's wire format."""
+def _field_header(number: int, payload: bytes) -> bytes:
+    """Encode tag and length of field ``number``, length-delimited, in protobuf's wire format."""
     header = bytearray([number << 3 | _LENGTH_DELIMITED])
     length = len(payload)
     while length >> _VARINT_PAYLOAD_BITS:

@@ -1,10 +1,11 @@
-"""Bytes of large answers in flight: a budget for the process, with shares for one connection and one address.
+"""Bound the bytes of large answers in flight, for the process and for each connection and address.
 
-A slow reader keeps its answer in memory until it has read it, so the answers in flight bound what a process holds. Only
-documents over ``COUNTED_BYTES`` are counted; smaller ones never wait. Equal documents of one task share a copy, and are
-counted once in each scope.
+An answer stays in memory until its client has read it, so slow clients could fill the memory of the process. Documents
+up to ``COUNTED_BYTES`` are not counted and never wait. Equal documents of one task share a copy, which is counted once
+in each scope.
 
-A call that finds no room drops its document, waits in order of arrival for as many bytes, and reads the document again.
+A call without room drops its document, waits in order of arrival until its bytes are reserved, and reads the document
+again.
 """
 
 import asyncio
@@ -22,29 +23,30 @@ COUNTED_BYTES: Final = 64 * 1024
 """Larger documents are counted."""
 
 MIN_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""The smallest budget: half of it has room for the largest document."""
+"""The smallest budget: half of it holds the largest document."""
 
 WAIT_SECONDS: Final = 5.0
 """How long a call waits for room before it is refused."""
 
 IDLE_SECONDS: Final = 1.0
-"""How long nothing is in flight before that counts as idle."""
+"""The process is idle when nothing has been in flight for this long."""
 
 MAX_WAITING: Final = 1024
-"""Calls that may wait for room."""
+"""Calls that may wait for room in the process."""
 
 MAX_WAITING_OF_ADDRESS: Final = 256
 MAX_WAITING_OF_CONNECTION: Final = 128
-"""The shares of one address and of one connection: others can wait, too."""
+"""Calls of one address and of one connection that may wait, so that neither fills the queue."""
 
-_LARGEST_SHARE: Final = MIN_LIMIT_BYTES // 2
+_MIN_SHARE: Final = MIN_LIMIT_BYTES // 2
+"""The smallest share of an address or connection: it holds the largest document."""
 
 Peer = tuple[str, int]
-"""Address and port of a caller: together they name its connection."""
+"""Address and port of a caller, which together identify its connection."""
 
 
 class Caller(Protocol):
-    """A call, as far as the budget needs to know it."""
+    """The fields of a call that the budget reads and sets."""
 
     peer: Peer | None
     copies: int
@@ -53,7 +55,7 @@ class Caller(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Copy:
-    """A document that one or more calls are answered with."""
+    """A document, shared by the calls that it answers."""
 
     key: object
     document: bytes
@@ -62,7 +64,7 @@ class _Copy:
 
 
 class _Scope:
-    """The bytes of the process, of an address or of a connection; each copy is counted once."""
+    """The bytes that count for the process, an address or a connection; each copy counts once."""
 
     __slots__ = ("__weakref__", "_copies", "limit", "max_waiting", "name", "used", "waiting")
 
@@ -75,7 +77,7 @@ class _Scope:
         self._copies: Counter[_Copy] = Counter()
 
     def fits(self, size: int) -> bool:
-        """Whether ``size`` bytes more fit. An empty scope takes any."""
+        """Whether ``size`` more bytes fit. An empty scope takes any size."""
         return self.used == 0 or self.used + size <= self.limit
 
     def has(self, copy: _Copy) -> bool:
@@ -83,14 +85,14 @@ class _Scope:
         return copy in self._copies
 
     def add(self, copy: _Copy, own: int) -> None:
-        """Count ``copy`` for one call more, and the call's ``own`` bytes."""
+        """Count one more user of ``copy``, and the ``own`` bytes of its call."""
         if copy not in self._copies:
             self.used += len(copy.document)
         self._copies[copy] += 1
         self.used += own
 
     def remove(self, copy: _Copy, own: int) -> None:
-        """Count ``copy`` for one call less."""
+        """Undo one ``add``."""
         self._copies[copy] -= 1
         self.used -= own
         if not self._copies[copy]:
@@ -99,12 +101,12 @@ class _Scope:
 
 
 Scopes = tuple[_Scope, ...]
-"""What an answer counts in: its connection, its address, the process."""
+"""The scopes that an answer counts in: its connection, its address, the process; the process is last."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A call that waits for ``size`` bytes in each of ``scopes``; granted, they are reserved for it."""
+    """A call that waits for ``size`` bytes in each of ``scopes``; they are reserved when ``granted`` is done."""
 
     size: int
     scopes: Scopes
@@ -112,12 +114,12 @@ class _Waiter:
 
     @property
     def done(self) -> bool:
-        """Whether it has its reservation."""
+        """Whether the bytes are reserved."""
         return self.granted.done() and not self.granted.cancelled()
 
 
 class InFlight:
-    """The budget of one process; for one event loop."""
+    """The budget of one process. For one event loop."""
 
     def __init__(
         self,
@@ -125,33 +127,34 @@ class InFlight:
         *,
         own_bytes: int,
         wait_seconds: float = WAIT_SECONDS,
-        when_idle: Callable[[], None] | None = None,
+        on_idle: Callable[[], None] | None = None,
     ) -> None:
-        """At most ``limit`` bytes. Beside its share of a document each call costs ``own_bytes``.
+        """Allow ``limit`` bytes in flight. Each call counts ``own_bytes`` beside its document.
 
-        ``when_idle`` is called when nothing has been in flight for ``IDLE_SECONDS``.
+        ``on_idle`` is called when nothing has been in flight for ``IDLE_SECONDS``.
         """
-        self._when_idle = when_idle
+        self._on_idle = on_idle
         self._idle: asyncio.TimerHandle | None = None
         self._own_bytes = own_bytes
         self._wait_seconds = wait_seconds
-        self._address_limit = max(limit // 2, _LARGEST_SHARE)
-        self._connection_limit = max(limit // 4, _LARGEST_SHARE)
+        self._address_limit = max(limit // 2, _MIN_SHARE)
+        self._connection_limit = max(limit // 4, _MIN_SHARE)
         self._process = _Scope("server", limit, MAX_WAITING)
-        self._scopes: WeakValueDictionary[object, _Scope] = WeakValueDictionary()  # rooms keep them
+        self._scopes: WeakValueDictionary[object, _Scope] = WeakValueDictionary()  # alive while a Room has them
         self._copies: dict[tuple[object, int], list[_Copy]] = {}
-        self._found: tuple[bytes, _Copy] | None = None  # of this turn of the loop: many calls may wake for one read
+        # The last result of ``find``, for this turn of the loop: one read may answer many calls.
+        self._last_found: tuple[bytes, _Copy] | None = None
         self._keys: Counter[object] = Counter()
         self._waiters: dict[_Waiter, None] = {}  # in order of arrival
-        self._full = False  # whether a waiter waits for the process, and later calls behind it
+        self._full = False  # a waiter lacks room in the process, so later calls queue behind it
 
     @property
     def used(self) -> int:
-        """Bytes that are counted now."""
+        """Bytes in flight or reserved now."""
         return self._process.used
 
     def room(self, caller: Caller) -> "Room":
-        """Room for the answer to one call; nothing is counted yet.
+        """Return a Room for the answer to ``caller``; it counts nothing before ``take``.
 
         ``caller.copies`` is how many copies of the document the transport makes for this call alone.
         """
@@ -162,30 +165,30 @@ class InFlight:
             scopes = (connection, address, self._process)
         return Room(self, scopes, self._own_bytes, caller.copies)
 
-    def knows(self, key: object) -> bool:
-        """Whether a document known as ``key`` is in flight."""
+    def has_key(self, key: object) -> bool:
+        """Whether a document with this ``key`` is in flight."""
         return key in self._keys
 
     def find(self, key: object, document: bytes) -> _Copy:
-        """The copy in flight that equals ``document``, or a new one."""
-        if self._found is None:
-            asyncio.get_running_loop().call_soon(self._forget_found)
-        elif self._found[0] is document and self._found[1].key == key:
-            return self._found[1]
+        """Return the copy in flight that equals ``document``, or a new one."""
+        if self._last_found is None:
+            asyncio.get_running_loop().call_soon(self._forget_last_found)
+        elif self._last_found[0] is document and self._last_found[1].key == key:
+            return self._last_found[1]
         copies = self._copies.get((key, len(document)), ())
         copy = next((copy for copy in copies if copy.document == document), None) or _Copy(key, document)
-        self._found = document, copy
+        self._last_found = document, copy
         return copy
 
     def has_room(self, copy: _Copy, own: int, scopes: Scopes, *, in_turn: bool) -> bool:
-        """Whether a call that costs ``own`` bytes may be answered with ``copy`` now; ``in_turn`` if it has waited."""
+        """Whether ``copy`` and the ``own`` bytes of a call fit now; ``in_turn`` if the call has waited."""
         if self._full and not in_turn and not copy.users:
             return False
         size = len(copy.document)
         return all(scope.fits(own if scope.has(copy) else own + size) for scope in scopes)
 
     def add(self, copy: _Copy, own: int, scopes: Scopes) -> None:
-        """Count ``copy`` for one call more, which costs ``own`` bytes besides."""
+        """Count one more user of ``copy``, and the ``own`` bytes of its call."""
         if not copy.users:
             self._copies.setdefault((copy.key, len(copy.document)), []).append(copy)
             self._keys[copy.key] += 1
@@ -194,7 +197,7 @@ class InFlight:
             scope.add(copy, own)
 
     def remove(self, copy: _Copy, own: int, scopes: Scopes) -> None:
-        """Count ``copy`` for one call less."""
+        """Undo one ``add``."""
         for scope in scopes:
             scope.remove(copy, own)
         copy.users -= 1
@@ -207,19 +210,19 @@ class InFlight:
             if not self._keys[copy.key]:
                 del self._keys[copy.key]
 
-    def let_in(self) -> None:
-        """Reserve room for those who wait, in their order.
+    def admit_waiters(self) -> None:
+        """Reserve room for waiters, in order of arrival.
 
-        One that has room in its own shares and waits for the process stops those behind it, or it would wait for ever;
-        one that waits for a share of its own does not.
+        A waiter that only lacks room in the process blocks those behind it, or it could starve. A waiter that lacks
+        room in its own connection or address is skipped.
         """
         self._full = False
-        if not self._process.used and not self._waiters and self._when_idle is not None:
+        if not self._process.used and not self._waiters and self._on_idle is not None:
             if self._idle is not None:
                 self._idle.cancel()
-            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._look_whether_idle)
+            self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._check_idle)
         for waiter in list(self._waiters):
-            if waiter.granted.done():  # cancelled, and about to leave
+            if waiter.granted.done():  # cancelled, and about to be dequeued
                 continue
             if not all(scope.fits(waiter.size) for scope in waiter.scopes[:-1]):
                 continue
@@ -227,7 +230,7 @@ class InFlight:
                 self._full = True
                 return
             self._grant(waiter.size, waiter.scopes)
-            self._leave(waiter)
+            self._dequeue(waiter)
             waiter.granted.set_result(None)
 
     async def reserve(self, size: int, scopes: Scopes) -> None:
@@ -244,20 +247,20 @@ class InFlight:
                 raise self._refusal(size, scopes) from None
         except asyncio.CancelledError:
             if waiter.done:
-                self.give_back(size, scopes)
+                self.unreserve(size, scopes)
             raise
         finally:
             if waiter in self._waiters:
-                self._leave(waiter)
+                self._dequeue(waiter)
                 if self._full:
-                    self.let_in()  # those behind it may fit
+                    self.admit_waiters()  # it may have blocked those behind it
 
-    def give_back(self, reserved: int, scopes: Scopes, *, let_in: bool = True) -> None:
-        """Undo a reservation of so many bytes."""
+    def unreserve(self, reserved: int, scopes: Scopes, *, admit_waiters: bool = True) -> None:
+        """Undo a reservation of ``reserved`` bytes."""
         for scope in scopes:
             scope.used -= reserved
-        if let_in:
-            self.let_in()
+        if admit_waiters:
+            self.admit_waiters()
 
     def _grant(self, size: int, scopes: Scopes) -> None:
         for scope in scopes:
@@ -267,29 +270,29 @@ class InFlight:
         for scope in scopes:
             if scope.waiting >= scope.max_waiting:
                 raise Overloaded(
-                    f"Overloaded: {scope.waiting} calls wait for room in this {scope.name}, until large answers to"
-                    " others have been read; try again",
+                    f"Overloaded: {scope.waiting} calls of this {scope.name} wait for large answers to be read;"
+                    " try again",
                     limit="in_flight_waiting",
                 )
         waiter = _Waiter(size, scopes)
         self._waiters[waiter] = None
         for scope in scopes:
             scope.waiting += 1
-        if all(scope.fits(size) for scope in scopes[:-1]):  # it waits for the process
+        if all(scope.fits(size) for scope in scopes[:-1]):  # only the process lacks room
             self._full = True
         return waiter
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _dequeue(self, waiter: _Waiter) -> None:
         del self._waiters[waiter]
         for scope in waiter.scopes:
             scope.waiting -= 1
 
-    def _forget_found(self) -> None:
-        self._found = None
+    def _forget_last_found(self) -> None:
+        self._last_found = None
 
-    def _look_whether_idle(self) -> None:
-        if not self._process.used and self._when_idle is not None:
-            self._when_idle()
+    def _check_idle(self) -> None:
+        if not self._process.used and self._on_idle is not None:
+            self._on_idle()
 
     def _scope(self, name: str, key: object, limit: int, max_waiting: int) -> _Scope:
         scope = self._scopes.get(key)
@@ -300,17 +303,17 @@ class InFlight:
     def _refusal(self, size: int, scopes: Scopes) -> Overloaded:
         full = next((scope for scope in scopes if not scope.fits(size)), self._process)
         return Overloaded(
-            f"Overloaded: no room within {self._wait_seconds:g} s for {size} bytes more: this {full.name} has"
-            f" {full.used} of at most {full.limit} bytes of large answers in flight",
+            f"Overloaded: {size} more bytes found no room within {self._wait_seconds:g} s: this {full.name} has"
+            f" {full.used} of at most {full.limit} bytes of large answers in flight; try again",
             limit=f"in_flight_bytes_of_{full.name}",
         )
 
 
 def _network(address: str) -> object:
-    """What counts as one address: that of IPv4; of IPv6 the network of 64 bits, which a caller has for itself."""
+    """Return what counts as one address: an IPv4 address, or the /64 network of an IPv6 address (one site's)."""
     if ":" not in address:
         return address
-    try:  # grpcio's have brackets, escaped
+    try:  # grpcio writes IPv6 addresses in percent-encoded brackets
         number = IPv6Address(unquote(address).strip("[]").partition("%")[0])
     except ValueError:
         return address
@@ -319,7 +322,7 @@ def _network(address: str) -> object:
 
 
 class Room:
-    """The room that one call has for its answer: ``take``; while that says no, ``wait`` and ``take`` again."""
+    """The room that one call has for its answer. Call ``take``; while it returns False, ``wait`` and ``take`` again."""
 
     def __init__(self, budget: InFlight, scopes: Scopes, own_bytes: int, copies: int) -> None:
         self._budget = budget
@@ -331,13 +334,13 @@ class Room:
 
     @property
     def document(self) -> bytes:
-        """The document that room was taken for: one object for all calls that are answered with an equal one."""
+        """The document that has room; calls with equal documents share one object."""
         assert self._copy is not None  # noqa: S101 - it has been taken
         return self._copy.document
 
     @property
     def checked(self) -> bool:
-        """Whether some call has found the document good."""
+        """Whether a call has validated the shared document."""
         return self._copy is not None and self._copy.checked
 
     @checked.setter
@@ -346,9 +349,9 @@ class Room:
         self._copy.checked = value
 
     def take(self, key: object, document: bytes) -> bool:
-        """Count ``document``, known as ``key``, for this call; False if there is no room."""
+        """Count ``document``, identified by ``key``, for this call; return False if it does not fit."""
         reserved, self._reserved = self._reserved, 0
-        self._budget.give_back(reserved, self._scopes, let_in=False)
+        self._budget.unreserve(reserved, self._scopes, admit_waiters=False)
         before = self._budget.used
         own = self._own(len(document))
         if all(scope.fits(own) for scope in self._scopes):
@@ -357,44 +360,44 @@ class Room:
                 self._budget.add(copy, own, self._scopes)
                 self._copy = copy
         if self._budget.used - before < reserved:
-            self._budget.let_in()
+            self._budget.admit_waiters()
         return self._copy is not None
 
     def may_share(self, key: object) -> bool:
-        """Whether some document known as ``key`` is in flight, so that an equal one would cost little.
+        """Whether a document with this ``key`` is in flight, so that an equal one would cost little.
 
-        An answer that ``replace`` has put in a document's place has a key of its own: the next call for that document
-        needs room for it anew, and shares the answer from when it has converted.
+        An answer that ``replace`` puts in place of a document has a key of its own. The next call for that document
+        needs room for it again, and shares the answer once it has converted the document.
         """
-        return self._budget.knows(key)
+        return self._budget.has_key(key)
 
     async def wait(self, size: int, *, shared: bool = False) -> None:
-        """Wait for room for a document of ``size`` bytes; if it is ``shared``, for what the call costs besides it.
+        """Wait for room for the call's own bytes and, unless ``shared``, for a document of ``size`` bytes.
 
         Raises:
-            Overloaded: there was none in time, or too many others wait.
+            Overloaded: no room was free in time, or too many calls wait.
         """
         needed = self._own(size) + (0 if shared else size)
         await self._budget.reserve(needed, self._scopes)
         self._reserved = needed
 
     def replace(self, key: object, document: bytes) -> bytes:
-        """Count ``document`` in place of the one that it was made from; returns the shared copy of it."""
+        """Count ``document`` in place of the one that it was made from, and return its shared copy."""
         assert self._copy is not None  # noqa: S101 - it has been taken
         copy = self._budget.find(key, document)
         self._budget.add(copy, self._own(len(document)), self._scopes)
         self._drop()
         self._copy = copy
-        self._budget.let_in()
+        self._budget.admit_waiters()
         return copy.document
 
     def release(self) -> None:
-        """Give everything back. Safe to call twice."""
+        """Return all room to the budget. Idempotent."""
         if self._copy is not None:
             self._drop()
-            self._budget.let_in()
+            self._budget.admit_waiters()
         if self._reserved:
-            self._budget.give_back(self._reserved, self._scopes)
+            self._budget.unreserve(self._reserved, self._scopes)
             self._reserved = 0
 
     def _drop(self) -> None:

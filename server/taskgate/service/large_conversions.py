@@ -1,4 +1,4 @@
-"""Conversions of large values, one after the other in a ``ConversionProcess``, for as long as somebody waits."""
+"""Queue large values for conversion in a ``ConversionProcess``, and stop converting when all callers have left."""
 
 import asyncio
 import errno
@@ -15,26 +15,26 @@ from taskgate.documents.conversion import Conversion, Converted
 from taskgate.service.conversion_process import ConversionEndedError, ConversionProcess
 
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
-"""Stored values that may wait for their turn, together."""
+"""Total size of the stored values that may wait in the queue."""
 
 TRIES: Final = 2
-"""Processes that a conversion may end, as by taking all memory, before its callers are refused."""
+"""How often a conversion may run; each try may lose its process, for example by taking all memory."""
 
 REFUSED_SECONDS: Final = 10.0
-"""For so long a conversion that has been given up is refused at once: others wait behind each of its tries."""
+"""How long a conversion that failed all its tries is refused at once: every try delays the queue behind it."""
 
-_MOST_REFUSED: Final = 64
+_MAX_REFUSED: Final = 64
 
-_SHORT_OF: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-"""Why a process cannot be started now, and perhaps can later: processes, memory, files."""
+_SHORTAGES: Final = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""Errors of a process start that may succeed later: processes, memory or files are short."""
 
 IDLE_SECONDS: Final = 300.0
-"""A process without work is ended after this time: it takes 25 MB, and a tenth of a second to start."""
+"""How long an idle process is kept: it takes 25 MB, and a tenth of a second to start."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One conversion, and the callers who wait for it; it ends when there are none."""
+    """A conversion and the callers that wait for it; it is abandoned when the last of them leaves."""
 
     conversion: Conversion
     task_id: str
@@ -43,12 +43,12 @@ class _Job:
 
 
 class LargeConversions:
-    """Converts one value at a time, in the order of the calls.
+    """Convert one value at a time, in the order of the calls.
 
-    The process is started for the first of them, and anew after it has been killed because nobody waited any more for
-    what it did. Calls for equal values share a conversion that has not begun.
+    The first call starts the process. When all callers of the running conversion have left, the process is killed; the
+    next conversion starts a new one. Calls for equal values share a conversion that still waits.
 
-    A conversion whose process is killed by others, as the kernel does where memory runs out, is tried once more.
+    If the process is killed from outside, for example by the kernel for lack of memory, its conversion is tried again.
     """
 
     def __init__(self, python: str, *, idle_seconds: float = IDLE_SECONDS) -> None:
@@ -60,21 +60,22 @@ class LargeConversions:
         self._waiting: deque[_Job] = deque()
         self._waiting_bytes = 0
         self._running: _Job | None = None
-        self._given_up: OrderedDict[tuple[Conversion, str, int], float] = OrderedDict()
+        self._refused: OrderedDict[tuple[Conversion, str, int], float] = OrderedDict()
         self._worker: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger("taskgate.conversions")
 
     async def convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
-        """As ``conversion.convert``.
+        """Wait for ``conversion.convert`` in the process.
 
         Raises:
-            Overloaded: too much is waiting, the process was killed each time, or it cannot be started.
-            ConversionFailedError: the conversion has a fault, and is not tried again.
+            Overloaded: the queue is full, the process was killed at each try, or it cannot be started.
+            ConversionFailedError: the conversion has a bug; it is not tried again.
+            TaskgateError: what ``conversion.convert`` raised.
         """
-        self._refuse_what_was_given_up(conversion, task_id, stored)
-        job = self._job(conversion, task_id, stored)
-        del stored  # an equal one is in the job
+        self._check_not_refused(conversion, task_id, stored)
+        job = self._enqueue(conversion, task_id, stored)
+        del stored  # the job holds an equal one
         caller: asyncio.Future[Converted] = asyncio.get_running_loop().create_future()
         job.callers.add(caller)
         try:
@@ -82,10 +83,10 @@ class LargeConversions:
         finally:
             job.callers.discard(caller)
             if not job.callers:
-                self._drop(job)
+                self._abandon(job)
 
     async def close(self) -> None:
-        """End the process; calls that still wait are cancelled."""
+        """End the process and cancel the calls that still wait."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait([self._worker])
@@ -96,8 +97,8 @@ class LargeConversions:
         if ended is not None:
             await asyncio.wrap_future(ended)
 
-    def _job(self, conversion: Conversion, task_id: str, stored: bytes) -> _Job:
-        """One that waits for the same, or a new one at the end of the queue."""
+    def _enqueue(self, conversion: Conversion, task_id: str, stored: bytes) -> _Job:
+        """Return the waiting job for an equal value, or a new one at the end of the queue. Raises Overloaded."""
         for job in self._waiting:
             if job.task_id == task_id and job.conversion is conversion and job.stored == stored:
                 return job
@@ -113,8 +114,8 @@ class LargeConversions:
             self._worker = asyncio.get_running_loop().create_task(self._work())
         return job
 
-    def _drop(self, job: _Job) -> None:
-        """Nobody waits for it any more."""
+    def _abandon(self, job: _Job) -> None:
+        """Kill the process of a running job, and take a waiting one from the queue."""
         if job is self._running and self._process is not None:
             self._process.end()
         elif job in self._waiting:
@@ -122,7 +123,7 @@ class LargeConversions:
             self._waiting_bytes -= len(job.stored)
 
     async def _work(self) -> None:
-        """Take one job after the other until there are none."""
+        """Run the jobs one after the other until the queue is empty."""
         if self._idle is not None:
             self._idle.cancel()
         try:
@@ -131,22 +132,22 @@ class LargeConversions:
                 self._waiting_bytes -= len(job.stored)
                 await self._run(job)
                 self._running = None
-                del job  # it may have megabytes
+                del job  # free megabytes before waiting
         finally:
             self._worker = None
-            for caller in self._callers():  # there are some only if this has been cancelled
+            for caller in self._callers():  # left over only if this task was cancelled
                 caller.cancel()
         self._idle = asyncio.get_running_loop().call_later(self._idle_seconds, self._end_process)
 
     async def _run(self, job: _Job) -> None:
-        """Do it, and tell its callers; raises nothing."""
+        """Run a job and give its callers the result or the error. Raises nothing."""
         converted, problem = None, None
         try:
             converted = await self._answer(job)
-        except Exception as error:  # noqa: BLE001 - it is raised where the question was asked
+        except Exception as error:  # noqa: BLE001 - raised again in each caller
             problem = error
         for caller in job.callers:
-            if caller.done():  # cancelled in this very moment
+            if caller.done():  # just cancelled
                 continue
             if converted is not None:
                 caller.set_result(converted)
@@ -160,12 +161,12 @@ class LargeConversions:
             except ConversionEndedError:
                 if ended := self._end_process():
                     await asyncio.wrap_future(ended)
-                if not job.callers:  # it was ended because of that
+                if not job.callers:  # ``_abandon`` killed it
                     break
                 self._log.warning("a large conversion was killed", task_id=job.task_id, bytes=len(job.stored))
         else:
-            self._give_up(job)
-        raise _no_room(job.task_id)
+            self._refuse_for_now(job)
+        raise _conversion_refused(job.task_id)
 
     async def _answer_once(self, job: _Job) -> Converted:
         if self._process is None or not self._process.alive:
@@ -173,34 +174,34 @@ class LargeConversions:
             try:
                 self._process = ConversionProcess(self._python)
             except OSError as error:
-                if error.errno not in _SHORT_OF:
+                if error.errno not in _SHORTAGES:
                     raise
                 self._log.error("the process of large conversions cannot be started", reason=str(error))
-                raise _no_room(job.task_id) from error
+                raise _conversion_refused(job.task_id) from error
         loop = asyncio.get_running_loop()
         convert = self._process.convert
         return await loop.run_in_executor(self._thread, convert, job.conversion, job.task_id, job.stored)
 
-    def _give_up(self, job: _Job) -> None:
-        if len(self._given_up) >= _MOST_REFUSED:
-            self._given_up.popitem(last=False)
+    def _refuse_for_now(self, job: _Job) -> None:
+        if len(self._refused) >= _MAX_REFUSED:
+            self._refused.popitem(last=False)
         given_up = job.conversion, job.task_id, hash(job.stored)
-        self._given_up[given_up] = monotonic() + REFUSED_SECONDS
-        self._given_up.move_to_end(given_up)
+        self._refused[given_up] = monotonic() + REFUSED_SECONDS
+        self._refused.move_to_end(given_up)
 
-    def _refuse_what_was_given_up(self, conversion: Conversion, task_id: str, stored: bytes) -> None:
-        while self._given_up and next(iter(self._given_up.values())) <= monotonic():  # the oldest stands first
-            self._given_up.popitem(last=False)
-        # Hashing megabytes holds up the event loop. As a rule there is nothing to compare with, and none are.
-        if self._given_up and (conversion, task_id, hash(stored)) in self._given_up:
-            raise _no_room(task_id)
+    def _check_not_refused(self, conversion: Conversion, task_id: str, stored: bytes) -> None:
+        while self._refused and next(iter(self._refused.values())) <= monotonic():  # oldest first
+            self._refused.popitem(last=False)
+        # Hash only if there is an entry to compare with: hashing megabytes blocks the event loop.
+        if self._refused and (conversion, task_id, hash(stored)) in self._refused:
+            raise _conversion_refused(task_id)
 
     def _callers(self) -> list[asyncio.Future[Converted]]:
         jobs = [*self._waiting, *([] if self._running is None else [self._running])]
         return [caller for job in jobs for caller in job.callers]
 
     def _end_process(self) -> Future[None] | None:
-        """Kill the process if there is one; the answer comes when it is gone."""
+        """Kill the process, if any. The future is done when it has exited."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -208,11 +209,11 @@ class LargeConversions:
         return self._thread.submit(process.wait)
 
 
-def _no_room(task_id: str) -> Overloaded:
+def _conversion_refused(task_id: str) -> Overloaded:
     name = shortened(task_id)
     return Overloaded(
-        f"Task {name} is large, and the process that converts such tasks was killed before it was done, as happens"
-        " where memory runs out; try again later",
+        f"Task {name} is large and cannot be converted now: the process for large tasks was killed or did not start, as"
+        " happens when memory runs out; try again later",
         task_id=name,
         limit="conversion_process",
     )

@@ -1,4 +1,4 @@
-"""Whether the store answers, watched for as long as the server runs."""
+"""Probe the store as long as the server runs, and report when it starts or stops answering."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,34 +9,34 @@ from taskgate.base.errors import Overloaded, StoreUnavailable
 from taskgate.stores.base import TaskStore
 
 CHECK_INTERVAL = 1.0
-"""Seconds between two looks at the store."""
+"""Seconds between two probes of the store."""
 
 CHECK_TIMEOUT = 3.0
-"""Seconds after which a store that has not answered counts as away."""
+"""Seconds after which a probe without an answer has failed."""
 
 _REMIND_AFTER = 30
-"""Looks at a store that stays away between two log lines about it."""
+"""Failed probes from one log line about an outage to the next."""
 
 
 async def watch_store(store: TaskStore, report: Callable[[bool], Awaitable[None]]) -> None:
-    """Tell ``report`` True or False when the store starts or stops answering; runs until cancelled.
+    """Call ``report`` with True when the store starts answering and with False when it stops; run until cancelled.
 
-    The first report comes as soon as the store has answered or failed once.
+    The first probe is always reported.
     """
     log = structlog.get_logger("taskgate.readiness")
-    known: bool | None = None
+    reported: bool | None = None
     failures = 0
     while True:
-        problem = await _problem(store)
-        if (problem is None) != known:
+        problem = await _probe(store)
+        if (problem is None) != reported:
             try:
                 await report(problem is None)
-            except Exception:  # it is reported at the next look
+            except Exception:  # the next probe reports it
                 log.exception("the state of the store could not be reported")
             else:
-                known = problem is None
+                reported = problem is None
                 failures = 0
-                if known:
+                if reported:
                     log.info("store answers")
         if problem is not None:
             if failures % _REMIND_AFTER == 0:
@@ -45,7 +45,7 @@ async def watch_store(store: TaskStore, report: Callable[[bool], Awaitable[None]
         await asyncio.sleep(CHECK_INTERVAL)
 
 
-async def _problem(store: TaskStore) -> str | None:
+async def _probe(store: TaskStore) -> str | None:
     try:
         async with asyncio.timeout(CHECK_TIMEOUT):
             await store.check()
@@ -53,7 +53,7 @@ async def _problem(store: TaskStore) -> str | None:
         return error.private
     except TimeoutError:
         return f"no answer within {CHECK_TIMEOUT:g} s"
-    except Exception:  # noqa: BLE001 - the watch must outlive any fault, or the server would report its last state for ever
+    except Exception:  # noqa: BLE001 - the watch must survive any error, or the server would report a stale state
         structlog.get_logger("taskgate.readiness").exception("store check failed")
         return "the check itself failed; see the log"
     return None

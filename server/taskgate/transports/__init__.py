@@ -1,1 +1,1 @@
-"""Ways in: each module carries calls between one wire and ``taskgate.service.calls``."""
+"""Carry calls over a wire: grpc.aio, or gRPC and REST over ASGI inside Envoy."""

@@ -1,8 +1,8 @@
-"""ASGI as pyvoy speaks it: what a transport inside Envoy reads from and writes to.
+"""Read and write ASGI as pyvoy, the ASGI server inside Envoy, implements it.
 
-Two ways in which pyvoy differs from other servers, both seen by running it (1.3.0). ``receive`` at the end of a request
-does not wait for the caller to leave: it returns an empty part at once, or the disconnect once that has happened. And a
-call of ``send`` takes effect when it is made; what it returns needs awaiting only to wait for a slow reader.
+pyvoy differs from other servers in two ways, both seen by running it (1.3.0). After the end of a request ``receive``
+returns at once: an empty part, or the disconnect if the caller has left. And ``send`` takes effect when it is called;
+awaiting its result only waits for a slow reader.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from taskgate.service.calls import Started
+from taskgate.service.calls import EagerCoroutine
 from taskgate.transports.pace import Turns, send_in_parts
 
 Scope = dict[str, Any]
@@ -22,42 +22,41 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
 _POLL_INTERVAL = 0.05
-"""Seconds between two looks whether the caller of a waiting call is still there."""
+"""Seconds between two polls for the disconnect of a waiting caller."""
 
 IDLE_INTERVAL = 30.0
-"""Seconds between two looks, at most, for a stream that may be silent for hours."""
+"""The longest interval between two polls, in seconds, for a stream that may be silent for hours."""
 
 _TICK = 1.0
-"""Looks that are at least so many seconds apart happen together: one alone costs 150 µs of CPU time, many 20 each."""
+"""Polls at longer intervals than this happen together: one alone costs 150 µs of CPU time, many cost 20 µs each."""
 
 
 class CallerGone(Exception):
-    """The caller cancelled, or its connection is gone; nobody waits for an answer."""
+    """The caller cancelled or its connection is closed: the call needs no answer."""
 
 
-async def finish(started: Started[T], receive: Receive) -> T:
-    """The result of a call that has to wait, for as long as somebody waits for it. Raises CallerGone.
+async def finish(started: EagerCoroutine[T], receive: Receive) -> T:
+    """Finish a call that waits, and cancel it when its caller leaves. Raises CallerGone.
 
-    Most have waited for a database on the network, and go on before the first look: a timer costs them less than a task
-    that watches.
+    Most calls wait for a database on the network and finish before the first poll, so a timer starts the polling task.
     """
-    async with caller_watched(receive, after=_POLL_INTERVAL):
+    async with cancel_when_caller_leaves(receive, after=_POLL_INTERVAL):
         return await started
 
 
 @asynccontextmanager
-async def caller_watched(
+async def cancel_when_caller_leaves(
     receive: Receive,
     take: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
     *,
     after: float = 0,
     longest: float = _POLL_INTERVAL,
 ) -> Any:
-    """Cancel what runs inside when the caller goes, and raise CallerGone instead.
+    """Poll for the caller's disconnect, then cancel the body of this context and raise CallerGone.
 
-    ``take`` gets every part of the request that comes meanwhile, the last one again and again. The first look is
-    ``after`` so many seconds. Once the request has ended, each wait for the next look is twice as long as the one
-    before, up to ``longest`` seconds and a random part less, so that many streams do not look at the same moment.
+    ``take`` gets every part of the request that comes meanwhile, and the last one repeatedly. Polling starts after
+    ``after`` seconds. Once the request has ended, the interval doubles with each poll, up to ``longest`` seconds, less
+    a random part that spreads the polls of many streams.
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - an ASGI application runs in a task
@@ -66,7 +65,7 @@ async def caller_watched(
     async def watch() -> None:
         nonlocal gone
         wait = _POLL_INTERVAL
-        while (event := await uncancelled(receive()))["type"] != "http.disconnect":
+        while (event := await shielded(receive()))["type"] != "http.disconnect":
             if take is not None:
                 await take(event)
             if not event["more_body"]:
@@ -103,11 +102,11 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def uncancelled(future: Awaitable[T]) -> Awaitable[T]:
-    """What ``receive`` or ``send`` returned, to be awaited where the waiting task may be cancelled.
+def shielded(future: Awaitable[T]) -> Awaitable[T]:
+    """Shield a future of ``receive`` or ``send`` from the cancellation of the task that awaits it.
 
-    pyvoy sets the result of a future whether or not that was cancelled, and may set an error when nobody waits any
-    more; asyncio would have something to say to either.
+    pyvoy sets the result even of a cancelled future, and may set an error after its waiter has left; asyncio would log
+    either.
     """
     inner = asyncio.ensure_future(future)
     inner.add_done_callback(_retrieve)
@@ -120,38 +119,36 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
 
 
 async def send_body(send: Send, body: bytes, *, last: bool = True) -> None:
-    """Send ``body``, small enough for one part; ``last`` unless more is to follow. Raises CallerGone."""
+    """Send ``body`` as one part; ``last`` unless more follows. Raises CallerGone."""
     try:
         if last:
             await send({"type": "http.response.body", "body": body})
         else:
             await _send_part(send, body)
     except OSError as error:
-        released(error)
+        release_frames(error)
         raise CallerGone from None
 
 
 async def send_large(send: Send, body: bytes, turns: Turns, wrap: Callable[[bytes], bytes] = bytes) -> None:
-    """Send ``body``, to which nothing or more may follow, in parts; returns when Envoy has taken the last of them.
-
-    ``wrap`` makes of a part what is sent of it.
+    """Send ``body`` in parts, each encoded by ``wrap``; return when Envoy has taken the last. More may follow.
 
     Raises:
-        CallerGone: the caller is not there any more.
-        ReaderTooSlow: it reads too slowly.
+        CallerGone: the caller has left.
+        ReaderTooSlow: the caller reads too slowly.
     """
     try:
         await send_in_parts(lambda part: _send_part(send, wrap(part)), body, len(body), turns)
     except OSError as error:
-        released(error)
+        release_frames(error)
         raise CallerGone from None
 
 
-def released(error: OSError) -> None:
-    """Make an error of ``send`` hold nothing: pyvoy never lets go of it, nor of a body in the frames behind it."""
+def release_frames(error: OSError) -> None:
+    """Drop the traceback of an error of ``send``: pyvoy keeps the error for ever, and its frames keep the body."""
     error.__traceback__ = None
 
 
 async def _send_part(send: Send, part: bytes) -> None:
-    """Send ``part`` and wait until there is room for more."""
-    await uncancelled(send({"type": "http.response.body", "body": part, "more_body": True}))
+    """Send ``part`` and wait for room for the next one."""
+    await shielded(send({"type": "http.response.body", "body": part, "more_body": True}))

@@ -1,4 +1,4 @@
-"""The ``google.rpc.Status`` of an error: what gRPC clients read reason and metadata from."""
+"""Encode an error as ``google.rpc.Status``, from which gRPC clients read its reason and metadata."""
 
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -8,9 +8,9 @@ from taskgate.base.errors import ERROR_DOMAIN, TaskgateError
 
 
 def status_details(error: TaskgateError) -> bytes:
-    """The serialised ``google.rpc.Status`` for the header ``grpc-status-details-bin``.
+    """Return the serialised ``google.rpc.Status`` for the header ``grpc-status-details-bin``.
 
-    It holds one ``ErrorInfo``, and a ``RetryInfo`` where the error says when to try again.
+    It holds an ``ErrorInfo``, and a ``RetryInfo`` if the error says when to try again.
     """
     info = error_details_pb2.ErrorInfo(reason=error.status.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
     details = [_packed(info)]

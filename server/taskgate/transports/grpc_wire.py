@@ -1,4 +1,4 @@
-"""gRPC's wire format over HTTP/2, as far as a server needs it: frames, deadlines, status. Bytes in, bytes out.
+"""Parse and write what a gRPC server exchanges over HTTP/2: message frames, deadlines, status.
 
 Source: PROTOCOL-HTTP2.md, compression.md and statuscodes.md of the gRPC project.
 """
@@ -19,10 +19,10 @@ from taskgate.transports.error_details import status_details
 Headers = Sequence[tuple[bytes, bytes]]
 
 PREFIX_BYTES = 5
-"""A flag (0 plain, 1 compressed) and the length of what follows, before every message."""
+"""The prefix of every message: a flag (0 plain, 1 compressed) and the message's length."""
 
 ACCEPTED_ENCODINGS = b"identity, deflate, gzip"
-"""``grpc-accept-encoding``: what a request may be compressed with. Answers are never compressed."""
+"""``grpc-accept-encoding``: the compressions that a request may use. Answers are never compressed."""
 
 CONTENT_TYPE = (b"content-type", b"application/grpc")
 
@@ -30,50 +30,51 @@ _CODES: Mapping[str, bytes] = {name: str(number).encode() for name, number in co
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _WINDOW_BITS = {b"gzip": zlib.MAX_WBITS | 16, b"deflate": zlib.MAX_WBITS}
-# What grpc-message may hold as it is: printable ASCII but for "%".
+# Characters that grpc-message may hold unescaped: printable ASCII except "%".
 _PLAIN = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
-class Refused(Exception):
-    """The call breaks the protocol, or asks for what is not there; made by the transport, never by the service."""
+class ProtocolError(Exception):
+    """A transport refuses the call before or without the service: a malformed request, an unknown method, a late one.
+
+    ``code`` is a name of ``google.rpc.Code``, ``extra`` are further headers of the answer.
+    """
 
     def __init__(self, code: str, message: str, *extra: tuple[bytes, bytes]) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.extra = extra
-        """Further headers of the answer."""
 
 
-def no_whole_message(why: str = "none that is whole") -> Refused:
-    """The refusal of a request without a message where the method takes one, for the reason ``why``.
+def not_one_message(why: str = "none that is whole") -> ProtocolError:
+    """Return the error for a request that has not exactly one whole message; ``why`` says what it has.
 
-    gRPC's table of status codes has UNIMPLEMENTED for a request with any other number of messages than one. A message
-    that is cut off, or whose flag is unknown, is none: grpcio's core does not tell the three from each other, and this
-    status is the same from every transport.
+    gRPC's table of status codes gives UNIMPLEMENTED for a wrong number of messages. A message that is cut off or has an
+    unknown flag counts as none: grpcio's core cannot tell these cases apart, and all transports answer alike.
     """
-    return Refused("UNIMPLEMENTED", f"The method takes one message; the request has {why}")
+    return ProtocolError("UNIMPLEMENTED", f"The method takes one message; the request has {why}")
 
 
-def late_request(seconds: float) -> Refused:
-    """The refusal of a request that is not there within ``seconds``."""
-    return Refused("DEADLINE_EXCEEDED", f"The request did not arrive whole within {seconds:.3g} s")
+def late_request(seconds: float) -> ProtocolError:
+    """Return the error for a request that did not arrive within ``seconds``."""
+    return ProtocolError("DEADLINE_EXCEEDED", f"The request did not arrive whole within {seconds:.3g} s")
 
 
 def prefix(size: int) -> bytes:
-    """What gRPC puts before a message of ``size`` bytes."""
+    """Return gRPC's prefix for an uncompressed message of ``size`` bytes."""
     return b"\0" + size.to_bytes(4)
 
 
 def frame(message: bytes) -> bytes:
-    """``message`` with its prefix."""
+    """Return ``message`` with its prefix."""
     return prefix(len(message)) + message
 
 
 def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes, int] | None:
-    """The first message of ``body``, decompressed, and where the next one begins; None if it is not all there yet.
+    """Return the first message of ``body``, decompressed, and where the next one begins; None if it is incomplete.
 
-    Raises Refused for a message that is too large, or compressed in a way that the server does not know.
+    Raises ProtocolError for a message that is too large, or that cannot be decompressed.
     """
     if len(body) < PREFIX_BYTES:
         return None
@@ -86,25 +87,27 @@ def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes,
     if body[0] == 0:
         return message, end
     if body[0] != 1:
-        raise no_whole_message(f"one whose flag is {body[0]}, where gRPC knows 0 and 1")
+        raise not_one_message(f"one whose flag is {body[0]}, where gRPC has_key 0 and 1")
     return _decompress(message, encoding), end
 
 
 def timeout_seconds(value: bytes | None) -> float | None:
-    """The seconds that ``grpc-timeout`` allows, None if there is no such header; Refused if it is malformed."""
+    """Return the seconds of a ``grpc-timeout`` header; None without one. Raises ProtocolError if it is malformed."""
     if value is None:
         return None
     if (match := _TIMEOUT.fullmatch(value)) is None:
         shown = ascii(value[:32].decode("latin-1"))
-        raise Refused("INVALID_ARGUMENT", f"Malformed grpc-timeout {shown}: expected up to 8 digits and one of HMSmun")
+        raise ProtocolError(
+            "INVALID_ARGUMENT", f"Malformed grpc-timeout {shown}: expected up to 8 digits and one of HMSmun"
+        )
     return int(match[1]) * _SECONDS[match[2]]
 
 
 def check_encoding(encoding: bytes | None) -> None:
-    """Raise Refused unless the server can read messages of this ``grpc-encoding``."""
+    """Raise ProtocolError unless the server can read messages of this ``grpc-encoding``."""
     if encoding is not None and encoding != b"identity" and encoding not in _WINDOW_BITS:
         shown = ascii(encoding[:32].decode("latin-1"))
-        raise Refused(
+        raise ProtocolError(
             "UNIMPLEMENTED",
             f"The server cannot read messages compressed with {shown}",
             (b"grpc-accept-encoding", ACCEPTED_ENCODINGS),
@@ -112,33 +115,35 @@ def check_encoding(encoding: bytes | None) -> None:
 
 
 def status_of_error(error: TaskgateError) -> list[tuple[bytes, bytes]]:
-    """The trailers that tell of ``error``."""
+    """Return the trailers that describe ``error``."""
     details = base64.b64encode(status_details(error)).rstrip(b"=")
     return [*status(error.status.grpc_code, error.message), (b"grpc-status-details-bin", details)]
 
 
 def status(code: str, message: str) -> list[tuple[bytes, bytes]]:
-    """The trailers for a status by name; ``message`` is percent-encoded as gRPC wants it."""
+    """Return the trailers for a status by name; ``message`` is percent-encoded as gRPC requires."""
     encoded = quote_from_bytes(message.encode(errors="replace"), safe=_PLAIN).encode()
     return [(b"grpc-status", _CODES[code]), (b"grpc-message", encoded)]
 
 
 def _decompress(message: bytes, encoding: bytes | None) -> bytes:
     if encoding is None or encoding not in _WINDOW_BITS:
-        raise Refused("INTERNAL", "A message is marked as compressed, but grpc-encoding names no compression")
+        raise ProtocolError("INTERNAL", "A message is marked as compressed, but grpc-encoding names no compression")
     decompressor: Any = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         plain: bytes = decompressor.decompress(message, MAX_REQUEST_BYTES)
     except zlib.error as error:
-        raise Refused("INTERNAL", f"A message is not the {encoding.decode()} that it claims to be") from error
+        raise ProtocolError("INTERNAL", f"A message is not the {encoding.decode()} that it claims to be") from error
     if decompressor.unconsumed_tail:
         raise _too_large("a compressed message that is larger than that")
     if decompressor.unused_data:
-        raise Refused("INTERNAL", f"A message has more after the {encoding.decode()} that it claims to be")
+        raise ProtocolError("INTERNAL", f"A message has more after the {encoding.decode()} that it claims to be")
     if not decompressor.eof:
-        raise Refused("INTERNAL", f"A message is not the whole {encoding.decode()} that it claims to be")
+        raise ProtocolError("INTERNAL", f"A message is not the whole {encoding.decode()} that it claims to be")
     return plain
 
 
-def _too_large(what: str) -> Refused:
-    return Refused("RESOURCE_EXHAUSTED", f"The server takes messages of up to {MAX_REQUEST_BYTES} bytes, not {what}")
+def _too_large(what: str) -> ProtocolError:
+    return ProtocolError(
+        "RESOURCE_EXHAUSTED", f"The server takes messages of up to {MAX_REQUEST_BYTES} bytes, not {what}"
+    )

@@ -1,11 +1,11 @@
-"""gRPC over grpc.aio: the portable server, and the one to run without Envoy.
+"""Serve gRPC with grpc.aio, behind Envoy or without it.
 
-Handlers take and give raw bytes: decoding belongs to the endpoints, where a malformed request gets our error and not
-grpcio's "Exception deserializing request!", and a document of megabytes is not copied through a message object.
+Handlers take and return raw bytes. The endpoints decode them, so that a malformed request gets our error instead of
+grpcio's "Exception deserializing request!", and a document of megabytes is not copied into a message object.
 
-Every method is registered as one that takes a stream. grpcio runs the handler of a unary method only once the message
-has arrived: a call whose message never comes, is cut off or has an unknown flag would stay in the server for ever.
-The handlers here start with the call, wait for its message for a limited time, and answer the call in any case.
+Every method is registered as one that takes a stream. grpcio calls the handler of a unary method only when the message
+has arrived, so a call whose message never comes, is cut off or has an unknown flag would stay in the server for ever.
+A stream handler starts with the call. Ours wait a limited time for the message, and answer the call in any case.
 """
 
 import asyncio
@@ -32,47 +32,47 @@ from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
 from taskgate.transports import health, reflection
 from taskgate.transports.error_details import status_details
-from taskgate.transports.grpc_wire import Refused, late_request, no_whole_message
-from taskgate.transports.grpcio_calls import end_call, note_calls
+from taskgate.transports.grpc_wire import ProtocolError, late_request, not_one_message
+from taskgate.transports.grpcio_calls import end_call, track_calls
 from taskgate.transports.pace import (
     GRACE_SECONDS,
     PART_BYTES,
     PINNED_BYTES,
+    TOO_SLOW,
     ReaderTooSlow,
     Turns,
     longest_seconds,
     send_in_parts,
 )
 
-_FILES = 48
-"""Files that a server has open beside connections and its store: 22 of its own, and those of large conversions."""
+_SERVER_FILES = 48
+"""Open files of a server beside connections and its store: 22 of its own, the rest for large conversions."""
 
-_COPIES = 2
-"""Copies of a large answer that a unary call has for itself: the message, and grpcio's own."""
+_UNARY_COPIES = 2
+"""Copies of a large answer that a unary call makes: the message, and grpcio's copy of it."""
 
 PEER_HEADER = "x-taskgate-peer"
-"""Where Envoy says who its caller is, as ``TOKEN ADDRESS:PORT``."""
+"""The header in which Envoy names its caller, as ``TOKEN ADDRESS:PORT``."""
 
 _TRIM_AGAIN_SECONDS = 5.0
 
 LENGTH_HEADER = "x-taskgate-length"
-"""How long the document of a stream is; Envoy makes it the ``content-length`` of a REST answer."""
+"""The length of a streamed document; Envoy copies it to the ``content-length`` of a REST answer."""
 
-_PARKED_SECONDS = 5.0
-"""How much longer than ``request_timeout`` a call whose reader is too slow waits for Envoy to reset it."""
+_RESET_SECONDS = 5.0
+"""How much longer than ``request_timeout`` a call with a slow reader waits for Envoy to reset it."""
 
 MAX_CALLS_ON_A_CONNECTION = 10_000
-"""Calls that one connection may have at a time on the server's own port."""
+"""Calls in flight that one connection may have on the server's own port."""
 
-_TOO_SLOW = "a reader was too slow; its answer was not gone on with"
 
 _STATUS_CODES = {code.name: code for code in grpc.StatusCode}
 
 
 class GrpcServer:
-    """One grpc.aio server over one store: TaskService, health and reflection.
+    """A grpc.aio server over one store, with TaskService, health and reflection.
 
-    Use as ``await start()``, then ``await stop()``; a server is not started twice.
+    Call ``start`` once, then ``stop`` once.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class GrpcServer:
     ) -> None:
         """``share_port`` lets other processes listen on the same port (SO_REUSEPORT).
 
-        ``peer_token`` is what only our own Envoy knows: ``PEER_HEADER`` is believed where it begins with that.
+        ``peer_token`` is a secret shared with our own Envoy: a ``PEER_HEADER`` that begins with it is trusted.
         """
         self._settings = settings
         self._store = store
         self._peer_token = peer_token
-        in_flight = InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, when_idle=_give_memory_back)
+        in_flight = InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, on_idle=_trim_memory)
         self._service = TaskService(store, settings.task_id_format, layout=settings.layout, in_flight=in_flight)
         self._share_port = share_port
-        # Of several processes on a port, the one that starts them warns.
+        # Processes that share a port do not warn: the process that starts them does.
         connections = most_connections(settings, warn=not share_port)
         self._server = grpc.aio.server(options=_options(share_port=share_port, connections=connections))
         self._health = health.Health(HEALTH_SERVICES)
@@ -119,7 +119,7 @@ class GrpcServer:
             port = self._server.add_insecure_port(str(address))
         except RuntimeError as error:
             raise SettingsError(f"grpc: cannot listen on {address}") from error
-        note_calls(asyncio.get_running_loop())
+        track_calls(asyncio.get_running_loop())
         await self._server.start()
         self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
         bound = Address(address.host, port)
@@ -127,17 +127,17 @@ class GrpcServer:
         return bound
 
     async def stop(self) -> None:
-        """Shut down without breaking a call.
+        """Drain and shut down.
 
-        1. Fail health checks, so that balancers stop sending.
+        1. Fail health checks, so that load balancers stop sending calls.
         2. Wait ``drain_delay`` seconds for them to notice.
-        3. Refuse new calls; let running ones finish for up to ``shutdown_grace`` seconds.
+        3. Refuse new calls, and let calls in flight finish for up to ``shutdown_grace`` seconds.
         4. Close the service and the store.
         """
         self._log.info("shutting down", drain_delay=self._settings.drain_delay)
         if self._watch is not None:
             self._watch.cancel()
-        self._health.end()
+        self._health.shut_down()
         await asyncio.sleep(self._settings.drain_delay)
         await self._server.stop(self._settings.shutdown_grace)
         await self._service.close()
@@ -147,8 +147,8 @@ class GrpcServer:
 
 
 def most_connections(settings: Settings, *, warn: bool) -> int:
-    """How many connections one server takes, by this process's limit of open files; see ``connections_within``."""
-    return connections_within(raise_file_limit(), others=_FILES + files_of(settings.store), warn=warn)
+    """Return how many connections a server accepts within this process's file limit; see ``connections_within``."""
+    return connections_within(raise_file_limit(), others=_SERVER_FILES + files_of(settings.store), warn=warn)
 
 
 def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]:
@@ -157,33 +157,33 @@ def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # An 8 KB path arrives from Envoy twice, as task ID and as metadata; by default gRPC drops such calls at random.
+        # Envoy sends an 8 KB path twice, as task ID and as metadata; gRPC's defaults reject such calls at random.
         ("grpc.max_metadata_size", 64 * 1024),
         ("grpc.absolute_max_metadata_size", 96 * 1024),
-        # Calls that wait to be taken up, counting those that their callers cancelled meanwhile. From the first number
-        # on gRPC answers CANCELLED at random, to callers that did no such thing; by default from a thousand on.
+        # Calls that wait for a handler, including those cancelled meanwhile. Above the first number gRPC answers some
+        # calls with CANCELLED, at random, though their callers did not cancel. Its default is a thousand.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
-        # What one connection can hold. Not Envoy's 100: grpcio counts calls that a client has just ended, and then
-        # resets new ones of a client that keeps to the limit.
+        # Not Envoy's 100: grpcio also counts calls that a client has just ended, and would reset new calls of a client
+        # that keeps to the limit.
         ("grpc.max_concurrent_streams", MAX_CALLS_ON_A_CONNECTION),
-        # Clients may ping once a second, with calls or without; a few that come faster end their connection. Without
-        # the first option grpcio wants two hours between two pings of a connection that has no call, without the second
-        # five minutes: a client with a keepalive of 10 s would be cut off at its third ping.
+        # Clients may ping once a second, with or without calls; a few faster pings end their connection. grpcio's
+        # defaults ask for two hours between pings without a call (first option) and for five minutes otherwise
+        # (second): a client with a keepalive of 10 s would be disconnected at its third ping.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
-        # As in Envoy: a caller that vanished without a word does not keep its connection and watches for ever.
+        # As in Envoy: close the connections and watches of clients that vanished silently.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
     )
 
 
 _Behaviour = Callable[[Any, Any], Awaitable[Any]]
-"""What grpc.aio calls with an iterator of the request's messages and the call's context; it reads from the latter."""
+"""grpc.aio's handler of a call: takes an iterator of the request's messages, unused here, and the call's context."""
 
 
 def _by_service(methods: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The grpcio handlers for every path, grouped by service."""
+    """Group the handlers by service, as grpcio registers them."""
     services: dict[str, dict[str, Any]] = {}
     for path, method_handler in methods.items():
         service, method = path.removeprefix("/").split("/")
@@ -192,33 +192,33 @@ def _by_service(methods: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _unary(path: str, handler: Handler, limit: float, peer_token: str | None, turns: Turns) -> Any:
-    """A grpc.aio method that carries one call between grpcio and ``handler``, within ``limit`` seconds.
+    """Return a grpc.aio method that runs ``handler`` within ``limit`` seconds.
 
-    A streaming method is a unary one that writes before it returns its last message: for the answers that are a single
-    message, which most are, grpcio then sends all in one go.
+    Streaming methods are registered as unary ones that write before they return the last message: most answers are a
+    single message, which grpcio then sends together with the status.
     """
     streams = path == STREAM_TASK_JSON
-    send_large = partial(_stream if streams else _whole, turns)
+    send_large = partial(_send_stream if streams else _send_whole, turns)
 
     async def behave(_: Any, context: Any) -> bytes:
         try:
             message, left = await _only_message(context, limit)
-        except Refused as refused:
+        except ProtocolError as refused:
             await _refuse(context, refused)
-            raise  # never reached: abort raises
-        call = _call(path, context, left, peer_token)
-        call.copies = 0 if streams else _COPIES
+            raise  # unreachable: abort raises
+        call = _make_call(path, context, left, peer_token)
+        call.copies = 0 if streams else _UNARY_COPIES
         try:
             return await _answer(handler, call, message, context, send_large)
         except ReaderTooSlow:
-            end = partial(_give_up, call, context, limit + _PARKED_SECONDS)
+            end = partial(_end_slow_call, call, context, limit + _RESET_SECONDS)
         except TaskgateError as error:
-            trailers = _identity(call) + _trailers(error)
+            trailers = _id_metadata(call) + _trailers(error)
             end = partial(context.abort, _STATUS_CODES[error.status.grpc_code], error.message, trailers)
         except BaseException:
             _release(call)
             raise
-        # No traceback keeps any more what its frames have read, and the event loop nothing once it has had a turn.
+        # Outside "except" no traceback keeps the document alive; one turn of the event loop frees its references too.
         try:
             await asyncio.sleep(0)
         finally:
@@ -234,22 +234,22 @@ def _check(service: health.Health, limit: float) -> Any:
         message, _left = await _only_message(context, limit)
         return await service.check(message)
 
-    return grpc.stream_unary_rpc_method_handler(_refusing(behave))
+    return grpc.stream_unary_rpc_method_handler(_with_status(behave))
 
 
 def _watch(service: health.Health, limit: float) -> Any:
-    """A watch may last; only its one message has to come within ``limit`` seconds."""
+    """Return the Watch method: ``limit`` seconds for the request, no limit for the stream of answers."""
 
     async def behave(_: Any, context: Any) -> None:
         message, _left = await _only_message(context, limit)
         async for response in service.watch(message):
             await context.write(response)
 
-    return grpc.stream_stream_rpc_method_handler(_refusing(behave))
+    return grpc.stream_stream_rpc_method_handler(_with_status(behave))
 
 
 def _reflect(described: reflection.Reflection, limit: float) -> Any:
-    """A stream of questions, ended after ``limit`` seconds; tools open another one."""
+    """Return the reflection method, whose streams end after ``limit`` seconds; tools then open another one."""
 
     async def behave(_: Any, context: Any) -> None:
         try:
@@ -259,29 +259,29 @@ def _reflect(described: reflection.Reflection, limit: float) -> Any:
         except TimeoutError:
             raise late_request(limit) from None
 
-    return grpc.stream_stream_rpc_method_handler(_refusing(behave))
+    return grpc.stream_stream_rpc_method_handler(_with_status(behave))
 
 
-def _refusing(behave: _Behaviour) -> _Behaviour:
-    """``behave`` with its ``Refused`` turned into a status, and all else that it raises into INTERNAL and the log."""
+def _with_status(behave: _Behaviour) -> _Behaviour:
+    """Turn a ``ProtocolError`` of ``behave`` into its status; log any other exception and answer INTERNAL."""
 
-    async def refusing(requests: Any, context: Any) -> Any:
+    async def with_status(requests: Any, context: Any) -> Any:
         try:
             return await behave(requests, context)
-        except Refused as refused:
+        except ProtocolError as refused:
             await _refuse(context, refused)
         except Exception:  # noqa: BLE001 - grpcio would show its class and text to the client
             structlog.get_logger("taskgate.server").exception("a request could not be answered")
-            await _refuse(context, Refused("INTERNAL", "Internal error; the server's log has it"))
+            await _refuse(context, ProtocolError("INTERNAL", "Internal error; the server's log has it"))
 
-    return refusing
+    return with_status
 
 
 async def _only_message(context: Any, limit: float) -> tuple[bytes, float]:
-    """The one message of a request and the seconds that are left of ``limit``. Raises Refused if there is none in time.
+    """Return the first message of a request and the seconds left of ``limit``. Raises ProtocolError without one.
 
-    grpcio does not tell a request without a message from one that ends within its message or has an unknown flag before
-    it; of the latter it hands some on as an empty message. What comes after the first message is not read.
+    grpcio cannot tell a request without a message from one that ends within its message or has an unknown flag; some of
+    the latter it delivers as an empty message. Later messages are not read.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - grpc.aio runs each call in a task
@@ -292,7 +292,7 @@ async def _only_message(context: Any, limit: float) -> tuple[bytes, float]:
         expired = True
         task.cancel()
 
-    timer = loop.call_later(limit, expire)  # asyncio.timeout, for an eighth of its time
+    timer = loop.call_later(limit, expire)  # as asyncio.timeout, at an eighth of its cost
     try:
         message = await context.read()
     except asyncio.CancelledError:
@@ -302,22 +302,22 @@ async def _only_message(context: Any, limit: float) -> tuple[bytes, float]:
     finally:
         timer.cancel()
     if message is grpc.aio.EOF:
-        raise no_whole_message()
+        raise not_one_message()
     return message, timer.when() - loop.time()
 
 
 async def _messages(context: Any) -> AsyncIterator[bytes]:
-    """Each message of a streaming request."""
+    """Yield the messages of a streaming request."""
     while (message := await context.read()) is not grpc.aio.EOF:
         yield message
 
 
-async def _refuse(context: Any, refused: Refused) -> None:
+async def _refuse(context: Any, refused: ProtocolError) -> None:
     await context.abort(_STATUS_CODES[refused.code], refused.message)
 
 
-def _call(path: str, context: Any, left: float, peer_token: str | None) -> Call:
-    """The call that ``context`` is of, to be answered within ``left`` seconds, or as long as its caller waits."""
+def _make_call(path: str, context: Any, left: float, peer_token: str | None) -> Call:
+    """Make the Call of ``context``, with ``left`` seconds or until the caller's deadline, whichever is sooner."""
     metadata = dict(context.invocation_metadata())
     remaining = context.time_remaining()
     timeout = left if remaining is None else min(left, remaining)
@@ -333,28 +333,28 @@ async def _answer(
     context: Any,
     send_large: Callable[[Call, LargeAnswer, Any], Awaitable[bytes]],
 ) -> bytes:
-    """Send all of the answer but its last message, which is returned."""
+    """Send the answer except its last message, which is returned."""
     response = await handler(call, message)
-    context.set_trailing_metadata(_identity(call))
+    context.set_trailing_metadata(_id_metadata(call))
     return await send_large(call, response, context) if isinstance(response, LargeAnswer) else response
 
 
-def _identity(call: Call) -> tuple[tuple[str, str], ...]:
+def _id_metadata(call: Call) -> tuple[tuple[str, str], ...]:
     return ((REQUEST_ID_HEADER, call.request_id),)
 
 
-async def _whole(turns: Turns, call: Call, answer: LargeAnswer, _: Any) -> bytes:
-    """The message of a unary answer.
+async def _send_whole(turns: Turns, call: Call, answer: LargeAnswer, _: Any) -> bytes:
+    """Return the message of a unary answer, and end the call if its client reads too slowly.
 
-    Its room is given back when the call is over, at the latest when the reader is too slow: gRPC has all of it at once,
-    so that only the whole can be late.
+    gRPC takes the whole message at once, so only the time for all of it can be limited. The room is released when the
+    call is over.
     """
     await turns.take()
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - grpc.aio runs each call in a task
 
     def give_up() -> None:
-        structlog.get_logger("taskgate.server").warning(_TOO_SLOW, request_id=call.request_id)
+        structlog.get_logger("taskgate.server").warning(TOO_SLOW, request_id=call.request_id)
         end_call(task)
 
     late = loop.call_later(longest_seconds(len(answer.payload)), give_up)
@@ -363,17 +363,17 @@ async def _whole(turns: Turns, call: Call, answer: LargeAnswer, _: Any) -> bytes
         late.cancel()
         _release(call)
 
-    task.add_done_callback(over)  # one of the context would keep the call alive
+    task.add_done_callback(over)  # a callback of the context would keep the call alive
     return b"".join(answer)
 
 
-async def _stream(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -> bytes:
-    """Write all parts of the document but the last, which is returned."""
+async def _send_stream(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -> bytes:
+    """Write the parts of the document except the last, which is returned."""
     document = answer.payload
-    length = ((LENGTH_HEADER, str(len(document))),)  # a REST answer in parts would have none
+    length = ((LENGTH_HEADER, str(len(document))),)  # a REST answer in parts would lack its content-length
     await context.send_initial_metadata(length)
     await context.write(body_part(b"", first=True))
-    end = max(len(document) - PART_BYTES, 0)  # what was read was large, its document may be small
+    end = max(len(document) - PART_BYTES, 0)  # a document made of a large row may be small
 
     async def write(part: bytes) -> None:
         await context.write(body_part(part, first=False))
@@ -383,22 +383,22 @@ async def _stream(turns: Turns, call: Call, answer: LargeAnswer, context: Any) -
     return body_part(document[end:], first=False)
 
 
-async def _give_up(call: Call, context: Any, seconds: float) -> None:
-    """End a call whose reader is too slow: in Envoy's way, which resets it within ``seconds``, else with a status."""
-    structlog.get_logger("taskgate.server").warning(_TOO_SLOW, request_id=call.request_id)
-    await asyncio.sleep(seconds)  # a status would be queued behind what it does not read
+async def _end_slow_call(call: Call, context: Any, seconds: float) -> None:
+    """Wait ``seconds`` for Envoy to reset a call that is read too slowly; then end it with a status."""
+    structlog.get_logger("taskgate.server").warning(TOO_SLOW, request_id=call.request_id)
+    await asyncio.sleep(seconds)  # a status would be queued behind the unread parts
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - grpc.aio runs each call in a task
     unread = asyncio.get_running_loop().call_later(GRACE_SECONDS, end_call, task)
     task.add_done_callback(lambda _: unread.cancel())
     try:
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "The answer was read too slowly")
-    except grpc.aio.InternalError:  # the caller has gone, and grpcio would log that with a traceback
+    except grpc.aio.InternalError:  # the client has left; grpcio would log a traceback
         return
 
 
-def _give_memory_back() -> None:
-    """Now, and again when gRPC's threads have freed what is left of calls that were broken off."""
+def _trim_memory() -> None:
+    """Return free memory to the system, and again when gRPC's threads have freed the rest of broken-off calls."""
     loop = asyncio.get_running_loop()
     loop.run_in_executor(None, trim_heap)
     loop.call_later(_TRIM_AGAIN_SECONDS, loop.run_in_executor, None, trim_heap)
@@ -413,13 +413,13 @@ def _trailers(error: TaskgateError) -> tuple[tuple[str, str | bytes], ...]:
     details = ("grpc-status-details-bin", status_details(error))
     if error.status.retry_after is None:
         return (details,)
-    return (details, ("retry-after", str(error.status.retry_after)))  # REST callers get it as a header
+    return (details, ("retry-after", str(error.status.retry_after)))  # Envoy passes it to REST callers as a header
 
 
-def _peer(told: str | None, token: str | None, context: Any) -> Peer | None:
-    """Who calls: as our Envoy says, else who connected."""
-    if told is not None and token is not None and told.startswith(token):
-        where = told[len(token) :].strip()
+def _peer(header: str | None, token: str | None, context: Any) -> Peer | None:
+    """Return the caller: from ``header`` if it has the token of our Envoy, else the other end of the connection."""
+    if header is not None and token is not None and header.startswith(token):
+        where = header[len(token) :].strip()
     else:  # ipv4:ADDRESS:PORT
         where = context.peer().partition(":")[2]
     address, _, port = where.rpartition(":")

@@ -1,6 +1,6 @@
-"""grpc.health.v1 for both transports, without grpcio; same answers as grpcio-health-checking's.
+"""Implement grpc.health.v1 for both transports, with the same answers as grpcio-health-checking.
 
-Importing grpcio costs a process in Envoy 25 MB and a tenth of a second for two small methods.
+It does without grpcio: importing that would cost a process inside Envoy 25 MB and a tenth of a second.
 """
 
 import asyncio
@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterable
 from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from taskgate.transports.grpc_wire import Refused
+from taskgate.transports.grpc_wire import ProtocolError
 
 SERVICE_NAME = "grpc.health.v1.Health"
 
 
 class Health:
-    """The state of ``services``, all the same, and those who watch it."""
+    """The health of ``services``, which share one state."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset(services)
@@ -25,29 +25,29 @@ class Health:
 
     @property
     def serving(self) -> bool:
-        """Whether calls are answered now."""
+        """Whether the state is SERVING."""
         return self._serving
 
     async def report(self, answers: bool) -> None:
-        """Set the state; ignored once ``end`` was called."""
+        """Set the state: SERVING if the store ``answers``. No effect after ``shut_down``."""
         if not self._final:
             self._set(answers)
 
-    def end(self) -> None:
-        """NOT_SERVING, for good."""
+    def shut_down(self) -> None:
+        """Set NOT_SERVING for good, and end the watches."""
         self._final = True
         self._set(False)
 
     async def check(self, request: bytes) -> bytes:
-        """``Check``; Refused with NOT_FOUND for a service that is not there."""
+        """Answer ``Check``. Raises ProtocolError with NOT_FOUND for an unknown service."""
         name = _request(request).service
         if name not in self._services:
-            raise Refused("NOT_FOUND", "")
+            raise ProtocolError("NOT_FOUND", "")
         response: bytes = self._response(name).SerializeToString()
         return response
 
     async def watch(self, request: bytes) -> AsyncIterator[bytes]:
-        """``Watch``: the state now and whenever it changes; SERVICE_UNKNOWN for a service that is not there."""
+        """Answer ``Watch``: the state now and at each change; SERVICE_UNKNOWN for an unknown service."""
         name = _request(request).service
         last = None
         while True:
@@ -57,7 +57,7 @@ class Health:
                 last = response.status
                 yield response.SerializeToString()
             if final:
-                return  # so that the caller turns elsewhere, and draining has not to wait for it
+                return  # the caller turns to another server, and the drain need not wait for it
             await changed.wait()
 
     def _set(self, serving: bool) -> None:
@@ -76,4 +76,6 @@ def _request(message: bytes) -> HealthCheckRequest:
     try:
         return HealthCheckRequest.FromString(message)
     except DecodeError as error:
-        raise Refused("INTERNAL", "The request is not a valid grpc.health.v1.HealthCheckRequest message") from error
+        raise ProtocolError(
+            "INTERNAL", "The request is not a valid grpc.health.v1.HealthCheckRequest message"
+        ) from error

@@ -1,44 +1,47 @@
-"""Large answers in parts, as fast as their readers take them, and no slower than a reader must."""
+"""Send large answers in parts, at the pace of the client, and refuse clients that read too slowly."""
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 PART_BYTES = 64 * 1024
-"""A large answer leaves in parts of this size, each when there is room: a slow reader pins little memory."""
+"""The size of a part, which is sent when the connection has room for it: a slow reader pins little memory."""
 
 FAST_PART_BYTES = 256 * 1024
-"""The size of parts for a reader that keeps up: a quarter of the work for each byte."""
+"""The size of parts for a fast reader: a quarter of the work for each byte."""
 
 PINNED_BYTES = 2 * FAST_PART_BYTES
-"""What a stalled reader of parts pins at most: a part in Envoy's buffers, and one that waits for room."""
+"""The most memory that a stalled reader pins: a part in Envoy's buffers, and one that waits for room."""
 
 MIN_RATE = 64 * 1024
-"""Bytes a second that a reader of a large answer must take."""
+"""Bytes a second that a client must read of a large answer."""
 
 GRACE_SECONDS = 10.0
-"""How long a reader may be behind ``MIN_RATE``."""
+"""How many seconds a client may fall behind ``MIN_RATE``."""
 
-_FIRST_PARTS = 2  # in Envoy and before it; they are taken at once from a reader that stands still, too
-_KEEPS_UP = 0.05  # seconds within which a part is taken from a reader that keeps up
+TOO_SLOW = "a client read its answer too slowly; the answer was broken off"
+"""The log event of a ``ReaderTooSlow``."""
+
+_BUFFERED_PARTS = 2  # parts that buffers in and before Envoy take at once, even if the client has stalled
+_FAST_SECONDS = 0.05  # a fast reader takes a part within this time
 
 
 class ReaderTooSlow(Exception):
-    """The caller reads its answer more slowly than ``MIN_RATE``; the answer must not be gone on with.
+    """The client reads its answer more slowly than ``MIN_RATE``; the answer must be broken off.
 
-    Envoy resets a stream on which nothing happens any more, so the caller sees that its answer is not whole.
+    Envoy resets a stream without progress, so the client sees that its answer is incomplete.
     """
 
 
 def longest_seconds(size: int) -> float:
-    """How long a reader may take for ``size`` bytes."""
+    """Return how many seconds a client may take to read ``size`` bytes."""
     return GRACE_SECONDS + size / MIN_RATE
 
 
 class Turns:
-    """Turns of the event loop, each for one part of a large answer, so that small answers come in between.
+    """Limit each turn of the event loop to one part of a large answer, so that small answers come in between.
 
-    Without, a hundred readers make each turn take 30 ms; and grpcio takes up one call in two turns.
+    Otherwise a hundred readers would make each turn last 30 ms, and grpcio needs two turns to accept a call.
     """
 
     def __init__(self) -> None:
@@ -46,7 +49,7 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> None:
-        """Wait for a turn that nobody has taken."""
+        """Wait for a turn of one's own, in order of arrival."""
         loop = asyncio.get_running_loop()
         if self._taken:
             turn: asyncio.Future[None] = loop.create_future()
@@ -67,9 +70,9 @@ class Turns:
 
 
 async def send_in_parts(send: Callable[[bytes], Awaitable[object]], body: bytes, end: int, turns: Turns) -> None:
-    """Hand ``body`` up to ``end`` to ``send``, which waits until there is room for more. Raises ReaderTooSlow."""
+    """Pass ``body`` up to ``end`` to ``send`` in parts; ``send`` waits for room. Raises ReaderTooSlow."""
     clock = asyncio.get_running_loop().time
-    start, size, quick = 0, PART_BYTES, 0
+    start, size, fast = 0, PART_BYTES, 0
     now = clock()
     deadline = now + GRACE_SECONDS
     try:
@@ -82,8 +85,8 @@ async def send_in_parts(send: Callable[[bytes], Awaitable[object]], body: bytes,
                 deadline = min(deadline + size / MIN_RATE, now + GRACE_SECONDS)
                 limit.reschedule(deadline)
                 start += size
-                quick = quick + 1 if now - began < _KEEPS_UP else 0
-                size = FAST_PART_BYTES if quick > _FIRST_PARTS else PART_BYTES
+                fast = fast + 1 if now - began < _FAST_SECONDS else 0
+                size = FAST_PART_BYTES if fast > _BUFFERED_PARTS else PART_BYTES
     except TimeoutError:
         if limit.expired():
             raise ReaderTooSlow from None

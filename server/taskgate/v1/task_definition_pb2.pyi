@@ -24,9 +24,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class TaskDef(_message.Message):
     """The definition of a kind of task: its limits, its retries, its owner.
 
-    Agrees on the wire with `conductor.proto.TaskDef`; numbers from 1000 up are in Conductor's REST documents only. Presence
-    is kept as in `Task`. Where a document of an older Conductor lacks a field that is not `optional`, it reads as
-    Conductor's own default for it, given with the field.
+    Compatible on the wire with `conductor.proto.TaskDef`; numbers from 1000 up are in Conductor's REST documents only.
+    Presence is as in `Task`. If a document of an older Conductor lacks a field that is not `optional`, the field has
+    Conductor's own default, which its comment names.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -40,23 +40,23 @@ class TaskDef(_message.Message):
         RETRY: TaskDef._TimeoutPolicy.ValueType  # 0
         """The task is tried again, as after a failure."""
         TIME_OUT_WF: TaskDef._TimeoutPolicy.ValueType  # 1
-        """The task ends as TIMED_OUT, and its workflow with it."""
+        """The task ends as TIMED_OUT, and so does its workflow."""
         ALERT_ONLY: TaskDef._TimeoutPolicy.ValueType  # 2
-        """It is counted in Conductor's metrics, and nothing else happens."""
+        """Conductor only counts it in its metrics."""
 
     class TimeoutPolicy(_TimeoutPolicy, metaclass=_TimeoutPolicyEnumTypeWrapper):
         """What happens when a time limit passes.
 
         buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
-        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to RETRY; where a document says nothing, its default is set.
+        buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to RETRY; a missing key sets Conductor's default.
         """
 
     RETRY: TaskDef.TimeoutPolicy.ValueType  # 0
     """The task is tried again, as after a failure."""
     TIME_OUT_WF: TaskDef.TimeoutPolicy.ValueType  # 1
-    """The task ends as TIMED_OUT, and its workflow with it."""
+    """The task ends as TIMED_OUT, and so does its workflow."""
     ALERT_ONLY: TaskDef.TimeoutPolicy.ValueType  # 2
-    """It is counted in Conductor's metrics, and nothing else happens."""
+    """Conductor only counts it in its metrics."""
 
     class _RetryLogic:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -144,7 +144,7 @@ class TaskDef(_message.Message):
     description: _builtins.str
     """What the task is for. Absent where Conductor recorded nothing."""
     retry_count: _builtins.int
-    """How many attempts may follow a failed one. 3 if the document does not say."""
+    """How many times a failed task may be tried again. 3 if the document does not say."""
     timeout_seconds: _builtins.int
     """How long the task may take once it has started, in seconds; 0 for no limit."""
     timeout_policy: Global___TaskDef.TimeoutPolicy.ValueType
@@ -154,11 +154,11 @@ class TaskDef(_message.Message):
     retry_delay_seconds: _builtins.int
     """The wait that `retry_logic` starts from, in seconds. 60 if the document does not say."""
     response_timeout_seconds: _builtins.int
-    """How long a worker may stay silent before the task is handed to another, in seconds. 3600 if the document does not
-    say.
+    """How long a worker may send no update before the task is given to another worker, in seconds. 3600 if the document
+    does not say.
     """
     concurrent_exec_limit: _builtins.int
-    """How many executions may be in progress at one time. Absent, or 0, for no limit."""
+    """How many executions may be in progress at once. Absent, or 0, for no limit."""
     rate_limit_per_frequency: _builtins.int
     """How many executions may start in one `rate_limit_frequency_in_seconds`; 0 for no limit."""
     rate_limit_frequency_in_seconds: _builtins.int
@@ -168,7 +168,7 @@ class TaskDef(_message.Message):
     execution_name_space: _builtins.str
     """The execution name space of the task. Absent where none is set."""
     owner_email: _builtins.str
-    """Whom to write to about the task. Absent where Conductor recorded none."""
+    """The e-mail address of the task's owner. Absent where Conductor recorded none."""
     poll_timeout_seconds: _builtins.int
     """How long the task may wait for a worker, in seconds. Absent, or 0, for no limit."""
     backoff_scale_factor: _builtins.int
@@ -176,15 +176,13 @@ class TaskDef(_message.Message):
     max_retry_delay_seconds: _builtins.int
     """The longest wait before an attempt, in seconds; 0 for no limit."""
     backoff_jitter_ms: _builtins.int
-    """The most that is added to a wait at random, in milliseconds, so that failed tasks do not return all at once; 0 for
-    none.
-    """
+    """The largest random addition to a wait, in milliseconds, which spreads the retries of failed tasks; 0 for none."""
     base_type: _builtins.str
     """The kind of task that this definition builds on. Absent where Conductor recorded none."""
     total_timeout_seconds: _builtins.int
     """How long all attempts together may take, in seconds; 0 for no limit."""
     task_status_listener_enabled: _builtins.bool
-    """Whether listeners hear of changes of the task's status. True if the document does not say."""
+    """Whether listeners are notified of changes of the task's status. True if the document does not say."""
     owner_app: _builtins.str
     """The application that owns the definition. REST only. Absent where Conductor recorded none."""
     create_time: _builtins.int
@@ -192,34 +190,34 @@ class TaskDef(_message.Message):
     update_time: _builtins.int
     """When the definition was last changed. REST only. Epoch milliseconds; 0 where Conductor recorded nothing."""
     created_by: _builtins.str
-    """Who registered the definition. REST only. Absent where Conductor recorded nobody."""
+    """Who registered the definition. REST only. Absent where Conductor recorded none."""
     updated_by: _builtins.str
-    """Who changed the definition last. REST only. Absent where Conductor recorded nobody."""
+    """Who last changed the definition. REST only. Absent where Conductor recorded none."""
     enforce_schema: _builtins.bool
-    """Whether Conductor refuses inputs and outputs that break these schemas. REST only."""
+    """Whether Conductor refuses inputs and outputs that violate these schemas. REST only."""
     @_builtins.property
     def input_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the inputs that the task expects; documentation only."""
 
     @_builtins.property
     def output_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the outputs that the task gives; documentation only."""
+        """The names of the outputs that the task produces; documentation only."""
 
     @_builtins.property
     def input_template(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Inputs that are used where a step gives none. Numbers become doubles, as in `Task.input_data`."""
+        """Default inputs, for those that a step does not set. Numbers become doubles, as in `Task.input_data`."""
 
     @_builtins.property
     def runtime_metadata(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the secrets and environment values that workers get with the task; never their values. REST only."""
+        """The names, without values, of the secrets and environment values that workers get with the task. REST only."""
 
     @_builtins.property
     def input_schema(self) -> _struct_pb2.Value:
-        """The schema that inputs are held to, as Conductor's registry describes it. REST only. Absent where there is none."""
+        """The schema of the inputs, as in Conductor's registry. REST only. Absent where none is set."""
 
     @_builtins.property
     def output_schema(self) -> _struct_pb2.Value:
-        """The schema that outputs are held to, as Conductor's registry describes it. REST only. Absent where there is none."""
+        """The schema of the outputs, as in Conductor's registry. REST only. Absent where none is set."""
 
     def __init__(
         self,

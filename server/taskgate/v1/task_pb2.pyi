@@ -27,30 +27,30 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class Task(_message.Message):
     """One execution of one task of a workflow, as Conductor recorded it.
 
-    The message says what the task's REST document says, in types. It and every message inside it agree on the wire with
-    Conductor's own `conductor.proto.Task`: field numbers below 1000 and their types are Conductor's, so stubs made from
-    Conductor's protos read these bytes. Numbers from 1000 up are what Conductor's REST documents hold and its protos do
-    not; its stubs skip them.
+    The message is the typed form of the task's REST document. It and every message inside it are compatible on the wire
+    with Conductor's own `conductor.proto.Task`: field numbers below 1000 and their types are Conductor's, so stubs made
+    from Conductor's protos read these bytes. Fields from number 1000 up are in Conductor's REST documents but not in its
+    protos; its stubs skip them.
 
     How a document becomes this message:
 
-    * Presence. A key that is missing or `null` leaves its field unset. Fields marked `optional` keep that apart from an
-      empty value; the others, which Conductor always writes, then read as their default: zero, empty, or what the
-      field's comment says.
-    * Numbers. Integer fields are exact, and take `3.0` for 3. Inside the maps of arbitrary JSON (`input_data`,
+    * Presence. A key that is missing or `null` leaves its field unset. Fields marked `optional` distinguish unset from
+      empty. The other fields, which Conductor always writes, read as their default when unset: zero, empty, or the default
+      that the field's comment names.
+    * Numbers. Integer fields are exact, and accept `3.0` for 3. Inside the maps of arbitrary JSON (`input_data`,
       `output_data` and the like) every number is a double: an integer beyond 2^53 becomes the nearest one.
       `TaskService.GetTaskJson` returns every digit.
     * Duplicate keys. The last one counts, as in the JSON parsers of Conductor and its SDKs.
-    * Unknown keys. What the schema has no field for is left out.
-    * What does not fit is refused, never bent: an unknown, missing or null status, any other unknown enum value, an
-      integer that overflows its field or has a fraction, a value of another JSON type, a number that no finite double is
-      near, a lone surrogate in a string or key, or nesting beyond the 100 levels that protobuf parsers accept. `GetTask`
-      then fails with `ERROR_REASON_TASK_NOT_REPRESENTABLE`, which names the place; `GetTaskJson` still returns the
-      document. One thing is mended as Conductor does it: half a surrogate pair at the end of `reason_for_incompletion`,
-      where Conductor itself has cut the text, is a `?`.
+    * Unknown keys. Keys without a field in the schema are left out.
+    * Values that do not fit. `GetTask` fails with `ERROR_REASON_TASK_NOT_REPRESENTABLE`, which names the place, for an
+      unknown, missing or null status, any other unknown enum value, an integer that overflows its field or has a fraction,
+      a value of another JSON type, a number beyond every finite double, a lone surrogate in a string or key, or nesting
+      beyond the 100 levels that protobuf parsers accept. `GetTaskJson` still returns the document. One such value is
+      converted: half a surrogate pair at the end of `reason_for_incompletion`, where Conductor itself cuts the text,
+      becomes a `?`, as in Conductor's own message.
 
-    Times are milliseconds since 1970-01-01T00:00:00Z; 0 means that it has not happened. Conductor takes them from the
-    clocks of several machines: differences can be off by their skew, and can be negative.
+    Times are milliseconds since 1970-01-01T00:00:00Z; 0 means that the event has not happened. Conductor takes them from
+    the clocks of several machines, so differences include clock skew and can be negative.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -62,50 +62,50 @@ class Task(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Task._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         IN_PROGRESS: Task._Status.ValueType  # 0
-        """A worker, or Conductor itself, is at work on it. Successful so far; retriable."""
+        """A worker, or Conductor itself, executes the task. Successful so far; retriable."""
         CANCELED: Task._Status.ValueType  # 1
-        """Called off, mostly with its workflow. Terminal."""
+        """Cancelled, usually together with its workflow. Terminal."""
         FAILED: Task._Status.ValueType  # 2
-        """Failed; its definition decides about another attempt. Terminal; retriable."""
+        """Failed; the task's definition decides about another attempt. Terminal; retriable."""
         FAILED_WITH_TERMINAL_ERROR: Task._Status.ValueType  # 3
-        """Failed in a way that its worker declared final. Terminal."""
+        """Failed with an error that its worker declared final. Terminal."""
         COMPLETED: Task._Status.ValueType  # 4
-        """Done. Terminal; successful; retriable."""
+        """Completed. Terminal; successful; retriable."""
         COMPLETED_WITH_ERRORS: Task._Status.ValueType  # 5
-        """Failed, but optional to its workflow, which goes on. Terminal; successful; retriable."""
+        """Failed, but optional, so its workflow continues. Terminal; successful; retriable."""
         SCHEDULED: Task._Status.ValueType  # 6
         """Waiting in a queue for a worker. Successful so far; retriable."""
         TIMED_OUT: Task._Status.ValueType  # 7
-        """Ran out of one of its definition's time limits. Terminal; retriable."""
+        """Exceeded a time limit of its definition. Terminal; retriable."""
         SKIPPED: Task._Status.ValueType  # 8
-        """Passed over at somebody's request. Terminal; successful."""
+        """Skipped on request. Terminal; successful."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Where an execution stands. Conductor sorts the states by three traits: a *terminal* one does not change by itself any
-        more, a *successful* one does not stand in its workflow's way, a *retriable* one may be followed by another attempt.
+        """The state of an execution. Conductor gives each state three properties: a *terminal* one no longer changes by itself, a
+        *successful* one lets the workflow continue, a *retriable* one allows another attempt.
 
         buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
         buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to IN_PROGRESS; a task without a status is refused instead.
         """
 
     IN_PROGRESS: Task.Status.ValueType  # 0
-    """A worker, or Conductor itself, is at work on it. Successful so far; retriable."""
+    """A worker, or Conductor itself, executes the task. Successful so far; retriable."""
     CANCELED: Task.Status.ValueType  # 1
-    """Called off, mostly with its workflow. Terminal."""
+    """Cancelled, usually together with its workflow. Terminal."""
     FAILED: Task.Status.ValueType  # 2
-    """Failed; its definition decides about another attempt. Terminal; retriable."""
+    """Failed; the task's definition decides about another attempt. Terminal; retriable."""
     FAILED_WITH_TERMINAL_ERROR: Task.Status.ValueType  # 3
-    """Failed in a way that its worker declared final. Terminal."""
+    """Failed with an error that its worker declared final. Terminal."""
     COMPLETED: Task.Status.ValueType  # 4
-    """Done. Terminal; successful; retriable."""
+    """Completed. Terminal; successful; retriable."""
     COMPLETED_WITH_ERRORS: Task.Status.ValueType  # 5
-    """Failed, but optional to its workflow, which goes on. Terminal; successful; retriable."""
+    """Failed, but optional, so its workflow continues. Terminal; successful; retriable."""
     SCHEDULED: Task.Status.ValueType  # 6
     """Waiting in a queue for a worker. Successful so far; retriable."""
     TIMED_OUT: Task.Status.ValueType  # 7
-    """Ran out of one of its definition's time limits. Terminal; retriable."""
+    """Exceeded a time limit of its definition. Terminal; retriable."""
     SKIPPED: Task.Status.ValueType  # 8
-    """Passed over at somebody's request. Terminal; successful."""
+    """Skipped on request. Terminal; successful."""
 
     @_typing.final
     class InputDataEntry(_message.Message):
@@ -221,61 +221,57 @@ class Task(_message.Message):
     Absent where Conductor recorded none.
     """
     status: Global___Task.Status.ValueType
-    """Where the execution stands. Always meant: a document without a status is refused, so 0 is truly IN_PROGRESS."""
+    """The state of the execution. A document without a status is refused, so 0 always means IN_PROGRESS."""
     reference_task_name: _builtins.str
-    """The name by which this task's output is referred to within its workflow. Absent where Conductor recorded none."""
+    """The name by which other steps of the workflow refer to this task's output. Absent where Conductor recorded none."""
     retry_count: _builtins.int
-    """How many attempts came before this one; 0 for the first. Always written by Conductor."""
+    """The number of attempts before this one; 0 for the first. Always written by Conductor."""
     seq: _builtins.int
-    """The place of this execution in the order in which its workflow created tasks, from 1. Always written by Conductor."""
+    """The position of this execution among the tasks that its workflow created, from 1. Always written by Conductor."""
     correlation_id: _builtins.str
-    """The caller's own identifier, handed down from the workflow. Absent unless the workflow was started with one."""
+    """The correlation ID that the workflow was started with. Absent where it was started without one."""
     poll_count: _builtins.int
-    """How many times a worker has been handed this task. Always written by Conductor."""
+    """How many times workers have polled this task. Always written by Conductor."""
     task_def_name: _builtins.str
     """The name of the task's definition. Absent where Conductor recorded none; Conductor then uses `task_type`."""
     scheduled_time: _builtins.int
     """When the task was put into its queue. Epoch milliseconds; 0 if it was not."""
     start_time: _builtins.int
-    """When work began: for a worker task, when it was first polled. Epoch milliseconds; 0 if it has not begun."""
+    """When execution started: for a worker task, when it was first polled. Epoch milliseconds; 0 if it has not started."""
     end_time: _builtins.int
     """When the task reached a terminal status. Epoch milliseconds; 0 if it has not."""
     update_time: _builtins.int
     """When Conductor last changed this record. Epoch milliseconds."""
     start_delay_in_seconds: _builtins.int
-    """How long the task was held back before its first poll, in seconds. Always written by Conductor."""
+    """How long the task was delayed before its first poll, in seconds. Always written by Conductor."""
     retried_task_id: _builtins.str
     """The `task_id` of the attempt that this one repeats. Absent on a first attempt."""
     retried: _builtins.bool
-    """Whether a later attempt has taken this one's place. Always written by Conductor."""
+    """Whether a later attempt has replaced this one. Always written by Conductor."""
     executed: _builtins.bool
-    """Whether the workflow has acted on this task's end, and so will not act on it again. Always written by Conductor."""
+    """Whether the workflow has processed this task's end. Always written by Conductor."""
     callback_from_worker: _builtins.bool
-    """A mark that Conductor carries along and does not act on. True unless the document says otherwise, which is
-    Conductor's default.
-    """
+    """A flag that Conductor stores but does not use. True, Conductor's default, if the document does not say."""
     response_timeout_seconds: _builtins.int
-    """How long a worker may stay silent before the task is handed to another, in seconds; 0 for no limit. Always written
-    by Conductor, which copies it from the definition.
+    """How long a worker may send no update before the task is given to another worker, in seconds; 0 for no limit. Always
+    written by Conductor, which copies it from the definition.
     """
     workflow_instance_id: _builtins.str
     """The ID of the workflow execution that this task belongs to. Absent where Conductor recorded none."""
     workflow_type: _builtins.str
     """The name of that workflow's definition. Absent where Conductor recorded none."""
     task_id: _builtins.str
-    """The ID of this execution, under which it was fetched. Unique across workflows and attempts."""
+    """The ID of this execution. Unique across workflows and attempts."""
     reason_for_incompletion: _builtins.str
-    """Why the task did not complete, in words meant for people. Absent unless something went wrong. Conductor's REST cuts
-    it to 500 characters.
+    """Why the task did not complete, as a text for people. Absent unless something went wrong. Conductor's REST cuts it to
+    500 characters.
     """
     callback_after_seconds: _builtins.int
-    """How long the task stays out of sight of workers after its last update, in seconds. Always written by Conductor."""
+    """How long workers cannot poll the task after its last update, in seconds. Always written by Conductor."""
     worker_id: _builtins.str
-    """Who worked on the task: the name that the worker gave when it polled, or, for a system task, the Conductor node.
-    Absent until then.
-    """
+    """The worker, by the name that it gave when it polled, or, for a system task, the Conductor node. Absent before that."""
     domain: _builtins.str
-    """The task domain: only workers that poll this domain are handed the task. Absent where none was set."""
+    """The task domain: only workers that poll this domain get the task. Absent where none was set."""
     rate_limit_per_frequency: _builtins.int
     """How many tasks of this definition may start in one `rate_limit_frequency_in_seconds`; 0 for no limit. Always written
     by Conductor.
@@ -283,49 +279,51 @@ class Task(_message.Message):
     rate_limit_frequency_in_seconds: _builtins.int
     """The window of `rate_limit_per_frequency`, in seconds. Always written by Conductor."""
     external_input_payload_storage_path: _builtins.str
-    """Where an input too large for Conductor's database is kept, as a path in its external payload storage. Absent for
-    most tasks. Reading it is the caller's business: taskgate does not fetch it, nor does Conductor for this call.
+    """The path, in Conductor's external payload storage, of an input that is too large for its database. Absent for most
+    tasks. The caller must fetch it: taskgate does not, and neither does Conductor for this call.
     """
     external_output_payload_storage_path: _builtins.str
-    """Where an output too large for Conductor's database is kept. As `external_input_payload_storage_path`."""
+    """The path of an output that is too large for Conductor's database, as in `external_input_payload_storage_path`."""
     workflow_priority: _builtins.int
     """The priority of the workflow, 0 to 99. Always written by Conductor."""
     execution_name_space: _builtins.str
-    """The execution name space that the definition assigns to the task. Absent where it assigns none."""
+    """The execution name space of the task's definition. Absent where it has none."""
     isolation_group_id: _builtins.str
     """The isolation group whose Conductor nodes execute this system task. Absent where the definition names none."""
     iteration: _builtins.int
-    """Which round of a `DO_WHILE` loop this execution belongs to, from 1; 0 outside loops. Always written by Conductor."""
-    sub_workflow_id: _builtins.str
-    """The ID of the workflow execution that this `SUB_WORKFLOW` task started. Absent for other tasks and until it is
-    started.
+    """The iteration of a `DO_WHILE` loop that this execution belongs to, from 1; 0 outside loops. Always written by
+    Conductor.
     """
+    sub_workflow_id: _builtins.str
+    """The ID of the workflow execution that this `SUB_WORKFLOW` task started. Absent for other tasks and before the start."""
     subworkflow_changed: _builtins.bool
-    """Whether somebody acted directly on the sub-workflow of this task. Always written by Conductor."""
+    """Whether the sub-workflow of this task was changed directly, for example restarted. Always written by Conductor."""
     first_start_time: _builtins.int
-    """When the first attempt started. Epoch milliseconds. Conductor's REST always says 0, for it does not store the value."""
+    """When the first attempt started. Epoch milliseconds. Always 0 in Conductor's REST documents: it does not store the
+    value.
+    """
     parent_task_id: _builtins.str
-    """The `task_id` of the task that this one came from. Absent unless there is one."""
+    """The `task_id` of the task that this one came from. Absent for most tasks."""
     queue_wait_time: _builtins.int
-    """How long the task waited in its queue, in milliseconds: `start_time` less `scheduled_time`. For every task that has
-    started and has `callback_after_seconds`, it is instead how long that callback is overdue, zero before it is due, at
-    the time when the document was made. So it moves from call to call where taskgate reads Conductor's own database, and
-    stands still in imported documents. REST only. Can be negative, by clock skew.
+    """How long the task waited in its queue, in milliseconds: `start_time` minus `scheduled_time`. For a started task with
+    `callback_after_seconds` it is how long the callback is overdue when the document is made, or 0 before it is due. So
+    it changes with each call if taskgate reads Conductor's own database, and is constant in imported documents. REST
+    only. Can be negative, by clock skew.
     """
     loop_over_task: _builtins.bool
     """Whether the task runs inside a `DO_WHILE` loop, that is, `iteration` is above 0. REST only."""
     @_builtins.property
     def input_data(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """What the task was given, after the workflow's expressions were filled in. Always written by Conductor. Empty as well
-        if the payload is kept elsewhere, see `external_input_payload_storage_path`. Numbers: see the message's comment.
+        """The task's input, with the workflow's expressions evaluated. Always written by Conductor. Also empty if the payload is
+        stored externally, see `external_input_payload_storage_path`. Numbers become doubles, see the message's comment.
 
-        The largest part of most messages, with `output_data`: Conductor allows 10 MiB for each.
+        With `output_data` the largest part of most messages: Conductor allows 10 MiB for each.
         """
 
     @_builtins.property
     def output_data(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """What the task produced. Always written by Conductor. Empty as well if the payload is kept elsewhere, see
-        `external_output_payload_storage_path`. Numbers: see the message's comment.
+        """The task's output. Always written by Conductor. Also empty if the payload is stored externally, see
+        `external_output_payload_storage_path`. Numbers become doubles, see the message's comment.
         """
 
     @_builtins.property
@@ -334,22 +332,22 @@ class Task(_message.Message):
 
     @_builtins.property
     def input_message(self) -> _any_pb2.Any:
-        """The input as a protobuf message, from callers that started it over Conductor's gRPC. Rare, otherwise absent. In the
-        document it is `{"@type": …, "@value": …}` with the bytes in base64; both are required.
+        """The input as a protobuf message, from callers that use Conductor's gRPC. Absent for most tasks. In the document it is
+        `{"@type": …, "@value": …}` with the bytes in base64; both keys are required.
         """
 
     @_builtins.property
     def output_message(self) -> _any_pb2.Any:
-        """The output as a protobuf message, from workers that report over Conductor's gRPC. As `input_message`."""
+        """The output as a protobuf message, from workers that report over Conductor's gRPC, as in `input_message`."""
 
     @_builtins.property
     def execution_metadata(self) -> Global___ExecutionMetadata:
-        """Timings that client libraries report. Newer Conductors always send it, mostly empty; absent from older ones."""
+        """Timings that client libraries report. Always sent by newer Conductors, mostly empty; absent from older ones."""
 
     @_builtins.property
     def runtime_metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Secrets and environment values by name, resolved when a worker polls. Conductor neither stores nor returns them for
-        this call, so this is empty.
+        """Secrets and environment values by name, resolved when a worker polls. Always empty: Conductor does not store them, and
+        does not return them for this call.
         """
 
     @_builtins.property
@@ -486,8 +484,8 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class ExecutionMetadata(_message.Message):
-    """How long the parts of one execution took, as client libraries and Conductor report it. Times are epoch milliseconds;
-    each is absent where nobody reported it.
+    """Timings of one execution, as reported by client libraries and Conductor. Times are epoch milliseconds; each is absent
+    if it was not reported.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -556,20 +554,20 @@ class ExecutionMetadata(_message.Message):
     client_send_time: _builtins.int
     """When the worker's client library sent the result. Epoch milliseconds, by the worker's clock."""
     poll_network_latency: _builtins.int
-    """What the poll spent on the network, in milliseconds."""
+    """The network time of the poll, in milliseconds."""
     update_network_latency: _builtins.int
-    """What the update spent on the network, in milliseconds."""
+    """The network time of the update, in milliseconds."""
     empty: _builtins.bool
-    """Whether nothing was reported at all, as Conductor's REST says it. REST only. Absent where the document does not say."""
+    """Whether nothing was reported. REST only. Absent where the document does not say."""
     execution_duration: _builtins.int
-    """`execution_end_time` less `execution_start_time`, in milliseconds. REST only. Absent unless both are known."""
+    """`execution_end_time` minus `execution_start_time`, in milliseconds. REST only. Absent unless both are known."""
     @_builtins.property
     def additional_context(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """Anything else that the worker chose to report. Numbers become doubles, as in `Task.input_data`."""
+        """Other values that the worker reports. Numbers become doubles, as in `Task.input_data`."""
 
     @_builtins.property
     def additional_context_map(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """`additional_context` once more: Conductor's REST writes it under both names. REST only."""
+        """A copy of `additional_context`: Conductor's REST writes it under both names. REST only."""
 
     def __init__(
         self,

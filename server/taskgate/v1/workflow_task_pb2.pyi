@@ -25,11 +25,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class WorkflowTask(_message.Message):
     """One step of a workflow definition, as it was when the workflow started.
 
-    Agrees on the wire with `conductor.proto.WorkflowTask`; numbers from 1000 up are in Conductor's REST documents only.
-    Strings of the form `${…}` are the workflow's expressions, not yet filled in. Presence is kept as in `Task`.
+    Compatible on the wire with `conductor.proto.WorkflowTask`; numbers from 1000 up are in Conductor's REST documents only.
+    Strings of the form `${…}` are expressions of the workflow, not evaluated. Presence is as in `Task`.
 
-    Steps hold other steps. Of the 100 levels that protobuf parsers accept, a step inside `loop_over` or `default_case` takes
-    one, inside `fork_tasks` two, inside `decision_cases` three; a task whose definition needs more is refused, see `Task`.
+    Steps can contain steps. A step in `loop_over` or `default_case` takes one of the 100 levels that protobuf parsers
+    accept, in `fork_tasks` two, in `decision_cases` three. A task with more levels is refused, see `Task`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -41,26 +41,26 @@ class WorkflowTask(_message.Message):
     class _JoinModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WorkflowTask._JoinMode.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         SYNC: WorkflowTask._JoinMode.ValueType  # 0
-        """At once, whenever the workflow moves."""
+        """Immediately, whenever Conductor evaluates the workflow."""
         ASYNC: WorkflowTask._JoinMode.ValueType  # 1
         """From a queue, at growing intervals."""
 
     class JoinMode(_JoinMode, metaclass=_JoinModeEnumTypeWrapper):
-        """When a `JOIN` step looks at the branches that it waits for.
+        """When a `JOIN` step checks the branches that it waits for.
 
         buf:lint:ignore ENUM_VALUE_PREFIX Conductor's value names, which are the strings of the REST document.
         buf:lint:ignore ENUM_ZERO_VALUE_SUFFIX Conductor gives 0 to SYNC; the field is optional, so absence needs no value.
         """
 
     SYNC: WorkflowTask.JoinMode.ValueType  # 0
-    """At once, whenever the workflow moves."""
+    """Immediately, whenever Conductor evaluates the workflow."""
     ASYNC: WorkflowTask.JoinMode.ValueType  # 1
     """From a queue, at growing intervals."""
 
     @_typing.final
     class WorkflowTaskList(_message.Message):
-        """A list of steps where protobuf allows no bare list: as the value of a map, or inside another list. The REST document
-        has a plain array instead.
+        """Wraps a list of steps where protobuf allows no bare list: as the value of a map, or inside another list. In the REST
+        document it is a plain array.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -202,46 +202,46 @@ class WorkflowTask(_message.Message):
     ON_STATE_CHANGE_FIELD_NUMBER: _builtins.int
     DYNAMIC_FORK_JOIN_TASKS_PARAM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name of the task definition to execute. Conductor fills in `Task.task_def_name` where the definition has none;
-    absent where neither is known.
+    """The name of the task definition to execute. If the step has none, Conductor fills in `Task.task_def_name`; absent if
+    both are unknown.
     """
     task_reference_name: _builtins.str
     """The name by which other steps refer to this one's output; unique within the workflow. Absent as `name` is."""
     description: _builtins.str
-    """What the step is for, in the words of the workflow's author. Absent where there are none."""
+    """The description of the step by the workflow's author. Absent where none is set."""
     type: _builtins.str
-    """The kind of step. `SIMPLE`, Conductor's default for a step that workers execute, if the document does not say."""
+    """The kind of step. If the document does not say, `SIMPLE`, Conductor's default, for a step that workers execute."""
     dynamic_task_name_param: _builtins.str
     """For `DYNAMIC`: the input parameter that holds the name of the task to execute. Otherwise absent."""
     case_value_param: _builtins.str
-    """For `DECISION`, which `SWITCH` replaced: the input parameter that holds the case to take. Otherwise absent."""
+    """For `DECISION`, now replaced by `SWITCH`: the input parameter that holds the case to take. Otherwise absent."""
     case_expression: _builtins.str
-    """For `DECISION`, which `SWITCH` replaced: a script that returns the case to take. Otherwise absent."""
+    """For `DECISION`, now replaced by `SWITCH`: a script that returns the case to take. Otherwise absent."""
     script_expression: _builtins.str
-    """For `LAMBDA`, which `INLINE` replaced: the script to evaluate. Otherwise absent."""
+    """For `LAMBDA`, now replaced by `INLINE`: the script to evaluate. Otherwise absent."""
     dynamic_fork_tasks_param: _builtins.str
     """For `FORK_JOIN_DYNAMIC`: the input parameter that holds the list of tasks to fork. Otherwise absent."""
     dynamic_fork_tasks_input_param_name: _builtins.str
     """For `FORK_JOIN_DYNAMIC`: the input parameter that holds the forked tasks' inputs. Otherwise absent."""
     start_delay: _builtins.int
-    """How long to hold the step back, at least, in seconds. Always written by Conductor."""
+    """The least delay before the step starts, in seconds. Always written by Conductor."""
     sink: _builtins.str
     """For `EVENT`: where to publish. Otherwise absent."""
     optional: _builtins.bool
-    """Whether the workflow goes on if the step fails. Always written by Conductor."""
+    """Whether the workflow continues if the step fails. Always written by Conductor."""
     rate_limited: _builtins.bool
-    """Whether executions of the step are rate limited. Absent where the definition does not say; Conductor's gRPC then says
+    """Whether executions of the step are rate limited. Absent where the definition does not say; Conductor's gRPC then has
     false.
     """
     async_complete: _builtins.bool
-    """Whether the step is only started here and completed from outside. Always written by Conductor."""
+    """Whether Conductor only starts the step, and an external event completes it. Always written by Conductor."""
     loop_condition: _builtins.str
-    """For `DO_WHILE`: a script that says whether to go round again. Otherwise absent."""
+    """For `DO_WHILE`: a script that decides about another iteration. Otherwise absent."""
     items: _builtins.str
     """For `DO_WHILE` over a list: an expression for that list. Otherwise absent."""
     retry_count: _builtins.int
-    """How many attempts may follow a failed one, in place of `task_definition.retry_count`. -1 if the step does not say,
-    which is Conductor's sign for it.
+    """How many times a failed task may be tried again, in place of `task_definition.retry_count`. -1, Conductor's value for
+    unset, if the step does not say.
     """
     evaluator_type: _builtins.str
     """For `SWITCH` and `INLINE`: the language of `expression`, such as `value-param`, `javascript` or `graaljs`. Otherwise
@@ -250,20 +250,20 @@ class WorkflowTask(_message.Message):
     expression: _builtins.str
     """For `SWITCH` and `INLINE`: what to evaluate. Otherwise absent."""
     join_status: _builtins.str
-    """A mark that Conductor carries along for `JOIN` steps. Mostly absent."""
+    """A status that Conductor stores for `JOIN` steps. Mostly absent."""
     permissive: _builtins.bool
     """Whether a failure of this step lets parallel branches finish before the workflow fails. Always written by newer
     Conductors.
     """
     join_mode: Global___WorkflowTask.JoinMode.ValueType
-    """For `JOIN`: when to look at the branches. Absent where the definition does not say; Conductor's gRPC then says SYNC."""
+    """For `JOIN`: when to check the branches. Absent where the definition does not say; Conductor's gRPC then has SYNC."""
     dynamic_fork_join_tasks_param: _builtins.str
-    """For `FORK_JOIN_DYNAMIC`, superseded by `dynamic_fork_tasks_param`: the input parameter that holds tasks and inputs in
-    one. REST only. Otherwise absent.
+    """For `FORK_JOIN_DYNAMIC`, superseded by `dynamic_fork_tasks_param`: the input parameter that holds both tasks and
+    inputs. REST only. Otherwise absent.
     """
     @_builtins.property
     def input_parameters(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """The parameters of the step, expressions not filled in. Always written by Conductor. Numbers become doubles, as in
+        """The parameters of the step, with expressions not evaluated. Always written by Conductor. Numbers become doubles, as in
         `Task.input_data`.
         """
 
@@ -293,7 +293,7 @@ class WorkflowTask(_message.Message):
 
     @_builtins.property
     def task_definition(self) -> _task_definition_pb2.TaskDef:
-        """The definition of the task as it was when the workflow started. Absent for kinds of steps that have none."""
+        """The definition of the task as it was when the workflow started. Absent for kinds of steps without one."""
 
     @_builtins.property
     def default_exclusive_join_task(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -301,7 +301,7 @@ class WorkflowTask(_message.Message):
 
     @_builtins.property
     def loop_over(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowTask]:
-        """For `DO_WHILE`: the steps of one round. Always written by Conductor; otherwise empty."""
+        """For `DO_WHILE`: the steps of one iteration. Always written by Conductor; otherwise empty."""
 
     @_builtins.property
     def cache_config(self) -> Global___CacheConfig:
@@ -440,8 +440,8 @@ Global___WorkflowTask: _TypeAlias = WorkflowTask  # noqa: Y015
 
 @_typing.final
 class SubWorkflowParams(_message.Message):
-    """What a `SUB_WORKFLOW` step starts. Agrees on the wire with `conductor.proto.SubWorkflowParams`; numbers from 1000 up
-    are in Conductor's REST documents only.
+    """The workflow that a `SUB_WORKFLOW` step starts. Compatible on the wire with `conductor.proto.SubWorkflowParams`; numbers
+    from 1000 up are in Conductor's REST documents only.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -507,17 +507,17 @@ class SubWorkflowParams(_message.Message):
     idempotency_key: _builtins.str
     """The idempotency key to start with, or an expression for it. REST only. Absent where none is set."""
     idempotency_strategy: Global___SubWorkflowParams.IdempotencyStrategy.ValueType
-    """What to do if that key has been used. REST only. Absent where none is set."""
+    """What to do if a workflow was already started with that key. REST only. Absent where none is set."""
     @_builtins.property
     def task_to_domain(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The task domain for each task of the sub-workflow, by reference name; `*` stands for all. Empty where none is set:
-        an empty and a missing map look alike.
+        """The task domain for each task of the sub-workflow, by reference name; `*` stands for all. Empty where none is set: an
+        empty and a missing map cannot be distinguished.
         """
 
     @_builtins.property
     def workflow_definition(self) -> _struct_pb2.Value:
-        """The definition itself, or an expression for it, in place of a registered one. Otherwise absent. Numbers become
-        doubles, as in `Task.input_data`.
+        """An inline definition, or an expression for one, in place of a registered one. Otherwise absent. Numbers become doubles,
+        as in `Task.input_data`.
         """
 
     @_builtins.property
@@ -567,7 +567,7 @@ class CacheConfig(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     TTL_IN_SECOND_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Which inputs count as the same: an expression over the step's input. Absent where Conductor recorded none."""
+    """The cache key: an expression over the step's input. Absent where Conductor recorded none."""
     ttl_in_second: _builtins.int
     """How long an output may be reused, in seconds. Always written by Conductor."""
     def __init__(

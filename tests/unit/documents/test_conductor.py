@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, compact
 from taskgate.documents.conductor import project_task_model
 from taskgate.documents.conductor.decoder import _read_leniently, read_task_model
-from taskgate.documents.conductor.encoder import _written, double, encode, java_double
+from taskgate.documents.conductor.encoder import _encode_slowly, encodable_double, encode, java_double
 from taskgate.documents.document import MAX_NESTING, DocumentError
 from taskgate.documents.task_message import task_from_document
 from taskgate.v1.task_pb2 import Task
@@ -287,8 +287,8 @@ def test_queue_wait_time_is_as_conductor_computes_it(stored: dict[str, int], exp
 @pytest.mark.parametrize(("stored", "expected"), QUEUE_WAIT_TIMES.values(), ids=QUEUE_WAIT_TIMES)
 def test_an_answer_lasts_unless_another_time_makes_another(stored: dict[str, int], expected: int) -> None:
     row = compact({"status": "COMPLETED"} | stored)
-    (now, lasts), (later, still_lasts) = (project_task_model(row, time) for time in (NOW, NOW + 10_000))
-    assert (lasts, still_lasts) == (now == later, now == later)
+    (now, cacheable), (later, still_cacheable) = (project_task_model(row, time) for time in (NOW, NOW + 10_000))
+    assert (cacheable, still_cacheable) == (now == later, now == later)
 
 
 def test_loop_over_task_says_whether_there_is_an_iteration() -> None:
@@ -480,7 +480,7 @@ def test_double_is_written_as_java_writes_it(stored: str, expected: str) -> None
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_double_comes_back_the_same_in_javas_form(number: float) -> None:
     text = java_double(repr(number))
-    assert encode(double(repr(number))).decode() == text
+    assert encode(encodable_double(repr(number))).decode() == text
     assert float(text) == number
     assert math.copysign(1, float(text)) == math.copysign(1, number)
     scientific = number != 0 and not 1e-3 <= abs(number) < 1e7
@@ -551,7 +551,7 @@ json_values = st.recursive(
 @given(json_values)
 @example({"": "\x00\x1f\\u001f\U0010ffff"})
 def test_the_way_to_write_lone_surrogates_is_the_same_for_all_else(value: Any) -> None:
-    assert _written(value).encode() == encode(value)
+    assert _encode_slowly(value).encode() == encode(value)
 
 
 # --- Properties ---

@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from taskgate.base.errors import STATUS_OF, DeadlineExceeded, InternalError, TaskgateError, TaskNotFound
-from taskgate.service.calls import Call, Started, build_handlers
+from taskgate.service.calls import Call, EagerCoroutine, build_handlers
 from taskgate.v1.error_reason_pb2 import ErrorReason
 
 
@@ -112,12 +112,12 @@ class TestStarted:
     """A coroutine run up to its first wait, inside the caller's task."""
 
     async def test_coroutine_that_never_waits_is_done(self) -> None:
-        started = Started(answer(Call("/answer", "id"), b"payload"))
+        started = EagerCoroutine(answer(Call("/answer", "id"), b"payload"))
         assert (started.done, started.result) == (True, b"payload")
 
     async def test_what_it_raises_before_waiting_is_raised_at_once(self) -> None:
         with pytest.raises(ValueError, match="dsn"):
-            Started(unexpected(Call("/unexpected", "id"), b""))
+            EagerCoroutine(unexpected(Call("/unexpected", "id"), b""))
 
     async def test_coroutine_that_waits_several_times_is_finished_by_awaiting(self) -> None:
         async def waits() -> str:
@@ -125,7 +125,7 @@ class TestStarted:
             await asyncio.sleep(0.001)
             return "result"
 
-        started = Started(waits())
+        started = EagerCoroutine(waits())
         assert not started.done
         assert await started == "result"
 
@@ -140,7 +140,7 @@ class TestStarted:
                 raise
 
         async def run() -> None:
-            await Started(waits())
+            await EagerCoroutine(waits())
 
         task = asyncio.ensure_future(run())
         await asyncio.sleep(0.01)
@@ -154,7 +154,7 @@ class TestStarted:
             await asyncio.sleep(0)
             raise LookupError
 
-        started = Started(waits())
+        started = EagerCoroutine(waits())
         with pytest.raises(LookupError):
             await started
 
@@ -170,7 +170,7 @@ class TestStarted:
             await reads[0]
             raise LookupError
 
-        started = Started(refuse())
+        started = EagerCoroutine(refuse())
         document = Document()
         kept = weakref.ref(document)
         reads.pop().set_result(document)

@@ -216,13 +216,13 @@ async def test_given_up_conversions_cost_others_nothing_once_they_may_be_tried_a
 ) -> None:
     """Nothing is kept to be compared with, for which the bytes of every large value would be hashed."""
     for name in (ID, OTHER_ID):
-        conversions._give_up(large_conversions._Job(TO_DOCUMENT, name, ROW))
+        conversions._refuse_for_now(large_conversions._Job(TO_DOCUMENT, name, ROW))
     with pytest.raises(Overloaded):
         await conversions.convert(TO_DOCUMENT, ID, ROW)
     monkeypatch.setattr(large_conversions, "monotonic", lambda: time.monotonic() + large_conversions.REFUSED_SECONDS)
-    conversions._give_up(large_conversions._Job(TO_DOCUMENT, ID, ROW))  # once more, and now the youngest
+    conversions._refuse_for_now(large_conversions._Job(TO_DOCUMENT, ID, ROW))  # once more, and now the youngest
     assert await conversions.convert(TO_DOCUMENT, OTHER_ID, ROW)
-    assert len(conversions._given_up) == 1
+    assert len(conversions._refused) == 1
     with pytest.raises(Overloaded):
         await conversions.convert(TO_DOCUMENT, ID, ROW)
 

@@ -129,7 +129,7 @@ def full_cache() -> tuple[ConversionCache, list[Key]]:
     cache = ConversionCache(10 * 3400)  # 1,000 and 2,000 bytes, 400 for the entry itself
     keys = [key_of(Conversion.ROW_TO_TASK, stored) for stored in stored_values(10, 1000)]
     for key in keys:
-        cache.keep(key, b"x" * 2000)
+        cache.put(key, b"x" * 2000)
     assert (len(cache), cache.held_bytes) == (10, 34_000)
     return cache, keys
 
@@ -139,7 +139,7 @@ def test_what_was_asked_for_longest_ago_makes_room() -> None:
     new = key_of(Conversion.ROW_TO_DOCUMENT, stored_values(1, 1000)[0])
     assert cache.get(keys[0])
     for _ in range(2):
-        cache.keep(new, b"x" * 2000)
+        cache.put(new, b"x" * 2000)
     assert [cache.get(key) is not None for key in (*keys, new)] == [True, False, *[True] * 9]
 
 
@@ -148,26 +148,26 @@ def test_values_that_are_asked_for_once_drive_out_none_that_are_not() -> None:
     cache, keys = full_cache()
     once = [key_of(Conversion.ROW_TO_DOCUMENT, stored) for stored in stored_values(100_000, 100)]
     for key in once:
-        cache.keep(key, b"x")
-    cache.keep(once[0], b"x")
+        cache.put(key, b"x")
+    cache.put(once[0], b"x")
     assert all(cache.get(key) for key in keys)
-    cache.keep(once[-1], b"x")
+    cache.put(once[-1], b"x")
     assert cache.get(once[-1])
 
 
 def test_no_answer_takes_more_than_an_eighth() -> None:
     cache = ConversionCache(80_000)
     small, large = (key_of(Conversion.ROW_TO_TASK, stored) for stored in (b"small", b"large"))
-    cache.keep(small, b"x" * 9000)
-    cache.keep(large, b"x" * 10_000)
+    cache.put(small, b"x" * 9000)
+    cache.put(large, b"x" * 10_000)
     assert (cache.get(small) is not None, cache.get(large)) == (True, None)
-    assert not cache.takes(b"x" * 10_001)
+    assert not cache.accepts(b"x" * 10_001)
 
 
 def test_one_value_is_not_another_conversion() -> None:
     cache = ConversionCache()
     for conversion in Conversion:
-        cache.keep(key_of(conversion, b"row"), conversion.value)
+        cache.put(key_of(conversion, b"row"), conversion.value)
     assert [cache.get(key_of(conversion, b"row")) for conversion in Conversion] == [each.value for each in Conversion]
 
 
@@ -180,7 +180,7 @@ def test_what_is_counted_is_what_is_taken(size: int) -> None:
         before, _ = tracemalloc.get_traced_memory()
         number = 0
         while len(cache) == number:  # until one is not kept
-            cache.keep(key_of(Conversion.ROW_TO_TASK, b"%0*d" % (size, number)), bytes(size))
+            cache.put(key_of(Conversion.ROW_TO_TASK, b"%0*d" % (size, number)), bytes(size))
             number += 1
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:

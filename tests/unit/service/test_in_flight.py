@@ -98,11 +98,11 @@ async def test_those_who_wait_are_let_in_in_their_order() -> None:
     in_flight = budget(wait_seconds=5)
     held = [room_of(in_flight, str(number // 3)) for number in range(12)]
     assert all(room.take(number, document(number)) for number, room in enumerate(held))
-    let_in: list[str] = []
+    admitted: list[str] = []
 
     async def wait(name: str, room: Room, size: int) -> None:
         await room.wait(size)
-        let_in.append(name)
+        admitted.append(name)
 
     waiting = [
         asyncio.create_task(wait("share", room_of(in_flight, "0"), 10 * MIB)),
@@ -113,17 +113,17 @@ async def test_those_who_wait_are_let_in_in_their_order() -> None:
     assert not room_of(in_flight, "7").take("late", document(1, MIB)), "it would overtake"
     held[11].release()
     await asyncio.sleep(0.01)
-    assert let_in == []
+    assert admitted == []
     held[10].release()
     await asyncio.sleep(0.01)
-    assert let_in == ["large"]
+    assert admitted == ["large"]
     held[9].release()
     await asyncio.sleep(0.01)
-    assert let_in == ["large", "small"]
+    assert admitted == ["large", "small"]
     held[0].release()
     held[1].release()
     await asyncio.gather(*waiting)
-    assert let_in[-1] == "share"
+    assert admitted[-1] == "share"
 
 
 async def test_who_is_cancelled_leaves_the_queue_and_keeps_nothing() -> None:
@@ -172,7 +172,7 @@ async def test_too_many_who_wait_are_refused_at_once(monkeypatch: pytest.MonkeyP
     assert held.take("a", document(1, 32 * MIB))
     waiting = asyncio.create_task(room_of(in_flight).wait(MIB))
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="1 calls wait"):
+    with pytest.raises(Overloaded, match="1 calls of this server wait"):
         await room_of(in_flight).wait(MIB)
     waiting.cancel()
 
@@ -186,11 +186,11 @@ async def test_one_address_cannot_take_all_places_of_those_who_wait(monkeypatch:
     assert all(room.take(number, document(number)) for number, room in enumerate(held))
     waiting = [asyncio.create_task(room_of(in_flight, "a", 1).wait(10 * MIB))]
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="1 calls wait for room in this connection"):
+    with pytest.raises(Overloaded, match="1 calls of this connection wait"):
         await room_of(in_flight, "a", 1).wait(10 * MIB)
     waiting.append(asyncio.create_task(room_of(in_flight, "a", 2).wait(10 * MIB)))
     await asyncio.sleep(0)
-    with pytest.raises(Overloaded, match="2 calls wait for room in this address"):
+    with pytest.raises(Overloaded, match="2 calls of this address wait"):
         await room_of(in_flight, "a", 3).wait(10 * MIB)
     held[0].release()
     await waiting[0]
@@ -250,7 +250,7 @@ async def test_address_of_ipv6_is_its_network(one: str, other: str, *, same: boo
 async def test_idle_is_not_told_while_the_next_answer_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskgate.service.in_flight.IDLE_SECONDS", 0.01)
     told = asyncio.Event()
-    in_flight = InFlight(LIMIT, own_bytes=0, when_idle=told.set)
+    in_flight = InFlight(LIMIT, own_bytes=0, on_idle=told.set)
     first, room = room_of(in_flight), room_of(in_flight)
     assert first.take("a", document(1))
     first.release()
@@ -264,7 +264,7 @@ async def test_idle_is_not_told_while_the_next_answer_is_in_flight(monkeypatch: 
 async def test_idle_is_told_once_nothing_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskgate.service.in_flight.IDLE_SECONDS", 0.01)
     told = asyncio.Event()
-    in_flight = InFlight(LIMIT, own_bytes=0, when_idle=told.set)
+    in_flight = InFlight(LIMIT, own_bytes=0, on_idle=told.set)
     room = room_of(in_flight)
     assert room.take("a", document(1))
     await asyncio.sleep(0.03)

@@ -34,7 +34,7 @@ async def test_idle_stream_is_looked_at_seldom_and_its_end_is_noticed(
     monkeypatch.setattr(asgi.asyncio, "sleep", pass_time)
     monkeypatch.setattr(asgi, "_now", lambda: now)
     with pytest.raises(asgi.CallerGone):
-        async with asgi.caller_watched(receive, longest=longest):
+        async with asgi.cancel_when_caller_leaves(receive, longest=longest):
             await asyncio.Event().wait()
     assert looks <= looks_in_an_hour
     assert waits[0] <= 0.05, "a stream that ends soon is let go soon"

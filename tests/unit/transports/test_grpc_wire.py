@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from taskgate.base.errors import TaskNotFound
 from taskgate.documents.document import MAX_REQUEST_BYTES
 from taskgate.transports.grpc_wire import (
-    Refused,
+    ProtocolError,
     check_encoding,
     frame,
     split_frame,
@@ -64,7 +64,7 @@ def compressed(message: bytes, after: bytes = b"") -> bytes:
     ids=["flag", "no encoding", "identity", "garbage", "cut off", "other", "junk after", "two members", "4 GiB"],
 )
 def test_frame_that_breaks_the_rules_is_refused(body: bytes, encoding: bytes | None, code: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ProtocolError) as refused:
         split_frame(body, encoding)
     assert refused.value.code == code
     assert refused.value.message
@@ -72,7 +72,7 @@ def test_frame_that_breaks_the_rules_is_refused(body: bytes, encoding: bytes | N
 
 def test_message_that_unpacks_to_too_much_is_refused_without_unpacking_it() -> None:
     packed = gzip.compress(bytes(MAX_REQUEST_BYTES + 1))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ProtocolError) as refused:
         split_frame(b"\x01" + len(packed).to_bytes(4) + packed, b"gzip")
     assert refused.value.code == "RESOURCE_EXHAUSTED"
 
@@ -87,7 +87,7 @@ def test_timeout_is_seconds(value: bytes | None, seconds: float | None) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"1", b"S", b"-1S", b"1s", b"123456789S", b"1.5S", b"1S ", b"\xff"])
 def test_malformed_timeout_is_refused_and_shown(value: bytes) -> None:
-    with pytest.raises(Refused, match="Malformed grpc-timeout") as refused:
+    with pytest.raises(ProtocolError, match="Malformed grpc-timeout") as refused:
         timeout_seconds(value)
     assert refused.value.code == "INVALID_ARGUMENT"
     assert refused.value.message.isascii()
@@ -97,7 +97,7 @@ def test_unknown_encoding_is_unimplemented_and_says_what_is_known() -> None:
     """compression.md: the status, and what the server accepts."""
     for known in (None, b"identity", b"gzip", b"deflate"):
         check_encoding(known)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(ProtocolError) as refused:
         check_encoding(b"snappy")
     assert refused.value.code == "UNIMPLEMENTED"
     assert refused.value.extra == ((b"grpc-accept-encoding", b"identity, deflate, gzip"),)

@@ -89,17 +89,17 @@ async def test_document_of_a_reader_that_is_too_slow_is_let_go_at_once(
     document = b'{"a":"' + b"x" * 20_000_000 + b'"}'
     at_rest = sys.getrefcount(document)
     waits: asyncio.Future[tuple[int, float]] = asyncio.get_running_loop().create_future()
-    give_up = grpcio._give_up
+    end_slow_call = grpcio._end_slow_call
 
     async def watched(call: Call, context: Any, seconds: float) -> None:
         waits.set_result((sys.getrefcount(document), seconds))
-        await give_up(call, context, 60 if leaves else 0.1)
+        await end_slow_call(call, context, 60 if leaves else 0.1)
 
     class LargeStore(FaultyStore):
         async def get_document(self, task_id: str) -> bytes | None:
             return document
 
-    monkeypatch.setattr(grpcio, "_give_up", watched)
+    monkeypatch.setattr(grpcio, "_end_slow_call", watched)
     caplog.set_level(logging.ERROR)
     async with serving(LargeStore(ValueError())) as channel:
         call = channel.unary_stream("/taskgate.v1.TaskService/StreamTaskJson")(

@@ -8,9 +8,9 @@ from google.api.httpbody_pb2 import HttpBody
 
 from support.raw_grpc import RawAnswer
 from taskgate.service.calls import Call, LargeAnswer
-from taskgate.service.endpoints import _HTTP_BODY_TYPE, _header, body_part
+from taskgate.service.endpoints import _HTTP_BODY_TYPE, _field_header, body_part
 from taskgate.service.in_flight import InFlight
-from taskgate.transports import asgi_app, grpcio
+from taskgate.transports import asgi_answers, grpcio
 from taskgate.transports.pace import PINNED_BYTES, Turns
 
 ROW = b"x" * 100_000
@@ -31,18 +31,18 @@ class Context:
 
 
 def answer_of(document: bytes) -> LargeAnswer:
-    return LargeAnswer(_HTTP_BODY_TYPE + _header(2, document), document)
+    return LargeAnswer(_HTTP_BODY_TYPE + _field_header(2, document), document)
 
 
 async def stream_of_server(call: Call, document: bytes) -> list[bytes]:
     context = Context()
-    last = await grpcio._stream(Turns(), call, answer_of(document), context)
+    last = await grpcio._send_stream(Turns(), call, answer_of(document), context)
     assert context.metadata == ((grpcio.LENGTH_HEADER, str(len(document))),)
     return [*context.messages, last]
 
 
 async def message_of_server(call: Call, document: bytes) -> list[bytes]:
-    return [await grpcio._whole(Turns(), call, answer_of(document), Context())]
+    return [await grpcio._send_whole(Turns(), call, answer_of(document), Context())]
 
 
 def inside(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Call, bytes], Awaitable[list[bytes]]]:
@@ -62,9 +62,9 @@ def inside(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Ca
 SENDERS = {
     "stream of a server": stream_of_server,
     "message of a server": message_of_server,
-    "stream inside Envoy": inside(lambda send, document: asgi_app._send_stream(send, document, Turns())),
+    "stream inside Envoy": inside(lambda send, document: asgi_answers.send_stream(send, document, Turns())),
     "message inside Envoy": inside(
-        lambda send, document: asgi_app._send_large_message(send, answer_of(document), Turns()),
+        lambda send, document: asgi_answers.send_large_message(send, answer_of(document), Turns()),
     ),
 }
 

@@ -12,15 +12,15 @@ from taskgate.stores.base import StoredTask
 from taskgate.stores.sqlite.store import SqliteStore
 from taskgate.stores.sqlite.writer import SqliteWriter
 from taskgate.transports.asgi import CallerGone
-from taskgate.transports.asgi_app import _Parts, _Request, _Unfinished
-from taskgate.transports.grpc_wire import Refused, frame
+from taskgate.transports.asgi_requests import PendingRequests, Request, RequestParts
+from taskgate.transports.grpc_wire import ProtocolError, frame
 from taskgate.transports.health import Health
 from taskgate.transports.pace import Turns
 
 
 async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> None:
     """A caller that sends for ever fills no memory; it is let go on once the handler takes what it has sent."""
-    parts = _Parts(None)
+    parts = RequestParts(None)
 
     async def send() -> None:
         for _ in range(100):
@@ -60,12 +60,12 @@ async def test_request_that_was_given_up_is_answered_once(end: dict[str, Any], *
         if event["type"] == "http.response.body":
             answered.set()
 
-    request = _Request({}, receive, send, 0.0 if late else 60.0, _Unfinished())
+    request = Request({}, receive, send, 0.0 if late else 60.0, PendingRequests())
     message = asyncio.create_task(request.only_message())
     if late:
         await asyncio.wait_for(answered.wait(), 5)
     goes_on.set()
-    with pytest.raises(CallerGone if late else Refused):
+    with pytest.raises(CallerGone if late else ProtocolError):
         await message
     assert [event["type"] for event in sent] == (["http.response.start", "http.response.body"] if late else [])
 
@@ -95,7 +95,7 @@ async def test_health_watch_says_not_serving_and_ends_when_the_service_ends() ->
     await health.report(True)
     watch = health.watch(HealthCheckRequest().SerializeToString())
     assert await anext(watch) == HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
-    health.end()
+    health.shut_down()
     async with asyncio.timeout(5):
         rest = [message async for message in watch]
     assert rest == [HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING).SerializeToString()]

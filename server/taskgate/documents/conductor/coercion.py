@@ -1,9 +1,9 @@
-"""What Jackson takes for a value of each simple type, beyond what it writes itself.
+"""Coerce JSON values to Java's simple types as Jackson does.
 
-Its defaults, with Conductor's settings (``ObjectMapperConfiguration``): scalars are coerced, null is let through
-everywhere, and an empty string is null for numbers and booleans but nothing for enums, lists, maps and objects. Each
-reader gets a JSON value (numbers as ``Number``), gives the Java one (None is null), and raises DocumentError where
-Jackson raises.
+The rules are Jackson's defaults with Conductor's settings (``ObjectMapperConfiguration``): scalars are coerced, null is
+accepted everywhere, and an empty string is null for numbers and booleans and an error for enums, lists, maps and
+objects. A reader takes a JSON value (numbers as ``Number``), returns the Java value (None for null), and raises
+DocumentError where Jackson raises.
 """
 
 import base64
@@ -13,25 +13,25 @@ from typing import Any, NoReturn
 
 from msgspec import Raw
 
-from taskgate.documents.conductor.encoder import double
+from taskgate.documents.conductor.encoder import encodable_double
 from taskgate.documents.document import DocumentError
 
 Reader = Callable[[Any], Any]
 
 _TRIMMED = "".join(map(chr, range(0x21)))
-"""What ``String.trim()`` takes away."""
+"""The characters that ``String.trim()`` removes."""
 
-# Character.isWhitespace, which StringUtils.isBlank asks: no-break spaces are none.
+# Character.isWhitespace, which StringUtils.isBlank uses: it excludes no-break spaces.
 _WHITESPACE = "".join(
     chr(code)
     for code in (*range(9, 14), *range(28, 33), 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x205F, 0x3000)
-    if code != 0x2007  # noqa: PLR2004 - the no-break space among them
+    if code != 0x2007  # noqa: PLR2004 - a no-break space in that range
 )
 
 _MAX_NUMBER_LENGTH = 1000
-"""``StreamReadConstraints``: Jackson reads no longer number."""
+"""``StreamReadConstraints``: Jackson refuses longer numbers."""
 
-_INTEGER = re.compile(r"[+-]?\d+")  # of any script, as Integer.parseInt takes them
+_INTEGER = re.compile(r"[+-]?\d+")  # digits of any script, as in Integer.parseInt
 _INDEX = re.compile(r"[0-9]|[1-9][0-9]{1,8}")
 _BASE64_GROUP = re.compile(r"[\x00-\x20]*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)")
 
@@ -41,7 +41,7 @@ _NULLS = ("", "null")
 
 
 class Number:
-    """A number as it is written: a String property gets that very text."""
+    """A number as the row writes it: a String property gets exactly this text."""
 
     __slots__ = ("is_float", "text")
 
@@ -52,28 +52,28 @@ class Number:
         self.is_float = is_float
 
     def value(self) -> int | float | Raw:
-        """As a value of any type: an integer of any size, or a double."""
-        return double(self.text) if self.is_float else int(self.text)
+        """Return the value for an ``Object``: an integer of any size, or a double."""
+        return encodable_double(self.text) if self.is_float else int(self.text)
 
     def within(self, low: int, high: int) -> int:
-        """As an int or a long. A fraction is cut off; whether it fits is asked of the double."""
+        """Return an int or a long, without its fraction. The range check of a fraction is that of the double."""
         if not self.is_float:
             whole = int(self.text)
         elif float(low) <= (number := float(self.text)) <= float(high):
-            whole = min(int(number), high)  # 2^63, the double next to the largest long, passes for it
+            whole = min(int(number), high)  # the double 2^63 passes as the largest long
         else:
             whole = high + 1
         return whole if low <= whole <= high else refuse(self, f"a number from {low} to {high}")
 
 
 def refuse(value: Any, expected: str) -> NoReturn:
-    """Raise DocumentError; ``value`` itself is not told."""
+    """Raise DocumentError; the message has the type of ``value``, not the value."""
     found = "a number" if isinstance(value, Number) else type(value).__name__
     raise DocumentError(f"found {found} where Conductor reads {expected}")
 
 
 def read_untyped(value: Any) -> Any:
-    """``Object``: any value as it is."""
+    """Read an ``Object``: any value as it is."""
     if isinstance(value, dict):
         return {key: read_untyped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -82,7 +82,7 @@ def read_untyped(value: Any) -> Any:
 
 
 def read_text(value: Any) -> str | None:
-    """``String``: scalars become their text."""
+    """Read a ``String``: scalars become their text."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, Number):
@@ -91,11 +91,11 @@ def read_text(value: Any) -> str | None:
 
 
 def integer_reader(low: int, high: int) -> Reader:
-    """``int``, ``long`` and their classes."""
+    """Make a reader for ``int``, ``long`` and their classes."""
 
     def read(value: Any) -> int | None:
         if isinstance(value, str):
-            value = _number_in(value.strip(_TRIMMED))
+            value = _parse_number(value.strip(_TRIMMED))
         if value is None:
             return None
         return value.within(low, high) if isinstance(value, Number) else refuse(value, "a whole number")
@@ -103,14 +103,14 @@ def integer_reader(low: int, high: int) -> Reader:
     return read
 
 
-def _number_in(text: str) -> Number | None:
+def _parse_number(text: str) -> Number | None:
     if text in _NULLS:
         return None
     return Number(text, is_float=False) if _INTEGER.fullmatch(text) else refuse(text, "a whole number")
 
 
 def read_boolean(value: Any) -> bool | None:
-    """``boolean`` and ``Boolean``."""
+    """Read a ``boolean`` or ``Boolean``."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Number) and not value.is_float:
@@ -122,7 +122,7 @@ def read_boolean(value: Any) -> bool | None:
 
 
 def enum_reader(constants: tuple[str, ...]) -> Reader:
-    """An enum: a constant by its name, or by its place in the declaration."""
+    """Make a reader for an enum: a constant by its name or by its position in the declaration."""
 
     def read(value: Any) -> str | None:
         if value is None:
@@ -138,7 +138,7 @@ def enum_reader(constants: tuple[str, ...]) -> Reader:
 
 
 def list_reader(read_item: Reader) -> Reader:
-    """``List``; nulls stay."""
+    """Make a reader for a ``List``; null items are kept."""
 
     def read(value: Any) -> list[Any] | None:
         if value is None:
@@ -149,7 +149,7 @@ def list_reader(read_item: Reader) -> Reader:
 
 
 def map_reader(read_item: Reader, *, nulls: bool) -> Reader:
-    """``Map`` with text for keys; nulls stay, unless it is one that takes none."""
+    """Make a reader for a ``Map`` with text keys; null values are kept, or refused unless ``nulls``."""
 
     def read(value: Any) -> dict[str, Any] | None:
         if value is None:
@@ -162,12 +162,12 @@ def map_reader(read_item: Reader, *, nulls: bool) -> Reader:
 
 
 def is_blank(text: str) -> bool:
-    """``StringUtils.isBlank``."""
+    """Return what ``StringUtils.isBlank`` returns."""
     return not text.strip(_WHITESPACE)
 
 
-def base64_again(text: str) -> str:
-    """Decoded as Jackson's MIME_NO_LINEFEEDS and encoded again: white space between groups and stray bits go."""
+def reencode_base64(text: str) -> str:
+    """Decode as Jackson's MIME_NO_LINEFEEDS and encode again, which drops white space between groups and stray bits."""
     groups = _BASE64_GROUP.findall(text)
     if _BASE64_GROUP.sub("", text).strip(_TRIMMED):
         refuse(text, "base64")

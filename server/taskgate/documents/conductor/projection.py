@@ -1,4 +1,4 @@
-"""``TaskModel.toTask()`` and what the getters and setters of ``Task`` add."""
+"""Turn a ``TaskModel`` into a ``Task`` as Conductor's ``TaskModel.toTask()`` and the accessors of ``Task`` do."""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +6,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from taskgate.documents.conductor.coercion import is_blank, refuse
 from taskgate.documents.conductor.decoder import read_task_model
-from taskgate.documents.conductor.encoder import encode, string
+from taskgate.documents.conductor.encoder import encode, encode_string
 from taskgate.documents.conductor.schema import NOT_IN_TASK, TaskModel, WorkflowTask
 from taskgate.documents.document import DocumentError, check_text
 
@@ -18,42 +18,42 @@ _LONG = 2**64
 _SUB_WORKFLOW_ID = "subWorkflowId"
 
 _EXECUTION_METADATA = Raw(b'{"additionalContext":{},"additionalContextMap":{},"empty":true}')
-"""Rows keep none; its getter makes an empty one. In the order of every recorded answer of a server."""
+"""No row stores it; the getter returns an empty one. The key order is that of all recorded answers of a server."""
 
 
 class Projection(NamedTuple):
-    """A row as REST answers it."""
+    """The REST document of a row."""
 
     document: bytes
-    lasts: bool
-    """Whether it would be the same at any other time."""
+    cacheable: bool
+    """Whether the document does not depend on the time."""
 
 
 def project_task_model(stored: bytes, now: int) -> Projection:
-    """The REST document that Conductor answers with for a stored row, without whitespace.
+    """Return the REST document that Conductor answers with for a stored row, without whitespace.
 
-    ``now`` is the time in epoch milliseconds, for the ``queueWaitTime`` of a started task that has
-    ``callbackAfterSeconds``; only such a document does not last.
+    ``now`` is the time in epoch milliseconds. Only the ``queueWaitTime`` of a started task with
+    ``callbackAfterSeconds`` depends on it; such a document is not cacheable.
 
-    A little more is answered than Conductor would: what is beyond Jackson's limits on the length of a number (1000
-    digits) or of a key (50,000 characters), and a broken value that is followed by a good one of the same key.
+    Some rows that Conductor refuses are answered: those with a number of more than 1000 digits or a key of more than
+    50,000 characters (Jackson's limits), and those where a valid value follows an invalid one of the same key.
 
     Raises:
-        NoTaskError: the row is null, and Conductor says that there is no such task.
-        DocumentError: Conductor could not answer either (it says 500): the row is not JSON, has no known ``status``, or
-            holds a value that its classes do not take.
+        NullRowError: the row is null; Conductor answers that the task does not exist.
+        DocumentError: Conductor cannot answer either (500): the row is not JSON, has no known ``status``, or holds a
+            value that Conductor's classes refuse.
     """
     check_text(stored)
     try:
         model = read_task_model(stored)
-        lasts = _to_task(model, now)
-        return Projection(encode(model, len(stored)), lasts)
-    except RecursionError as error:  # only where brackets are left open: nesting has been checked
+        cacheable = _to_task(model, now)
+        return Projection(encode(model, len(stored)), cacheable)
+    except RecursionError as error:  # only with unclosed brackets: check_text has counted the others
         raise DocumentError("nested too deep") from error
 
 
 def _to_task(task: TaskModel, now: int) -> bool:
-    """Turn the model into the Task, in place; whether it would become the same at any other time."""
+    """Turn the model into the Task, in place; return whether the result does not depend on ``now``."""
     if task.status is UNSET:
         raise DocumentError("no status")
     if task.reasonForIncompletion is not UNSET:
@@ -62,29 +62,29 @@ def _to_task(task: TaskModel, now: int) -> bool:
         task.taskDefName = task.taskType
     _set_payloads(task)
     _set_workflow_task(task)
-    task.firstStartTime = 0  # there is no such thing in a row
+    task.firstStartTime = 0  # no row stores it
     task.executionMetadata = _EXECUTION_METADATA
     task.loopOverTask = task.iteration > 0
-    task.queueWaitTime, lasts = _queue_wait_time(task, now)
+    task.queueWaitTime, cacheable = _queue_wait_time(task, now)
     for name in NOT_IN_TASK:
         setattr(task, name, UNSET)
-    return lasts
+    return cacheable
 
 
 def _shortened(reason: str) -> Any:
-    """The text, or what is to be written for it."""
+    """Return the text, cut if it is long; as Raw JSON if the cut leaves half a pair."""
     if 2 * len(reason) <= _REASON_UNITS:
         return reason
     units = reason[:_REASON_UNITS].encode("utf-16-le", "surrogatepass")
     short = units[: 2 * _REASON_UNITS].decode("utf-16-le", "surrogatepass")
     if not "\ud800" <= short[-1] <= "\udbff":
         return short
-    # Half a pair is written here, so that the rest of the task is written at once.
-    return Raw(encode(short[:-1])[:-1] + string(short[-1])[1:].encode())
+    # Encode half a pair here, so that the rest of the task is encoded on the fast path.
+    return Raw(encode(short[:-1])[:-1] + encode_string(short[-1])[1:].encode())
 
 
 def _set_payloads(task: TaskModel) -> None:
-    """What is stored elsewhere is answered with empty; ``subWorkflowId`` is looked for before that, and again after."""
+    """Empty externally stored payloads, and look up ``subWorkflowId`` in the payloads before and after that."""
     if (
         task.subWorkflowId is UNSET
         and task.externalInputPayloadStoragePath is UNSET
@@ -92,9 +92,9 @@ def _set_payloads(task: TaskModel) -> None:
         and _SUB_WORKFLOW_ID not in task.outputData
         and _SUB_WORKFLOW_ID not in task.inputData
     ):
-        return  # most tasks have neither
+        return  # most tasks
     outside_input = task.externalInputPayloadStoragePath is not UNSET
-    # The model's getter shows no input once it is outside; its output, it shows.
+    # The getters of TaskModel hide an external input, but not an external output.
     found = _sub_workflow_id(task.subWorkflowId, task.outputData, {} if outside_input else task.inputData)
     if _SUB_WORKFLOW_ID in task.outputData:  # setSubWorkflowId
         task.outputData[_SUB_WORKFLOW_ID] = None if found is UNSET else found
@@ -117,7 +117,7 @@ def _sub_workflow_id(own: str | UnsetType, output: dict[str, Any], given: dict[s
 
 
 def _set_workflow_task(task: TaskModel) -> None:
-    """A Task always has one, with its two names; it is asked for the definition."""
+    """Fill in the workflow task, with its two names, and copy its definition to the top."""
     step = task.workflowTask
     if step is UNSET:
         task.workflowTask = step = WorkflowTask()
@@ -125,12 +125,12 @@ def _set_workflow_task(task: TaskModel) -> None:
         step.name = task.taskDefName
     if step.taskReferenceName is UNSET:
         step.taskReferenceName = task.referenceTaskName
-    # An empty Optional is written as null, where a null property is not written.
+    # Jackson writes an empty Optional as null, and omits a null property.
     task.taskDefinition = None if step.taskDefinition is UNSET else step.taskDefinition
 
 
 def _queue_wait_time(task: TaskModel, now: int) -> tuple[int, bool]:
-    """Milliseconds, less than nothing where a clock was set back; and whether they are the same at any other time."""
+    """Return milliseconds, negative if a clock was set back, and whether they do not depend on ``now``."""
     started, scheduled = task.startTime, task.scheduledTime
     if started <= 0 or scheduled <= 0:
         return 0, True
@@ -140,5 +140,5 @@ def _queue_wait_time(task: TaskModel, now: int) -> tuple[int, bool]:
 
 
 def _as_long(number: int) -> int:
-    """Java's long arithmetic wraps around."""
+    """Wrap around as Java's long arithmetic does."""
     return (number + _LONG // 2) % _LONG - _LONG // 2

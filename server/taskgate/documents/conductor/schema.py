@@ -1,15 +1,15 @@
-"""The table: every field of Conductor's ``TaskModel`` and of what it nests, with its type, default and place.
+"""List every field of Conductor's ``TaskModel`` and of its nested classes, with type, default and position.
 
-One class a Java class, one line a field, in the order in which Jackson writes them: an object's own fields as declared,
-those of its superclass first, then what only getters make. Read from Conductor 3.32 and compared with what
-its own classes and settings answer (``docs/conductor-contract.md``).
+Each class stands for a Java class and each line for a field, in the order in which Jackson writes them: fields of the
+superclass, own fields as declared, then values that only getters compute. The table was read from Conductor 3.32 and
+compared with the answers of its own classes and settings (``docs/conductor-contract.md``).
 
-- A type is what Jackson itself writes; anything else that it would still take is the business of ``reading``.
-- A default is what a missing key means: the initialiser of the Java field. ``UNSET`` is Java's null; such a property is
-  not written.
-- ``| UnsetType`` says that a stored null is null. Without it a null becomes 0 or false (a Java primitive), or the
-  default (``OrDefault`` and ``Map``, where a setter or getter says so).
-- A key that is not here is not known to Conductor and is lost.
+- The type is what Jackson writes; ``coercion`` has the other types that Jackson reads.
+- The default is the value for a missing key: the initialiser of the Java field. ``UNSET`` is Java's null; the property
+  is then omitted.
+- With ``| UnsetType`` a stored null is null. Without it a null becomes 0 or false (a Java primitive), or the default
+  (``OrDefault`` and ``Map``, where a setter or getter does that).
+- Other keys are unknown to Conductor and are dropped.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 
 class Mark(Enum):
-    """Notes to ``reading`` in a type; msgspec does not look at them."""
+    """Annotations of a type for ``decoder``; msgspec ignores them."""
 
-    NULL_IS_DEFAULT = "a stored null is the default"
+    NULL_IS_DEFAULT = "a stored null becomes the default"
     NO_NULLS = "a null among the values is refused"
-    MADE = "a getter makes it, whatever is stored"
+    COMPUTED = "a getter computes it; the stored value is ignored"
 
 
 Int: TypeAlias = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -36,11 +36,11 @@ Text: TypeAlias = str | UnsetType
 Map: TypeAlias = Annotated[dict[str, Any], Mark.NULL_IS_DEFAULT]
 NullableMap: TypeAlias = dict[str, Any] | UnsetType
 if TYPE_CHECKING:
-    Made: TypeAlias = Any
+    Computed: TypeAlias = Any
 else:
-    Made: TypeAlias = Annotated[Raw, Mark.MADE]  # read as Raw: what a row holds there is passed over, not built
+    Computed: TypeAlias = Annotated[Raw, Mark.COMPUTED]  # Raw, so that a stored value is skipped and not built
 
-# Enum constants in the order of their declaration: a number stands for the constant at that place.
+# Enum constants in the order of their declaration: a stored number is the position of a constant.
 Status: TypeAlias = Literal[
     "IN_PROGRESS",
     "CANCELED",
@@ -60,7 +60,7 @@ SchemaType: TypeAlias = Literal["JSON", "AVRO", "PROTOBUF"]
 RateLimitPolicy: TypeAlias = Literal["QUEUE", "REJECT"]
 WorkflowTimeoutPolicy: TypeAlias = Literal["TIME_OUT_WF", "ALERT_ONLY"]
 
-# Base64 with all of its padding and no stray bits; Conductor decodes it and encodes it again.
+# Base64 with full padding and no stray bits, which stays the same when Conductor decodes and encodes it.
 Base64: TypeAlias = Annotated[
     str,
     Meta(pattern=r"\A(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?\Z"),
@@ -69,33 +69,33 @@ Base64: TypeAlias = Annotated[
 Expression: TypeAlias = Annotated[str, Meta(pattern=r"(?s)\A\$\{.*\}\Z")]
 
 
-class Bean(Struct, gc=False):
-    """An object whose properties Jackson knows by name. Without cycles, so the garbage collector need not look."""
+class JavaObject(Struct, gc=False):
+    """An object whose properties Jackson knows by name. ``gc=False``: it is in no cycle."""
 
 
-class ProtoAny(Bean, rename={"type": "@type", "value": "@value"}):
-    """``JsonProtoModule``: a protobuf ``Any``, as no canonical JSON."""
+class ProtoAny(JavaObject, rename={"type": "@type", "value": "@value"}):
+    """A protobuf ``Any`` in Conductor's own JSON form (``JsonProtoModule``), not the canonical one."""
 
     type: str
     value: Base64
 
 
-class StateChangeEvent(Bean):
-    """What a workflow task tells the world when its status changes."""
+class StateChangeEvent(JavaObject):
+    """An event that a workflow task publishes when its status changes."""
 
     type: Text = UNSET
     payload: NullableMap = UNSET
 
 
-class CacheConfig(Bean):
-    """How long results are kept."""
+class CacheConfig(JavaObject):
+    """How long results are cached."""
 
     key: Text = UNSET
     ttlInSecond: Int = 0
 
 
-class Auditable(Bean):
-    """Who made a definition; the times are numbers even where they are null (its getters)."""
+class Auditable(JavaObject):
+    """Who created and changed a definition, and when; its getters return 0 for null times."""
 
     ownerApp: Text = UNSET
     createTime: LongOrDefault = 0
@@ -147,7 +147,7 @@ class TaskDef(Auditable):
     enforceSchema: bool = False
 
 
-class SubWorkflowParams(Bean):
+class SubWorkflowParams(JavaObject):
     """Which workflow a SUB_WORKFLOW task starts."""
 
     name: Text = UNSET
@@ -156,17 +156,17 @@ class SubWorkflowParams(Bean):
     idempotencyKey: Text = UNSET
     idempotencyStrategy: IdempotencyStrategy | UnsetType = UNSET
     priority: str | int | UnsetType = UNSET  # any JSON value; these two are what people write
-    # A property with a name of its own (@JsonGetter("workflowDefinition")) goes behind those without.
+    # Jackson writes a property with an explicit name (@JsonGetter("workflowDefinition")) after the others.
     workflowDefinition: WorkflowDef | Expression | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        """The getters of both answer for an inline definition."""
+        """Take name and version from an inline definition, as their getters do."""
         if isinstance(self.workflowDefinition, WorkflowDef):
             self.name = self.workflowDefinition.name
             self.version = self.workflowDefinition.version
 
 
-class WorkflowTask(Bean):
+class WorkflowTask(JavaObject):
     """The step of the workflow definition that the task came from."""
 
     name: Text = UNSET
@@ -207,8 +207,8 @@ class WorkflowTask(Bean):
     metadata: Map = {}
 
 
-class RateLimitConfig(Bean):
-    """How many runs of a workflow may go on at once."""
+class RateLimitConfig(JavaObject):
+    """How many executions of a workflow may run at once."""
 
     rateLimitKey: Text = UNSET
     concurrentExecLimit: Int = 0
@@ -244,8 +244,8 @@ class WorkflowDef(Auditable):
     maskedFields: list[str] | UnsetType = []
 
 
-class WorkflowNotifications(Bean):
-    """Who waits for a workflow."""
+class WorkflowNotifications(JavaObject):
+    """A client that waits for a workflow."""
 
     requestId: Text = UNSET
     hostIp: Text = UNSET
@@ -253,8 +253,8 @@ class WorkflowNotifications(Bean):
     monitorParentOnly: bool = False
 
 
-class TaskModel(Bean):
-    """A stored row. Its first part is the REST Task, in that class's order."""
+class TaskModel(JavaObject):
+    """A stored row. Its first part has the fields of the REST Task, in the order of that class."""
 
     taskType: Text = UNSET
     status: Status | UnsetType = UNSET
@@ -296,15 +296,15 @@ class TaskModel(Bean):
     iteration: Int = 0
     subWorkflowId: Text = UNSET
     subworkflowChanged: bool = False
-    firstStartTime: Made = UNSET
-    executionMetadata: Made = UNSET
+    firstStartTime: Computed = UNSET
+    executionMetadata: Computed = UNSET
     parentTaskId: Text = UNSET
-    # Getters only. A JVM promises no order of methods; this is the one in every recorded answer of a server.
-    taskDefinition: Made = UNSET
-    loopOverTask: Made = UNSET
-    queueWaitTime: Made = UNSET
+    # Getters only. A JVM guarantees no order of methods; this is the order of all recorded answers of a server.
+    taskDefinition: Computed = UNSET
+    loopOverTask: Computed = UNSET
+    queueWaitTime: Computed = UNSET
 
-    # Not in a Task. Read all the same: a row that Jackson cannot read, Conductor cannot answer.
+    # Not in a Task, but decoded: Conductor cannot answer a row with a value here that Jackson cannot read.
     callbackAfterMs: Long = 0
     firstScheduledTime: Long = 0
     waitTimeout: Long = 0
