@@ -272,6 +272,15 @@ async def test_replicas_are_found_by_what_they_are(rig: PostgresqlRig) -> None:
         await reader.close()
 
 
+async def test_port_without_a_host_is_that_of_a_local_server(rig: PostgresqlRig) -> None:
+    """As libpq has it; PGPORT, or 5432, would be another server."""
+    rig.create()
+    rig.put(ID, "{}")
+    store = open_store(rig.server.url(rig.database.replace(" ", "%20"), hosts="", port=str(rig.server.port)))
+    assert await store.get_document(ID) == b"{}"
+    await store.close()
+
+
 async def test_tls_is_what_the_url_asks_for(tmp_path: Path) -> None:
     """``sslmode`` as libpq means it: encrypted, and the certificate checked where that is asked for."""
     with running_postgresql() as server:

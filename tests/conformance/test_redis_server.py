@@ -531,7 +531,7 @@ async def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> Non
         await assert_reads(f"{url}/1?ca_file={ca}&{own}", Layout.TASKGATE)
         assert "its TLS certificate is not to be trusted" in await refusal(open_store(f"{url}?{own}"))
         assert "unavailable" in await refusal(open_store(f"{url}?ca_file={ca}"))
-        with pytest.raises(SettingsError, match="certificate and key are not files in PEM that belong together"):
+        with pytest.raises(SettingsError, match="cert_file and key_file are not a certificate and its key"):
             open_store(f"{url}?cert_file={key}&key_file={certificate}")
     finally:
         server.kill()
@@ -543,22 +543,15 @@ TLS_FILES = {"cert": "redis.crt", "key": "redis.key", "ca-cert": "ca.crt"}
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("redis://", "needs the name of a host"),
-        ("redis://:6379", "needs the name of a host"),
-        ("redis://host:0", "is a number from 1 to 65535"),
-        ("redis://host:x", "is a number from 1 to 65535"),
+        ("redis://", "empty host in a redis URL"),
         ("redis://host/x", "the database of a redis URL is a number"),
         ("redis://host/1/2", "the database of a redis URL is a number"),
         ("redis://a,b/0", "names one server"),
-        ("redis://host#x", "# is written %23"),
         ("redis://host?prefix=a", "no parameter 'prefix': keys begin with namespace, stack and domain"),
-        ("redis://host?ca_file=a", "TLS has URLs that begin with rediss"),
-        ("redis://host?stack=a&stack=b", "parameter 'stack' twice"),
-        ("rediss://host?ca_file=/nowhere", "ca_file of the redis URL: there is no file /nowhere"),
+        ("redis://host?ca_file=a", "ca_file is for TLS, in a URL that begins with rediss"),
         ("redis+sentinel://host", "the name that Sentinel has for the primary"),
         ("redis+sentinel://host/name/x", "the database of a redis URL is a number"),
         ("redis+cluster://host/1", "has no databases to choose from"),
-        ("redis+cluster://a,,b", "needs the name of a host"),
         ("redis+cluster://a?sentinel_user=x", "no parameter 'sentinel_user'; there are namespace, stack, domain"),
         ("redis", "expected a URL that begins with"),
     ],

@@ -122,7 +122,7 @@ class PostgresqlServer(DatabaseServer):
     ) -> str:
         """As taskgate takes it; ``hosts`` are others than the server itself."""
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
-        place = f"{hosts or f'127.0.0.1:{self.port}'}/{database}"
+        place = f"{f'127.0.0.1:{self.port}' if hosts is None else hosts}/{database}"
         return f"postgresql://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
 
     def connect(self, database: str = "postgres") -> Any:

@@ -9,7 +9,7 @@ MAX_PORT = 65535
 
 
 class Address(NamedTuple):
-    """A host and a TCP port to listen on; port 0 asks the system for a free one."""
+    """A host and a TCP port; where taskgate listens, port 0 asks the system for a free one."""
 
     host: str
     port: int

@@ -79,6 +79,7 @@ _PROPERTIES: Final = {
 
 _BEFORE_HOST: Final = "user and password stand before the host, as in {kind}://USER:PASSWORD@HOST"
 _TIMEOUTS: Final = "timeouts are taskgate's own; leave it out"
+_FOR_REDISS: Final = "ca_file is for TLS, in a URL that begins with rediss"
 _NOT_NEEDED: Final = "leave it out: taskgate does not need it"
 
 # What people know from JDBC, from other drivers and from Conductor, without - and _ and in lower case, by kind of URL.
@@ -134,7 +135,10 @@ _PARAMETERS: Final[Mapping[str, Mapping[str, str]]] = {
         "keyspacedomain": "it is called domain",
         "prefix": "keys begin with namespace, stack and domain",
         "sentinelmastername": "the primary's name stands after the hosts, as in redis+sentinel://HOST:26379/NAME/0",
-        "sslcacerts": "it is called ca_file, in a URL that begins with rediss",
+        "sslcacerts": _FOR_REDISS,
+        "cafile": _FOR_REDISS,
+        "certfile": "cert_file is for TLS, in a URL that begins with rediss",
+        "keyfile": "key_file is for TLS, in a URL that begins with rediss",
         "timeout": _TIMEOUTS,
         "sockettimeout": _TIMEOUTS,
     },

@@ -9,7 +9,8 @@ import pytest
 from taskgate.base.errors import SettingsError
 from taskgate.base.layout import Layout
 from taskgate.stores import is_embedded, open_store, store_name
-from taskgate.stores.cassandra.url import Tls, parse_cassandra_url
+from taskgate.stores.cassandra.url import parse_cassandra_url
+from taskgate.stores.network.tls import Tls
 
 CERTIFICATES = Path(__file__).parents[2] / "data/certificates"
 
@@ -39,7 +40,7 @@ def test_parameters_of_the_url_are_read() -> None:
     )
     assert (url.local_dc, url.consistency) == ("eu west", "QUORUM")
     assert url.tls == Tls(ca, cert, key, check_names=False)
-    assert parse_cassandra_url("h?tls=verify-full").tls == Tls("", "", "", check_names=True)
+    assert parse_cassandra_url("h?tls=verify-full").tls == Tls()
     plain = parse_cassandra_url("h")
     assert (plain.local_dc, plain.consistency, plain.tls) == (None, "LOCAL_QUORUM", None)
 
@@ -60,21 +61,11 @@ def test_name_has_nothing_secret(url: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("cassandra://", "names of hosts"),
-        ("cassandra:///conductor", "names of hosts"),
-        ("cassandra://a,,b", "names of hosts"),
-        ("cassandra://secret@h:x", "port of a cassandra URL"),
-        ("cassandra://h:0", "port of a cassandra URL"),
-        ("cassandra://h:65536", "port of a cassandra URL"),
         ("cassandra://h/a-b", "keyspace of a cassandra URL"),
         ("cassandra://h/a/b", "keyspace of a cassandra URL"),
         ('cassandra://h/a"; --', "keyspace of a cassandra URL"),
-        ("cassandra://u:sec#ret@h", "%23"),
-        ("cassandra://h?colour=red", "no parameter 'colour'"),
-        ("cassandra://h?local_dc=a&local_dc=b", "'local_dc' twice"),
-        ("cassandra://h?consistency=secret", "consistency of the cassandra URL is one of ONE"),
-        ("cassandra://h?tls=on", "tls of the cassandra URL is one of verify-full"),
-        ("cassandra://h?tls=verify-full&ca_file=/nowhere", "no file /nowhere"),
+        ("cassandra://h?consistency=secret", "consistency is one of ONE, TWO"),
+        ("cassandra://h?tls=on", "tls is one of verify-full"),
         (f"cassandra://h?ca_file={__file__}", "add tls=verify-full"),
     ],
 )

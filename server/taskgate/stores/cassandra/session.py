@@ -29,7 +29,7 @@ from cassandra.policies import ConstantReconnectionPolicy, ConstantSpeculativeEx
 from cassandra.query import tuple_factory
 
 from taskgate.base.errors import StoreUnavailable
-from taskgate.stores.cassandra.url import CassandraUrl, Tls
+from taskgate.stores.cassandra.url import CassandraUrl
 from taskgate.stores.network.url_parts import Endpoint
 
 REQUEST_TIMEOUT: Final = 1.5
@@ -164,7 +164,7 @@ def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
         contact_points=list(nodes),
         protocol_version=_PROTOCOL,
         auth_provider=None if url.user is None else PlainTextAuthProvider(url.user, url.password),
-        ssl_context=None if url.tls is None else _ssl_context(url.tls),
+        ssl_context=None if url.tls is None else url.tls.context(),
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=CONNECT_TIMEOUT,
         control_connection_timeout=CONNECT_TIMEOUT,
@@ -179,14 +179,6 @@ def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
         monitor_reporting_enabled=False,
         application_name="taskgate",
     )
-
-
-def _ssl_context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=tls.ca_file or None)
-    context.check_hostname = tls.check_names
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file or None)
-    return context
 
 
 _NO_ANSWER = "it does not answer"

@@ -99,7 +99,7 @@ def _attempts(url: PostgresqlUrl) -> Iterator[tuple[dict[str, Any], str]]:
     targets = ("standby", "any") if url.target == "prefer-standby" else (url.target,)
     for target in targets:
         for host, port in url.hosts:
-            yield {"host": host, "port": port}, target
+            yield {"host": host or None, "port": port}, target
         if not url.hosts:
             yield {}, target
 

@@ -3,22 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from taskgate.base.errors import SettingsError
 from taskgate.base.layout import Layout
-from taskgate.stores.network.url_parts import (
-    Endpoint,
-    each_parameter,
-    endpoint,
-    parse_port,
-    refuse_fragment,
-    see_that_file_exists,
-    see_that_pem_loads,
-    split_url,
-    unknown_parameter,
-)
+from taskgate.stores.network.tls import Tls, TlsNames
+from taskgate.stores.network.url_parts import Check, Endpoint, Grammar, text
+
+__all__ = ["Credentials", "Kind", "Location", "Tls", "locate"]
 
 
 class Kind(Enum):
@@ -37,15 +30,6 @@ class Credentials(NamedTuple):
 
     def __repr__(self) -> str:
         return "Credentials(...)"  # they may come into a log through somebody's repr
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Files in PEM for TLS; an empty name stands for none, and the system's authorities are then trusted."""
-
-    ca_file: str
-    cert_file: str
-    key_file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,50 +59,48 @@ class Location:
 _DEFAULT_STACK = {Layout.CONDUCTOR: "test", Layout.TASKGATE: "taskgate"}
 """``conductor.app.stack`` where Conductor's configuration does not name one, and a name of our own beside it."""
 
-_KEY_PARAMETERS = ("namespace", "stack", "domain")
-_TLS_PARAMETERS = ("ca_file", "cert_file", "key_file")
-_SENTINEL_PARAMETERS = ("sentinel_user", "sentinel_password")
+_KEY_PARAMETERS: Final[Mapping[str, Check]] = dict.fromkeys(("namespace", "stack", "domain"), text)
+_SENTINEL_PARAMETERS: Final[Mapping[str, Check]] = dict.fromkeys(("sentinel_user", "sentinel_password"), text)
+_TLS_NAMES: Final = TlsNames("ca_file", "cert_file", "key_file")
 
 _MOST_DIGITS = 9
-
-_DEFAULT_PORT = {Kind.STANDALONE: 6379, Kind.SENTINEL: 26379, Kind.CLUSTER: 6379}
 
 
 def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
     """What follows ``scheme://``; raises SettingsError, which quotes nothing that may be a password."""
-    parts = split_url("redis", rest)
-    refuse_fragment("redis", rest)
-    endpoints = tuple(_endpoint(host, _DEFAULT_PORT[kind]) for host in parts.hosts.split(","))
-    if kind is Kind.STANDALONE and len(endpoints) > 1:
+    url = _grammar(kind, tls=tls).parse(rest)
+    if kind is Kind.STANDALONE and len(url.hosts) > 1:
         raise SettingsError(
             "store: a redis:// URL names one server; several belong to redis+sentinel:// or redis+cluster://"
         )
-    primary_name, database = _path(kind, unquote(parts.path))
-    parameters = _parameters(kind, parts.query, tls=tls)
-    name = f"redis{'s' if tls else ''}{kind.value}://{','.join(map(str, endpoints))}"
+    primary_name, database = _path(kind, unquote(url.path))
+    name = f"redis{'s' if tls else ''}{kind.value}://{','.join(map(str, url.hosts))}"
     return Location(
         name=name + {Kind.STANDALONE: f"/{database}", Kind.SENTINEL: f"/{primary_name}/{database}"}.get(kind, ""),
         kind=kind,
-        endpoints=endpoints,
+        endpoints=url.hosts,
         database=database,
         primary_name=primary_name,
-        credentials=Credentials(parts.user or "", parts.password or ""),
-        sentinel_credentials=Credentials(*(parameters.get(key, "") for key in _SENTINEL_PARAMETERS)),
-        tls=_tls(parameters) if tls else None,
-        namespace=parameters.get("namespace", ""),
-        stack=parameters.get("stack"),
-        domain=parameters.get("domain", ""),
+        credentials=Credentials(url.user or "", url.password or ""),
+        sentinel_credentials=Credentials(*(url.parameters.get(key, "") for key in _SENTINEL_PARAMETERS)),
+        tls=Tls.of(url.parameters, _TLS_NAMES) if tls else None,
+        namespace=url.parameters.get("namespace", ""),
+        stack=url.parameters.get("stack"),
+        domain=url.parameters.get("domain", ""),
     )
 
 
-def _endpoint(text: str, default_port: int) -> Endpoint:
-    host, colon, port = text.rpartition(":")
-    if not colon or port.endswith("]"):
-        host, port = text, str(default_port)
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else unquote(host)
-    if not host:
-        raise SettingsError("store: a redis URL needs the name of a host, as in redis://localhost:6379/0")
-    return endpoint("redis", host, parse_port("redis", port))
+def _grammar(kind: Kind, *, tls: bool) -> Grammar:
+    return Grammar(
+        "redis",
+        "redis://localhost:6379/0",
+        port=26379 if kind is Kind.SENTINEL else 6379,
+        parameters={
+            **_KEY_PARAMETERS,
+            **(_TLS_NAMES.parameters() if tls else {}),
+            **(_SENTINEL_PARAMETERS if kind is Kind.SENTINEL else {}),
+        },
+    )
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
@@ -138,32 +120,3 @@ def _path(kind: Kind, path: str) -> tuple[str, int]:
     if path and not (path.isascii() and path.isdigit() and len(path) <= _MOST_DIGITS):
         raise SettingsError("store: the database of a redis URL is a number, as in redis://localhost:6379/0")
     return primary_name, int(path or 0)
-
-
-def _parameters(kind: Kind, query: str, *, tls: bool) -> Mapping[str, str]:
-    known = (
-        *_KEY_PARAMETERS,
-        *(_TLS_PARAMETERS if tls else ()),
-        *(_SENTINEL_PARAMETERS if kind is Kind.SENTINEL else ()),
-    )
-    parameters: dict[str, str] = {}
-    for key, value in each_parameter("redis", query):
-        if key not in known:
-            if key in _TLS_PARAMETERS:
-                raise SettingsError(f"store: parameter {key!r} is for TLS; TLS has URLs that begin with rediss")
-            raise unknown_parameter("redis", key, query, known)
-        parameters[key] = value
-    return parameters
-
-
-def _tls(parameters: Mapping[str, str]) -> Tls:
-    tls = Tls(*(_file(key, parameters) for key in _TLS_PARAMETERS))
-    see_that_pem_loads("redis", ca=tls.ca_file, cert=tls.cert_file, key=tls.key_file)
-    return tls
-
-
-def _file(key: str, parameters: Mapping[str, str]) -> str:
-    path = parameters.get(key, "")
-    if path:
-        see_that_file_exists("redis", key, path)
-    return path
