@@ -290,6 +290,7 @@ class _Broken(Exception):
 
 
 _GAP = re.compile(rb"[ \t\r\n]*+")
+_SPACE = ord(" ")  # above all other whitespace
 _STRUCTURE = (b"", b",", b":", b"]", b"}")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb'.[^ \t\r\n,:"\[\]{}]*+', re.DOTALL)
@@ -327,8 +328,11 @@ class _Text:
 
     def next_byte(self) -> Bytes:
         """Move to the next byte that is not whitespace, and return it; none at the end."""
-        self.position = _match_end(_GAP, self.text, self.position, self.end)
-        return self.text[self.position : min(self.position + 1, self.end)]
+        byte = self.text[self.position : self.position + 1]
+        if byte <= b" " or self.position >= self.end:  # rarely, in a compact text
+            self.position = _match_end(_GAP, self.text, self.position, self.end)
+            byte = self.text[self.position : min(self.position + 1, self.end)]
+        return byte
 
     def elements(self, closing: bytes) -> Iterator[Bytes]:
         """Move from a bracket to each element behind it, returning its first byte, and finally behind ``closing``.
@@ -402,7 +406,7 @@ class _Text:
             end = self.position + int(trailing[1]) - 1
         except RecursionError:
             return None
-        while self.text[end - 1] in b" \t\r\n":
+        while self.text[end - 1] <= _SPACE:
             end -= 1
         return end
 
