@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from conformance.dictionary import check_like_a_dictionary
 from conformance.sql_server import SqlServerRig, SqlServerStoreSuite, SqlServerWriterSuite, check_reason, refusal
 from conformance.suite import ID, OTHER_ID, assert_public, stored
-from support.cut_wire import MYSQL_COMMIT, overheard
+from support.cut_wire import MYSQL_COMMIT, overheard, silent_at
 from support.documented import statements
 from support.mysql import KINDS, PASSWORD, USER, Mariadb, Mysql, MysqlServer, running_mysql
 from taskgate.base.errors import StoreUnavailable
@@ -48,7 +49,7 @@ class MysqlRig(SqlServerRig):
     server: MysqlServer
     user = USER
     commit = MYSQL_COMMIT
-    batch_statements = (b"FOR UPDATE",)
+    batch_statements = (b"GET_LOCK", b"SHA2")
     lock_timeout = "taskgate.stores.mysql.writer.LOCK_TIMEOUT"
 
     def __init__(self, folder: Path, server: MysqlServer) -> None:
@@ -404,11 +405,11 @@ class TestMysqlWriter(SqlServerWriterSuite):
         with rig.new_user("importer") as url:
             with pytest.raises(StoreUnavailable, match="may not use this database"):
                 open_writer(url)
-            rig.execute(f"GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `{rig.database}`.* TO importer@'%'")
+            rig.execute(f"GRANT CREATE, SELECT, INSERT, UPDATE ON `{rig.database}`.* TO importer@'%'")
             with open_writer(url) as writer:
                 writer.write([stored()])
                 assert writer.write([stored(update_time=2)]) == WriteCounts(replaced=1)
-            assert [row["writer"] for row in rig.execute("SELECT writer FROM taskgate_import")] == [b""]
+            assert [*rig.execute("SHOW TABLES")[0].values()] == ["task"]
 
     def test_id_that_is_too_long_is_refused_whole(self, rig: MysqlRig) -> None:
         """Nothing is ever cut."""
@@ -416,12 +417,39 @@ class TestMysqlWriter(SqlServerWriterSuite):
             writer.write([stored("x" * 1021)])
         assert rig.stored() == {}
 
-    def test_import_leaves_no_trace_of_itself(self, rig: MysqlRig) -> None:
-        """The row of an import is gone with it."""
+    def test_table_of_an_earlier_version_is_left_alone(self, rig: MysqlRig) -> None:
+        """Version 0.1.0 kept the numbers of batches in a table beside the other."""
+        rig.create()
+        rig.execute("CREATE TABLE taskgate_import (writer varbinary(36) PRIMARY KEY, batch bigint NOT NULL)")
+        rig.execute("INSERT INTO taskgate_import VALUES ('', 0)")
         with rig.open_writer() as writer:
-            writer.write([stored()])
-            assert len(rig.execute("SELECT * FROM taskgate_import")) == 2
-        assert [row["writer"] for row in rig.execute("SELECT writer FROM taskgate_import")] == [b""]
+            assert writer.write([stored()]) == WriteCounts(added=1)
+        assert len(rig.execute("SELECT * FROM taskgate_import")) == 1
+
+    def test_imports_into_one_database_wait_for_each_other(
+        self, rig: MysqlRig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that hangs holds the others up for a while, and is then named; imports into others go on."""
+        monkeypatch.setattr(rig.lock_timeout, 1)
+        rig.create()
+        other = MysqlRig(rig.folder, rig.server)
+        with (
+            silent_at(rig.server.port, MYSQL_COMMIT, after=b"INSERT INTO") as (port, silent),
+            ThreadPoolExecutor(1) as pool,
+            open_writer(rig.url_by(port)) as hanging,
+            rig.open_writer() as writer,
+            other.open_writer() as other_writer,
+        ):
+            monkeypatch.setattr(rig.lock_timeout, 5)
+            hung = pool.submit(hanging.write, [stored()])
+            assert silent.wait(30)
+            monkeypatch.setattr(rig.lock_timeout, 1)
+            with pytest.raises(StoreUnavailable, match="it is locked by another program"):
+                writer.write([stored(OTHER_ID)])
+            assert other_writer.write([stored(OTHER_ID)]) == WriteCounts(added=1)
+            with pytest.raises(StoreUnavailable, match="may or may not be stored"):
+                hung.result(60)
+        assert rig.stored() == {}
 
     def test_server_has_nothing_to_warn_of(self, rig: MysqlRig, caplog: pytest.LogCaptureFixture) -> None:
         """No statement of an import is one that the server would rather not see; the driver would log each warning."""

@@ -1,5 +1,6 @@
 """A wire to a database that breaks at the worst moment, as networks do unasked, or that somebody listens to."""
 
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,14 +12,13 @@ MYSQL_COMMIT = b"\3COMMIT"
 
 
 @contextmanager
-def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator[int]:
-    """The port of a proxy that breaks the first connection that commits a batch of tasks.
+def cut_at_commit(server_port: int, commit: bytes, *, nth: int = 1, arrives: bool) -> Iterator[int]:
+    """The port of a proxy that breaks the connection that commits the ``nth`` batch of tasks.
 
     ``commit`` is how that goes over the wire; ``arrives`` says whether the server still gets it. Its answer gets lost
     either way.
     """
-    armed = threading.Event()
-    armed.set()
+    commits = itertools.count(1)
     answered = threading.Event()  # what the server says next is the answer that gets lost
 
     def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
@@ -26,8 +26,7 @@ def cut_at_commit(server_port: int, commit: bytes, *, arrives: bool) -> Iterator
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 written = written or b"INSERT INTO" in data
-                if from_client and written and commit in data and armed.is_set():
-                    armed.clear()
+                if from_client and written and commit in data and next(commits) == nth:
                     if arrives:
                         answered.set()
                         target.sendall(data)
@@ -122,6 +121,8 @@ def _proxy(server_port: int, forward: _Forward) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepting = threading.Thread(target=serve, args=(listener,))
         accepting.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        accepting.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()

@@ -1,6 +1,6 @@
 """``taskgate import`` without its command line: files of task documents into a store.
 
-``source`` opens files, ``reader`` finds the documents in them, ``admission`` decides which of them are tasks,
+``source`` opens files, ``reader`` finds the documents in them, ``validation`` decides which of them are tasks,
 ``importer`` writes those in batches and counts.
 """
 

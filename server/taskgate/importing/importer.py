@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from taskgate.base.errors import StoreUnavailable
 from taskgate.base.task_id import TaskIdFormat
 from taskgate.importing.prefetch import ahead
-from taskgate.importing.reader import Fault, Piece, read_pieces, read_workflow
+from taskgate.importing.reader import Fault, Piece, Reader, read_workflow
 from taskgate.importing.source import Intake, Source, reason_of
 from taskgate.importing.validation import Refused, admit
 from taskgate.stores.base import StoredTask, TaskWriter, WriteCounts
@@ -149,36 +149,44 @@ class _Reading:
             return
         with stream:
             intake = Intake(stream)
-            for number, event in enumerate(self._admit_all(read_pieces(intake.read)), 1):
-                yield event
-                if not number % _EVENTS_PER_REPORT:
-                    yield self._progress(intake)
+            reader = Reader(intake.read)
+            number = 0
+            for piece in reader.pieces():
+                if piece is None:
+                    yield self._progress(intake, reader)
+                    continue
+                for event in self._admit(piece):
+                    yield event
+                    number += 1
+                    if not number % _EVENTS_PER_REPORT:
+                        yield self._progress(intake, reader)
         if intake.fault is not None:
             yield self._reject(None, intake.fault)
-        yield self._progress(intake)
+        yield self._progress(intake, reader)
 
-    def _admit_all(self, pieces: Iterator[Piece], *, in_workflow: bool = False) -> Iterator[StoredTask | Reject]:
-        for piece in pieces:
-            if isinstance(piece, Fault):
-                yield self._reject(piece.line, piece.reason)
-                continue
-            try:
-                task = admit(piece.text, self._task_id_format)
-            except Refused as refused:
-                yield self._reject(piece.line, refused.reason)
-                continue
-            if task is not None:
-                self._counts.documents += 1
-                yield task
-            elif in_workflow:
-                yield self._reject(piece.line, "a Workflow inside a Workflow")
-            else:
-                yield from self._admit_all(read_workflow(piece), in_workflow=True)
+    def _admit(self, piece: Piece, *, in_workflow: bool = False) -> Iterator[StoredTask | Reject]:
+        if isinstance(piece, Fault):
+            yield self._reject(piece.line, piece.reason)
+            return
+        try:
+            task = admit(piece.text, self._task_id_format)
+        except Refused as refused:
+            yield self._reject(piece.line, refused.reason)
+            return
+        if task is not None:
+            self._counts.documents += 1
+            yield task
+        elif in_workflow:
+            yield self._reject(piece.line, "a Workflow inside a Workflow")
+        else:
+            for element in read_workflow(piece):
+                yield from self._admit(element, in_workflow=True)
 
     def _reject(self, line: int | None, reason: str) -> Reject:
         self._counts.rejects += 1
         return Reject(self._source.name, line, reason)
 
-    def _progress(self, intake: Intake) -> Progress:
-        summary = self._summary
-        return Progress(self._source.name, intake.bytes_read, self._source.size, summary.documents, summary.rejects)
+    def _progress(self, intake: Intake, reader: Reader) -> Progress:
+        summary, size = self._summary, self._source.size
+        done = intake.bytes_read if size is None else round(intake.bytes_read * reader.share)
+        return Progress(self._source.name, done, size, summary.documents, summary.rejects)

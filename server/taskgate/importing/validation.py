@@ -25,6 +25,7 @@ class _Head(msgspec.Struct, rename="camel"):
 
     task_id: str | None = None
     update_time: int | None = None
+    tasks: msgspec.Raw | None = None  # of a Workflow
 
 
 _decode_head = msgspec.json.Decoder(_Head).decode
@@ -51,7 +52,7 @@ def admit(text: bytes, task_id_format: TaskIdFormat) -> StoredTask | None:
     except DocumentError as error:
         raise Refused(str(error)) from error
     if head.task_id is None:
-        if _is_workflow(text):
+        if head.tasks is not None and bytes(head.tasks).startswith(b"["):
             return None
         raise Refused("it has no taskId, nor is it a Workflow with a list of tasks")
     _check_id(head.task_id, task_id_format)
@@ -71,7 +72,8 @@ def _head(text: bytes) -> _Head:
         check_document(text)
     # It is a document, but one with a lone surrogate, or these keys have values of other types.
     values = json.loads(text, parse_int=_whole_number, parse_float=float)
-    return _Head(_checked_task_id(values.get("taskId")), _checked_update_time(values.get("updateTime")))
+    tasks = msgspec.Raw(b"[]") if isinstance(values.get("tasks"), list) else None
+    return _Head(_checked_task_id(values.get("taskId")), _checked_update_time(values.get("updateTime")), tasks)
 
 
 def _whole_number(digits: str) -> int | float:
@@ -99,7 +101,3 @@ def _check_id(task_id: str, task_id_format: TaskIdFormat) -> None:
         raise Refused(error.private) from error
     if len(task_id) > MAX_TASK_ID_CHARACTERS:
         raise Refused(f"taskId has {len(task_id)} characters, and at most {MAX_TASK_ID_CHARACTERS} can be stored")
-
-
-def _is_workflow(text: bytes) -> bool:
-    return isinstance(json.loads(text, parse_int=_whole_number).get("tasks"), list)

@@ -90,7 +90,10 @@ class TaskWriter(Protocol):
     """Must tell whether opening made the layout; False if it was there before."""
 
     total: WriteCounts
-    """Must be the sum over all writes that are in the database, exactly, also after Ctrl-C or an error."""
+    """Must be the sum over all writes that are in the database, exactly, also after Ctrl-C or an error.
+
+    Only a write whose commit was not answered may be missing, and the error must say that it may be.
+    """
 
     def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """Write ``tasks`` in one transaction and say what that did.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.json_texts import JsonText, spaced, task_tokens
 from taskgate.base.task_id import TaskIdFormat
 from taskgate.importing import Reject, Source, reader, run_import
-from taskgate.importing.reader import Fault, Found, Piece, read_pieces
+from taskgate.importing.reader import Fault, Found, Piece, Reader
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import WriteCounts
 
@@ -76,15 +76,15 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every path that only long lines and large documents take, with short ones."""
     with monkeypatch.context() as patch:
         patch.setattr(reader, "CHUNK_BYTES", 40)
-        patch.setattr(reader, "_LARGE_BYTES", 90)
         patch.setattr(reader, "MAX_TEXT_BYTES", 250)
+        patch.setattr(reader, "MAX_WHOLE_BYTES", 2000)
         yield
 
 
 def pieces(content: bytes, sizes: list[int]) -> list[Piece]:
     stream = io.BytesIO(content)
     cuts = itertools.cycle(sizes)
-    return list(read_pieces(lambda size: stream.read(min(size, next(cuts)))))
+    return [piece for piece in Reader(lambda size: stream.read(min(size, next(cuts)))).pieces() if piece is not None]
 
 
 _fragments = st.sampled_from(
@@ -149,7 +149,6 @@ def test_long_lines_and_large_documents_are_read_like_short_ones(documents: list
     assert [piece.text for piece in expected] == documents
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "CHUNK_BYTES", 40)
-        patch.setattr(reader, "_LARGE_BYTES", 90)
         assert found(content) == expected
 
 

@@ -1,13 +1,11 @@
 """What ``taskgate import`` writes into MySQL or MariaDB: a table with Conductor's columns and one more, marked.
 
-A second table, ``taskgate_import``, has one row that a batch locks, so that batches are written one after the other,
-and one for each import under way with the number of its last batch.
+A lock by name makes batches of several imports into a database wait for each other.
 """
 
 import asyncio
-import uuid
+import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from asyncmy import errors
@@ -27,6 +25,7 @@ LOCK_TIMEOUT: Final = 30
 """Seconds a write waits for another writer."""
 
 _TABLE_EXISTS: Final = 1050
+_LOCKED: Final = 1205
 _PACKET_TOO_LARGE: Final = 1153
 
 _STATEMENT_BYTES: Final = 4096
@@ -43,20 +42,9 @@ CREATE TABLE task (
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC COMMENT='{comment}'
 """
 
-_BATCHES: Final = """
-CREATE TABLE IF NOT EXISTS taskgate_import (
-    writer varbinary(36) NOT NULL PRIMARY KEY,
-    batch  bigint NOT NULL
-) ENGINE=InnoDB COMMENT='{comment}'
-"""
-
 _COMMENT: Final = (
     "SELECT table_comment FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'task'"
 )
-
-_LOCK: Final = "SELECT batch FROM taskgate_import WHERE writer = '' FOR UPDATE"
-
-_NUMBER: Final = "REPLACE INTO taskgate_import VALUES (%s, %s)"
 
 _LOOK: Final = (
     "SELECT task_id, update_time, UNHEX(SHA2(json_data, 256)), LENGTH(json_data) FROM task WHERE task_id IN %s"
@@ -84,24 +72,23 @@ class MysqlWriter(SqlWriter):
 
     def __init__(self, url: MysqlUrl) -> None:
         """Connect, and make the layout where there is none. Raises StoreUnavailable."""
-        super().__init__(url.name, explain)
+        super().__init__(url.name, explain, (OSError, errors.MySQLError))
         self._url = url
-        self._writer = str(uuid.uuid4())
-        self._batch = 0
+        # Names of locks are a server's, not a database's, and have 64 characters at most.
+        self._lock = f"taskgate import {hashlib.sha256(url.database.lower().encode()).hexdigest()[:40]}"
         self._largest_statement = 0
         self._open()
 
     def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         for task in tasks:
             task.document.decode()  # what is not UTF-8 is refused before anything is written
-        return self._commit_after(self._put(tasks))
+        return self._commit_after(self._put(tasks), len(tasks))
 
     async def _prepare(self) -> None:
         self._connection = connection = await _connect(self._url)
         self._largest_statement = await _value(connection, "SELECT @@max_allowed_packet")
         comment = await _value(connection, _COMMENT)
         if comment is None:
-            await connection.query(_BATCHES.format(comment=COMMENT))
             try:
                 await connection.query(_LAYOUT.format(comment=COMMENT))
                 self.created = True
@@ -111,16 +98,14 @@ class MysqlWriter(SqlWriter):
             comment = await _value(connection, _COMMENT)
         if problem := foreign((comment or b"").decode()):
             raise StoreUnavailable(problem, store=self._name)
-        await connection.query("INSERT IGNORE INTO taskgate_import VALUES ('', 0)")
         await connection.query("SELECT task_id, update_time, json_data FROM task LIMIT 0")
 
     async def _put(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """Write without committing; returns what that did."""
-        self._batch += 1
+        if await _value(self._connection, "SELECT GET_LOCK(%s, %s)", self._lock, LOCK_TIMEOUT) != 1:
+            raise errors.OperationalError(_LOCKED, "another import does not release its lock")
         async with self._connection.cursor() as cursor:
             await cursor.execute("START TRANSACTION")
-            await cursor.execute(_LOCK)
-            await cursor.execute(_NUMBER, (self._writer, self._batch))
             stored = await _stored(cursor, tasks)
             standings = await _standings(cursor, tasks, stored)
 
@@ -138,37 +123,12 @@ class MysqlWriter(SqlWriter):
         return counts
 
     async def _commit(self) -> None:
+        async with asyncio.timeout(LOCK_TIMEOUT):
+            await self._connection.query("COMMIT")
         try:
-            async with asyncio.timeout(LOCK_TIMEOUT):
-                await self._connection.query("COMMIT")
-        except (OSError, errors.MySQLError):
+            await _value(self._connection, "SELECT RELEASE_LOCK(%s)", self._lock)
+        except (OSError, errors.MySQLError):  # the server releases it with the connection
             await self._disconnect()
-            if not await self._was_committed(self._ask, LOCK_TIMEOUT):
-                raise
-
-    async def _ask(self) -> bool | None:
-        """Whether the last batch is in the database; None while the server cannot say so."""
-        try:
-            connection = await _connect(self._url)
-            try:
-                await connection.query("START TRANSACTION")
-                await connection.query(_LOCK)  # nobody's, once the server has done with the lost connection
-                number = await _value(
-                    connection, "SELECT batch FROM taskgate_import WHERE writer = %s FOR UPDATE", self._writer
-                )
-            finally:
-                terminate(connection)
-        except (OSError, errors.MySQLError):
-            return None
-        return bool(number == self._batch)
-
-    async def _leave(self) -> None:
-        """Take our row away, if that costs nothing: it is of no use to anybody, nor does it harm."""
-        if self._connection is not None:
-            with suppress(OSError, errors.MySQLError):
-                async with asyncio.timeout(1), self._connection.cursor() as cursor:
-                    await cursor.execute("DELETE FROM taskgate_import WHERE writer = %s", (self._writer,))
-        await self._disconnect()
 
     async def _disconnect(self) -> None:
         if self._connection is not None:

@@ -61,7 +61,9 @@ UPDATE {table} AS stored SET modified_on = CURRENT_TIMESTAMP, json_data = given.
 FROM unnest($1::text[], $2::text[]) AS given (task_id, json_data) WHERE stored.task_id = given.task_id COLLATE "C"
 """
 
-_BEGIN = "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true), txid_current()"
+_BEGIN = "SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)"
+
+_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
 
 _LAYOUT_LOCK = 0x54534B47
 """The advisory lock that writers take to make the layout: "TSKG"."""
@@ -72,14 +74,13 @@ class PostgresqlWriter(SqlWriter):
 
     def __init__(self, url: PostgresqlUrl) -> None:
         """Connect, and make the layout where there is none. Raises StoreUnavailable."""
-        super().__init__(url.name, explain)
+        super().__init__(url.name, explain, _LOST)
         self._url = url
         self._table = table_of(url)
-        self._transaction = 0
         self._open()
 
     def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        return self._commit_after(self._put([_Columns(part) for part in _rounds(tasks)]))
+        return self._commit_after(self._put([_Columns(part) for part in _rounds(tasks)]), len(tasks))
 
     async def _prepare(self) -> None:
         self._connection = connection = await connect(self._url, {}, CONNECT_TIMEOUT)
@@ -104,8 +105,7 @@ class PostgresqlWriter(SqlWriter):
     async def _put(self, rounds: Sequence["_Columns"]) -> WriteCounts:
         """Write without committing; returns what that did."""
         await self._connection.execute("BEGIN")
-        begun = await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
-        self._transaction = begun[2]
+        await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
         counts = WriteCounts()
         for columns in rounds:
             counts += await self._put_distinct(columns)
@@ -140,24 +140,7 @@ class PostgresqlWriter(SqlWriter):
         return WriteCounts(replaced=len(later), unchanged=len(tied) - len(others), older=older)
 
     async def _commit(self) -> None:
-        try:
-            await self._connection.execute("COMMIT", timeout=LOCK_TIMEOUT)
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError):
-            await self._disconnect()
-            if not await self._was_committed(self._ask, LOCK_TIMEOUT):
-                raise
-
-    async def _ask(self) -> bool | None:
-        """Whether the server has committed the transaction; None while it cannot say so."""
-        try:
-            connection = await connect(self._url, {}, CONNECT_TIMEOUT)
-            try:
-                status = await connection.fetchval("SELECT txid_status($1)", self._transaction, timeout=CONNECT_TIMEOUT)
-            finally:
-                connection.terminate()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-            return None
-        return {"committed": True, "aborted": False}.get(status)
+        await self._connection.execute("COMMIT", timeout=LOCK_TIMEOUT)
 
     async def _disconnect(self) -> None:
         if self._connection is not None:

@@ -4,9 +4,8 @@ And the mark by which they know their own tables: a comment.
 """
 
 import asyncio
-import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -22,8 +21,6 @@ _LAYOUT_VERSION: Final = 1
 COMMENT: Final = f"{_MARK}{_LAYOUT_VERSION}"
 """The comment on tables that taskgate makes."""
 
-_ASK_INTERVAL: Final = 0.5
-
 PREPARE_TIMEOUT: Final = 90.0
 """Seconds for connecting and making the layout, which may wait for other writers that do the same."""
 
@@ -37,10 +34,19 @@ INTERRUPT_GRACE: Final = 3.0
 class SqlWriter(Writer):
     """Writes batches, each in one transaction; several may write at once, and readers notice nothing of it."""
 
-    def __init__(self, name: str, explain: Callable[[str, Exception], StoreUnavailable | None]) -> None:
-        """``explain`` puts an error of the driver or of the network in words for people, as far as it has any."""
+    def __init__(
+        self,
+        name: str,
+        explain: Callable[[str, Exception], StoreUnavailable | None],
+        lost: tuple[type[Exception], ...],
+    ) -> None:
+        """``explain`` puts an error of the driver or of the network in words for people, as far as it has any.
+
+        ``lost`` are the errors that leave a commit without an answer.
+        """
         super().__init__(name)
         self._explain = explain
+        self._lost = lost
         self._connection: Any = None
         self._loop = LoopThread()
 
@@ -52,18 +58,31 @@ class SqlWriter(Writer):
             self.close()
             raise
 
-    def _commit_after(self, put: Coroutine[Any, Any, WriteCounts]) -> WriteCounts:
-        """Write by ``put``, on a connection that there is, and which returns what that did; and commit.
+    def _commit_after(self, put: Coroutine[Any, Any, WriteCounts], size: int) -> WriteCounts:
+        """Write ``size`` tasks by ``put``, on a connection that there is, and which returns what that did; and commit.
 
-        Ctrl-C is raised as a KeyboardInterrupt; where what became of the batch is not known, its context says so.
+        Where the commit was not answered, it is not known whether the tasks are stored: StoreUnavailable says so, and
+        ``total`` leaves them out. Ctrl-C is raised as a KeyboardInterrupt; such an error is then its context.
         """
         with self._faults():
             counts = self._loop.run(self._put_in_time(put))
             with interrupts_held() as held:
-                if not self._loop.run_unless(held, INTERRUPT_GRACE, self._committed()):
-                    raise self._unknown("it did not answer when a batch was to be committed")
+                try:
+                    if not self._loop.run_unless(held, INTERRUPT_GRACE, self._committed()):
+                        raise self._unknown("it did not answer", size)
+                except self._lost as error:
+                    raise self._unknown("the connection was lost", size) from error
                 self.total += counts
         return counts
+
+    def _unknown(self, why: str, size: int) -> StoreUnavailable:
+        total = self.total
+        before = total.added + total.replaced + total.unchanged + total.older
+        return StoreUnavailable(
+            f"{why} when the last batch was to be committed: {before:,} tasks before it are dealt with,"
+            f" its {size:,} may or may not be stored; run the import again, which writes nothing twice",
+            store=self._name,
+        )
 
     async def _prepare_in_time(self) -> None:
         async with asyncio.timeout(PREPARE_TIMEOUT):
@@ -84,7 +103,7 @@ class SqlWriter(Writer):
         return True
 
     def _release(self) -> None:
-        self._loop.run(self._leave())
+        self._loop.run(self._disconnect())
         self._loop.close()
 
     @contextmanager
@@ -100,37 +119,17 @@ class SqlWriter(Writer):
                 raise
             raise public from error
 
-    async def _was_committed(self, ask: Callable[[], Awaitable[bool | None]], seconds: float) -> bool:
-        """Whether a batch is stored though its connection was lost: what ``ask`` finds out on another one.
-
-        It is asked again while it says None, for as many ``seconds``. Raises StoreUnavailable if it never knows.
-        """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            answer = await ask()
-            if answer is not None:
-                return answer
-            await asyncio.sleep(_ASK_INTERVAL)
-        raise self._unknown("the connection was lost while a batch was committed")
-
-    def _unknown(self, why: str) -> StoreUnavailable:
-        return StoreUnavailable(f"{why}, and it is not known whether that batch is stored", store=self._name)
-
     @abstractmethod
     async def _prepare(self) -> None:
         """Connect, and make the layout, or see that it is there."""
 
     @abstractmethod
     async def _commit(self) -> None:
-        """Commit; where the connection is lost over it, ask on another one what came of it."""
+        """Commit; raises one of the errors that mean a lost connection where the server does not answer."""
 
     @abstractmethod
     async def _disconnect(self) -> None:
         """End the connection, if there is one, without waiting for anything; what it did not commit is undone."""
-
-    async def _leave(self) -> None:
-        """What is to be done at the end."""
-        await self._disconnect()
 
 
 def foreign(comment: str) -> str | None:
