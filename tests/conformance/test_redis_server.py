@@ -129,7 +129,7 @@ async def test_user_without_permission_is_told_so(server: RedisServer) -> None:
 
 def test_writer_says_why_nothing_can_be_written(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full memory, a replica, and a key of another type; of a batch, nothing is then written."""
-    monkeypatch.setattr(writer_module, "WRITE_PATIENCE", 0.1)
+    monkeypatch.setattr(writer_module, "WRITE_TIMEOUT", 0.1)
     batch = [stored(f"id-{number}") for number in range(20)]
     with server.client() as client, open_writer(url_of(server)) as writer:
         client.rpush("taskgate.TASK.id-19", "x")
