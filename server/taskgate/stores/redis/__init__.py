@@ -1,7 +1,7 @@
 """Tasks in Redis: one server, a primary that Sentinel watches, or a Redis Cluster.
 
-``location`` parses URLs, ``connection`` speaks to one server, ``multiplexer`` shares connections between callers,
-``sentinel`` and ``cluster`` find the server to ask, ``store`` reads and ``writer`` writes.
+``location`` parses URLs, ``dialer`` opens connections, ``connection`` is one of them, ``multiplexer`` shares them among
+callers, ``sentinel`` and ``cluster`` find the server to ask, ``store`` reads and ``writer`` writes.
 """
 
 from taskgate.stores.redis.location import Kind, Location, locate

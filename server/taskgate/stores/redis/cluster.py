@@ -15,8 +15,9 @@ from hiredis import ReplyError
 from taskgate.base.errors import Overloaded
 from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.network.url_parts import Endpoint
-from taskgate.stores.redis.connection import Dialer, pack
-from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, see_that_it_reads, silence_reason
+from taskgate.stores.redis.connection import pack
+from taskgate.stores.redis.dialer import Dialer
+from taskgate.stores.redis.faults import Unreachable, checked, code_of, reply_reason, see_that_it_reads, silence_reason
 from taskgate.stores.redis.multiplexer import Multiplexer, Timeouts
 from taskgate.stores.redis.race import first_answer
 from taskgate.stores.redis.shared_attempt import SharedAttempt
@@ -174,14 +175,11 @@ class Cluster:
     async def _map_of(self, node: Endpoint) -> list[tuple[int, int, list[Endpoint]]]:
         """Ranges of slots as ``node`` knows them, each with its primary and then its replicas."""
         try:
-            reply = await self._ask_node(node, _CLUSTER_SLOTS)
+            reply = checked(await self._ask_node(node, _CLUSTER_SLOTS))
         except Overloaded as error:  # another one may be less so
             raise Unreachable(error.message) from error
         except Unreachable as error:
-            # No word about which node: none of them has answered if anybody hears of it.
-            raise error.__cause__ if isinstance(error.__cause__, Unreachable) else error from error
-        if isinstance(reply, ReplyError):
-            raise Unreachable(reply_reason(reply)) from reply
+            raise Unreachable(error.reason) from error  # without the node: callers see it only if none has answered
         return [
             (first, last, [Endpoint(host.decode() if host else node.host, port) for host, port, *_ in nodes])
             for first, last, *nodes in reply

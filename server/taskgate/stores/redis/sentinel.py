@@ -3,7 +3,8 @@
 import hiredis
 
 from taskgate.stores.network.url_parts import Endpoint
-from taskgate.stores.redis.connection import Dialer, pack
+from taskgate.stores.redis.connection import pack
+from taskgate.stores.redis.dialer import Dialer
 from taskgate.stores.redis.faults import Unreachable, reply_reason
 from taskgate.stores.redis.location import Location
 from taskgate.stores.redis.race import first_answer

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from taskgate.stores.redis.cluster import Cluster
-from taskgate.stores.redis.connection import Connection, Dialer
+from taskgate.stores.redis.connection import Connection
+from taskgate.stores.redis.dialer import Dialer
 from taskgate.stores.redis.faults import see_that_it_reads
 from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.multiplexer import Multiplexer, Timeouts

@@ -18,7 +18,7 @@ from hiredis import ReplyError
 from taskgate.base.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.redis.connection import pack
-from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
+from taskgate.stores.redis.faults import Unreachable, checked, code_of, reply_reason, unavailable
 from taskgate.stores.redis.location import Kind, Location
 from taskgate.stores.redis.multiplexer import Timeouts
 from taskgate.stores.redis.servers import servers_of
@@ -247,17 +247,11 @@ class RedisWriter(Writer):
         pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in self._keyspace) + "*"
         cursor: str | bytes = "0"
         while True:
-            cursor, keys = _checked(await ask(pack("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_KEYS)))
+            cursor, keys = checked(await ask(pack("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_KEYS)))
             if keys:
                 return True
             if cursor == b"0":
                 return False
 
     async def _answer(self, key: bytes, *command: str | bytes) -> Any:
-        return _checked(await self._servers.ask(key, pack(*command)))
-
-
-def _checked(reply: Any) -> Any:
-    if isinstance(reply, ReplyError):
-        raise Unreachable(reply_reason(reply)) from reply
-    return reply
+        return checked(await self._servers.ask(key, pack(*command)))
