@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def close(self) -> None:
-        """End it at once; whoever waits gets ConnectionLost."""
+        """End it at once; all that wait get ConnectionLost."""
         self._end("the connection was closed")
         await asyncio.wait((self._ended,), timeout=1)
 

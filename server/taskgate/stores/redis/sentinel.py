@@ -24,7 +24,7 @@ class Sentinels:
         )
 
     async def primary(self) -> Endpoint:
-        """Where the primary listens, as whichever Sentinel answers first has it; raises Unreachable."""
+        """Return where the primary listens, by the Sentinel that answers first. Raises Unreachable."""
         return await first_answer(self._ask(endpoint) for endpoint in self._endpoints)
 
     async def _ask(self, endpoint: Endpoint) -> Endpoint:

@@ -1,4 +1,4 @@
-"""Whom to ask about a key: the one server, the primary that Sentinel names, or a node of a cluster."""
+"""The servers to ask about a key: the one server, the primary that Sentinel names, or the nodes of a cluster."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -61,7 +61,7 @@ def servers_of(location: Location, timeouts: Timeouts) -> Servers:
 
 
 class OneServer:
-    """See ``Servers``: all keys are on one server, whichever that is at the moment."""
+    """See ``Servers``: all keys are on one server, which may change."""
 
     def __init__(self, multiplexer: Multiplexer) -> None:
         self._multiplexer = multiplexer
