@@ -22,8 +22,10 @@ from conformance.suite import ID, stored
 from support.database_server import free_port
 from support.dead_address import NAME, dead_address, resolve
 from support.documented import statements
+from support.lateness import within
 from support.redis_servers import CLUSTER_OPTIONS, PASSWORD, PRIMARY_NAME, SLOT_BOUNDS, Cluster, RedisServer, Watched
 from support.running import eventually
+from support.slow_line import SlowLine
 from taskgate.base.errors import SettingsError, StoreUnavailable
 from taskgate.base.layout import Layout
 from taskgate.stores import open_store, open_writer, store_name
@@ -129,7 +131,7 @@ async def test_user_without_permission_is_told_so(server: RedisServer) -> None:
 
 def test_writer_says_why_nothing_can_be_written(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full memory, a replica, and a key of another type; of a batch, nothing is then written."""
-    monkeypatch.setattr(writer_module, "WRITE_PATIENCE", 0.1)
+    monkeypatch.setattr(writer_module, "WRITE_TIMEOUT", 0.1)
     batch = [stored(f"id-{number}") for number in range(20)]
     with server.client() as client, open_writer(url_of(server)) as writer:
         client.rpush("taskgate.TASK.id-19", "x")
@@ -272,6 +274,62 @@ async def test_small_answers_pass_a_large_one(server: RedisServer) -> None:
     assert [len(await task or b"") for task in large] == [30_000_000] * 3
     assert count > 3
     assert slowest < 2  # the server itself does one thing at a time, and copies 90 MB
+    await store.close()
+
+
+async def test_large_answer_over_a_slow_line_is_no_outage(server: RedisServer) -> None:
+    """An answer that keeps coming is waited for, beyond the second that a silent server has; others pass it."""
+    document = b"x" * 8_000_000
+    with server.client() as client:
+        client.mset({"test.TASK.large": document, "test.TASK.small": "{}"})
+    async with SlowLine(server.port, bytes_per_second=4_000_000) as line:
+        store = open_store(f"redis://{USER_INFO}127.0.0.1:{line.port}", Layout.CONDUCTOR)
+        assert await store.get_document("small") == b"{}"
+        began = time.monotonic()
+        large = asyncio.create_task(store.get_document("large"))
+        count = 0
+        while not large.done():
+            assert await store.get_document("small") == b"{}"
+            await store.check()
+            count += 1
+            await asyncio.sleep(0.02)
+        assert await large == document
+        assert time.monotonic() - began > 1.5
+        assert count > 10
+        await store.close()
+
+
+async def test_stalled_connection_fails_only_the_reads_that_wait_on_it(server: RedisServer) -> None:
+    """It stays open, and nothing comes: given up within seconds; meanwhile and afterwards others are answered."""
+    with server.client() as client:
+        client.mset({f"test.TASK.{number}": "{}" for number in range(2)})
+    async with SlowLine(server.port) as line:
+        store = open_store(f"redis://{USER_INFO}127.0.0.1:{line.port}", Layout.CONDUCTOR)
+        assert await store.get_document("0") == b"{}"
+        line.stall()
+        async with within(3):
+            stuck = asyncio.create_task(store.get_document("0"))
+            await asyncio.sleep(0.1)  # on purpose: until an answer is late
+            while not stuck.done():
+                assert await store.get_document("1") == b"{}"
+                await asyncio.sleep(0.02)
+        with pytest.raises(StoreUnavailable, match="it did not answer within 1 s"):
+            await stuck
+        assert await store.get_document("0") == b"{}"
+        await store.close()
+
+
+async def test_crowd_around_a_large_document_costs_few_reads(server: RedisServer) -> None:
+    """A hundred callers of one task at once: each gets it, and Redis does not copy it a hundred times."""
+    document = b"x" * 8_000_000
+    with server.client() as client:
+        client.set("test.TASK.large", document)
+        store = open_store(url_of(server), Layout.CONDUCTOR)
+        for _ in range(2):  # it is not known to be large, and then it is
+            client.config_resetstat()
+            found = await asyncio.gather(*(store.get_document("large") for _ in range(100)))
+            assert found == [document] * 100
+            assert client.info("commandstats")["cmdstat_get"]["calls"] <= 2
     await store.close()
 
 

@@ -190,7 +190,7 @@ def _mysql(example: str | None) -> _Backend:
 
 
 def _redis_store(location: redis.Location, layout: Layout) -> TaskStore:
-    return SingleFlight(redis.RedisStore(location, layout))
+    return SingleFlight(redis.RedisStore(location, layout), cancellable=True)
 
 
 def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:

@@ -45,9 +45,9 @@ class Database:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[tuple[Database, SingleFlight]]:
+async def opened(*, cancellable: bool = False) -> AsyncIterator[tuple[Database, SingleFlight]]:
     database = Database()
-    store = SingleFlight(database)
+    store = SingleFlight(database, cancellable=cancellable)
     yield database, store
     await store.close()
 
@@ -122,9 +122,52 @@ async def test_reader_of_a_file_waits_for_the_read_before_however_long(monkeypat
     await store.close()
 
 
-async def test_few_large_documents_are_read_at_once() -> None:
+async def test_lone_read_of_a_cancellable_store_needs_no_task() -> None:
+    """Its caller reads; those who come meanwhile share the next read, which sees what was written since."""
+    async with opened(cancellable=True) as (database, store):
+        first = asyncio.create_task(store.get_document("a"))
+        await turns()
+        assert (database.reads, store._tasks) == (1, set())
+        database.value = b"2"
+        others = [asyncio.create_task(store.get_document("a")) for _ in range(100)]
+        await turns()
+        assert database.reads == 1
+        database.gate.set()
+        assert await first == b"1"
+        assert await asyncio.gather(*others) == [b"2"] * 100
+        assert database.reads == 2
+        await turns()
+        assert (store._boarding, store._flying, store._tasks) == ({}, {}, set())
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_lone_read_that_ends_early_lets_the_others_go_on(how: str) -> None:
+    """Those who waited for its end share a read of their own; nothing is kept."""
+    async with opened(cancellable=True) as (database, store):
+        if how == "failed":
+            database.error = StoreUnavailable("away")
+        first = asyncio.create_task(store.get_document("a"))
+        await turns()
+        database.error = None
+        others = [asyncio.create_task(store.get_document("a")) for _ in range(3)]
+        await turns()
+        if how == "cancelled":
+            first.cancel()
+            await turns()
+            assert database.reads == 2  # without waiting for anything
+        database.gate.set()
+        assert await asyncio.gather(*others) == [b"1"] * 3
+        (outcome,) = await asyncio.gather(first, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError if how == "cancelled" else StoreUnavailable)
+        assert (database.reads, database.abandoned) == (2, 0)
+        await turns()
+        assert (store._boarding, store._flying) == ({}, {})
+
+
+@pytest.mark.parametrize("cancellable", [False, True])
+async def test_few_large_documents_are_read_at_once(cancellable: bool) -> None:
     """And small ones beside them; a large one whose caller has gone keeps its turn until the database is done."""
-    async with opened() as (database, store):
+    async with opened(cancellable=cancellable) as (database, store):
         database.gate.set()
         database.value = b"x" * (single_flight.LARGE_DOCUMENT + 1)
         large = [f"large {number}" for number in range(12)]

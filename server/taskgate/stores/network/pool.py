@@ -22,7 +22,7 @@ _WATCH_INTERVAL = 0.1
 """Seconds between two looks for reads that take too long: one timer for all of them costs a read nothing."""
 
 
-class Connection(Protocol):
+class PooledConnection(Protocol):
     """What is asked of a connection."""
 
     def is_closed(self) -> bool:
@@ -34,7 +34,7 @@ class Connection(Protocol):
         ...
 
 
-C = TypeVar("C", bound=Connection)
+C = TypeVar("C", bound=PooledConnection)
 Answer = TypeVar("Answer")
 
 

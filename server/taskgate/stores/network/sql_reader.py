@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from taskgate.base.errors import StoreUnavailable
-from taskgate.stores.network.pool import Connection, Connections
+from taskgate.stores.network.pool import Connections, PooledConnection
 
 READ_TIMEOUT: Final = 2.0
 """Seconds that a read may take, waiting for a connection and making one included."""
@@ -17,7 +17,7 @@ CONNECT_TIMEOUT: Final = 1.5
 STATEMENT_TIMEOUT: Final = 1.5
 """Seconds after which the server itself gives a statement up, as when the table is locked."""
 
-C = TypeVar("C", bound=Connection)
+C = TypeVar("C", bound=PooledConnection)
 
 
 class SqlReader(ABC, Generic[C]):

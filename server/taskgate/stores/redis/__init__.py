@@ -1,7 +1,7 @@
 """Tasks in Redis: one server, a primary that Sentinel watches, or a Redis Cluster.
 
-``location`` understands URLs, ``connection`` speaks to one server, ``link`` keeps connections to it, ``sentinel`` and
-``cluster`` know which server to ask, ``store`` reads and ``writer`` writes.
+``location`` parses URLs, ``dialer`` opens connections, ``connection`` is one of them, ``multiplexer`` shares them among
+callers, ``sentinel`` and ``cluster`` find the server to ask, ``store`` reads and ``writer`` writes.
 """
 
 from taskgate.stores.redis.location import Kind, Location, locate

@@ -1,6 +1,6 @@
-"""Which node of a Redis Cluster has a key: what the nodes say, learnt again whenever one of them fails or refuses.
+"""Ask the node of a Redis Cluster that has the key. The slot map is read again whenever a node fails or refuses.
 
-Only primaries are asked, so that a finished write is seen by every later read.
+Only primaries are asked: so every read sees each finished write.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ from hiredis import ReplyError
 from taskgate.base.errors import Overloaded
 from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.network.url_parts import Endpoint
-from taskgate.stores.redis.connection import Dialer, pack
-from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, see_that_it_reads, silence_reason
-from taskgate.stores.redis.link import Link, Patience
+from taskgate.stores.redis.connection import pack
+from taskgate.stores.redis.dialer import Dialer
+from taskgate.stores.redis.faults import Unreachable, checked, code_of, reply_reason, see_that_it_reads, silence_reason
+from taskgate.stores.redis.multiplexer import Multiplexer, Timeouts
 from taskgate.stores.redis.race import first_answer
-from taskgate.stores.redis.slots import SLOTS, slot_of
-from taskgate.stores.refusals import CLOSED
+from taskgate.stores.redis.shared_attempt import SharedAttempt
+from taskgate.stores.redis.slots import SlotMap, slot_of
 
 _CLUSTER_SLOTS = pack("CLUSTER", "SLOTS")
 
@@ -30,8 +31,8 @@ _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN"}
 _ASKED_AT_ONCE = 5
 """Nodes that are asked for the map together; the next time it is others."""
 
-_PAUSE = 0.05
-"""Seconds between two maps, however many reads want a new one."""
+_TRY_AGAIN_AFTER = 0.05
+"""Seconds to wait when a node answers TRYAGAIN: keys are moving."""
 
 _GRACE = 0.05
 """Seconds that a check gives the other nodes when one has answered: those that are back are then known to be."""
@@ -39,27 +40,21 @@ _GRACE = 0.05
 _TRIES = 6
 """Nodes that one question may be sent to; more redirections than two mean that slots are moving right now."""
 
-_PROBES_TRIED = 2000
-"""Keys that are tried to find one in a slot of each node."""
-
 _UNSERVED = reply_reason(ReplyError("CLUSTERDOWN"))
 
 
 class Cluster:
     """See ``Servers``. Starts from any of ``seeds``; the nodes that these name are then known as well."""
 
-    def __init__(self, seeds: Sequence[Endpoint], dialer: Dialer, patience: Patience) -> None:
+    def __init__(self, seeds: Sequence[Endpoint], dialer: Dialer, timeouts: Timeouts) -> None:
         """Nothing is opened here."""
         self._seeds = seeds
         self._dialer = dialer
-        self._patience = patience
+        self._timeouts = timeouts
         self._circuit = Circuit(Unreachable)  # for when no node answers
-        self._links: dict[Endpoint, Link] = {}
-        self._owners: list[Endpoint | None] = [None] * SLOTS
-        self._known: set[Endpoint] = set()  # replicas too
-        self._probes: dict[Endpoint, bytes] = {}
-        self._learning: asyncio.Task[Unreachable | None] | None = None
-        self._learn_again = 0.0
+        self._multiplexers: dict[Endpoint, Multiplexer] = {}
+        self._map = SlotMap()
+        self._new_map = SharedAttempt(self._read_map, pause_after_success=True)
 
     async def ask(self, key: bytes, command: bytes) -> Any:
         """See ``Servers``."""
@@ -68,9 +63,9 @@ class Cluster:
         return await self._ask(key, command)
 
     async def _ask(self, key: bytes, command: bytes) -> Any:
-        until = asyncio.get_running_loop().time() + self._patience.total
+        until = asyncio.get_running_loop().time() + self._timeouts.total
         slot = slot_of(key)
-        owner = self._owners[slot]
+        owner = self._map.owners[slot]
         if owner is None:
             return await self._ask_around(slot, command, until)
         try:
@@ -83,9 +78,8 @@ class Cluster:
 
     async def each(self) -> Sequence[Callable[[bytes], Awaitable[Any]]]:
         """See ``Servers``."""
-        await self._learn()
-        owners = dict.fromkeys(owner for owner in self._owners if owner is not None)
-        return [partial(self._ask_node, owner) for owner in owners]
+        await self._new_map.outcome()
+        return [partial(self._ask_node, primary) for primary in self._map.primaries]
 
     async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
         """See ``Servers``. One node that answers is enough.
@@ -96,25 +90,21 @@ class Cluster:
         try:
             await self._check_any(prefix, read)
         except Unreachable:
-            await (
-                self._learn()
-            )  # there may be others by now; if not, it is what a read would do next, and says the same
+            await self._new_map.outcome()  # as a read would do next; it may name other nodes
             await self._check_any(prefix, read)
 
     async def close(self) -> None:
         """See ``Servers``."""
-        if self._learning is not None:
-            self._learning.cancel()
-            await asyncio.wait((self._learning,))
-        for link in self._links.values():
-            await link.close()
+        await self._new_map.close()
+        for multiplexer in self._multiplexers.values():
+            await multiplexer.close()
 
     async def _ask_node(self, node: Endpoint, command: bytes, *, asking: bool = False, refusable: bool = True) -> Any:
-        link = self._links.get(node)
-        if link is None:
-            link = self._links[node] = Link(partial(self._dialer.connect, node), self._patience)
+        multiplexer = self._multiplexers.get(node)
+        if multiplexer is None:
+            multiplexer = self._multiplexers[node] = Multiplexer(partial(self._dialer.connect, node), self._timeouts)
         try:
-            reply = await link.ask(command, asking=asking, refusable=refusable)
+            reply = await multiplexer.ask(command, asking=asking, refusable=refusable)
         except Unreachable as error:
             raise Unreachable(error.reason, node=str(node)) from error
         self._circuit.close()
@@ -126,13 +116,13 @@ class Cluster:
         """Ask as a new map has it, and go where nodes point to; ``failed`` has just not answered, and why."""
         try:
             async with asyncio.timeout_at(until):
-                await self._learn()
-                owner = self._owners[slot]
+                await self._new_map.outcome()
+                owner = self._map.owners[slot]
                 if failed is not None and owner == failed[0]:
                     raise failed[1]
                 return await self._follow(slot, owner, command)
         except TimeoutError as error:
-            raise Unreachable(silence_reason(self._patience.total)) from error
+            raise Unreachable(silence_reason(self._timeouts.total)) from error
 
     async def _follow(self, slot: int, node: Endpoint | None, command: bytes) -> Any:
         asking = False
@@ -144,100 +134,62 @@ class Cluster:
             match code_of(reply) if isinstance(reply, ReplyError) else None:
                 case "MOVED":
                     node, asking = _named(reply, node), False
-                    self._owners[slot] = node
+                    self._map.owners[slot] = node
                 case "ASK":  # this question only: the slot has not moved yet
                     node, asking = _named(reply, node), True
                 case "TRYAGAIN":
-                    await asyncio.sleep(_PAUSE)
+                    await asyncio.sleep(_TRY_AGAIN_AFTER)
                 case _:
                     return reply
         return reply
 
     async def _check_any(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
-        if not any(self._owners):
-            await self._learn()
-        if not self._probes:
-            self._find_probes(prefix)
-        if not self._probes:
+        if not self._map.nodes:
+            await self._new_map.outcome()
+        keys = self._map.key_of_each(prefix)
+        if not keys:
             raise Unreachable(_UNSERVED)
-        if not any(link.busy for link in self._links.values()):
-            questions = (self._check_one(owner, read(key)) for owner, key in self._probes.items())
-            await first_answer(questions, _GRACE)
+        if not any(multiplexer.busy for multiplexer in self._multiplexers.values()):
+            await first_answer((self._check_one(node, read(key)) for node, key in keys.items()), _GRACE)
 
     async def _check_one(self, node: Endpoint, command: bytes) -> None:
         see_that_it_reads(await self._ask_node(node, command, refusable=False))
 
-    def _find_probes(self, prefix: bytes) -> None:
-        """A key that begins with ``prefix`` for each node, as far as they are found soon."""
-        for number in range(_PROBES_TRIED):
-            key = b"%b%d" % (prefix, number)
-            owner = self._owners[slot_of(key)]
-            if owner is not None:
-                self._probes.setdefault(owner, key)
-
-    async def _learn(self) -> None:
-        """Get a new map; those who want one at the same time share it. Raises Unreachable if no node has one."""
-        if self._learning is None:
-            self._learning = asyncio.create_task(self._try_to_learn())
-        problem = await asyncio.shield(self._learning)
-        if problem is not None:
-            raise Unreachable(problem.reason) from problem
-
-    async def _try_to_learn(self) -> Unreachable | None:
-        loop = asyncio.get_running_loop()
+    async def _read_map(self) -> None:
+        """Read the slot map from any node. Raises Unreachable if none has one."""
         try:
-            if (pause := self._learn_again - loop.time()) > 0:
-                await asyncio.sleep(pause)
-            self._take(await first_answer(self._map_of(node) for node in self._whom_to_ask()))
+            self._map = SlotMap(await first_answer(self._map_of(node) for node in self._whom_to_ask()))
             await self._forget_departed()
         except Unreachable as error:
-            if self._patience.ends:
+            if self._timeouts.fail_fast:
                 self._circuit.open(error.reason)
-            return error
-        except asyncio.CancelledError:  # by ``close`` alone; those who wait are not cancelled
-            return Unreachable(CLOSED)
-        else:
-            return None
-        finally:
-            self._learn_again = loop.time() + _PAUSE
-            self._learning = None
+            raise
 
     def _whom_to_ask(self) -> Iterable[Endpoint]:
         """A few nodes: connected ones first, in no order beyond that."""
-        nodes = list(self._known.union(self._seeds))
+        nodes = list(self._map.nodes.union(self._seeds))
         random.shuffle(nodes)
-        nodes.sort(key=lambda node: node not in self._links or not self._links[node].connected)
+        nodes.sort(key=lambda node: node not in self._multiplexers or not self._multiplexers[node].connected)
         return islice(nodes, _ASKED_AT_ONCE)
 
     async def _map_of(self, node: Endpoint) -> list[tuple[int, int, list[Endpoint]]]:
         """Ranges of slots as ``node`` knows them, each with its primary and then its replicas."""
         try:
-            reply = await self._ask_node(node, _CLUSTER_SLOTS)
+            reply = checked(await self._ask_node(node, _CLUSTER_SLOTS))
         except Overloaded as error:  # another one may be less so
             raise Unreachable(error.message) from error
         except Unreachable as error:
-            # No word about which node: none of them has answered if anybody hears of it.
-            raise error.__cause__ if isinstance(error.__cause__, Unreachable) else error from error
-        if isinstance(reply, ReplyError):
-            raise Unreachable(reply_reason(reply)) from reply
+            raise Unreachable(error.reason) from error  # without the node: callers see it only if none has answered
         return [
             (first, last, [Endpoint(host.decode() if host else node.host, port) for host, port, *_ in nodes])
             for first, last, *nodes in reply
         ]
 
-    def _take(self, ranges: list[tuple[int, int, list[Endpoint]]]) -> None:
-        self._owners = [None] * SLOTS
-        self._known = set()
-        self._probes = {}
-        for first, last, nodes in ranges:
-            self._owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
-            self._known.update(nodes)
-
     async def _forget_departed(self) -> None:
         """Close what leads to nodes that no map names any more, as when every node was replaced one after another."""
-        departed = [node for node in self._links if node not in self._known and node not in self._seeds]
-        for link in [self._links.pop(node) for node in departed if self._links[node].idle]:
-            await link.close()
+        departed = self._multiplexers.keys() - self._map.nodes - set(self._seeds)
+        for multiplexer in [self._multiplexers.pop(node) for node in departed if self._multiplexers[node].idle]:
+            await multiplexer.close()
 
 
 def _named(error: ReplyError, asked: Endpoint) -> Endpoint:

@@ -1,34 +1,19 @@
 """One connection to one Redis server, shared by any number of callers.
 
-Redis answers in the order of the questions, so many may be under way at once: those of one turn of the event loop
-leave in one packet, and each answer goes to the oldest question. A caller that goes away leaves its place in that
-queue behind; whoever comes next can therefore never get an answer meant for another.
+Redis answers in the order of the commands, so many can be in flight at once: those of one turn of the event loop leave
+in one packet, and each answer goes to the oldest command. A caller that goes away leaves its place in that queue: so no
+later caller can get an answer meant for another.
 
-Parsing is hiredis', from the makers of Redis. redis-py's own asyncio client takes a connection out of a pool for each
-command: ten times the CPU (``docs/stores.md``), and 22 MiB of modules in each serving process.
+hiredis parses, from the makers of Redis. ``docs/architecture.md`` says why redis-py does not do the rest.
 """
 
 import asyncio
-import functools
-import socket
-import ssl
 from collections import deque
 from typing import Any, cast
 
 import hiredis
 
-from taskgate.stores.network.connecting import HappyEyeballsLoop
-from taskgate.stores.network.url_parts import Endpoint
-from taskgate.stores.redis.faults import (
-    CLOSED_BY_SERVER,
-    NOT_REDIS,
-    ConnectionLost,
-    Unreachable,
-    connect_reason,
-    reply_reason,
-    silence_reason,
-)
-from taskgate.stores.redis.location import Credentials, Tls
+from taskgate.stores.redis.faults import CLOSED_BY_SERVER, NOT_REDIS, ConnectionLost, reply_reason, silence_reason
 
 _LAST_CHANCE = 0.05
 """Seconds for the event loop to read what came while it was busy elsewhere, before a server counts as silent."""
@@ -38,9 +23,6 @@ _LARGE_PART = 64 * 1024
 
 _SLOW_ANSWER = 0.01
 """Seconds without a sign of life after which the answer that comes next is taken for a large one."""
-
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds and tries after which the system gives up an idle connection whose other end has vanished."""
 
 _MORE = object()
 
@@ -52,7 +34,7 @@ def pack(*command: str | bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """An open connection. Use ``connect``."""
+    """An open connection, as ``Dialer.connect`` makes it."""
 
     def __init__(self, silence: float) -> None:
         """A server that owes an answer and sends nothing at all for ``silence`` seconds is given up."""
@@ -106,7 +88,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def close(self) -> None:
-        """End it at once; whoever waits gets ConnectionLost."""
+        """End it at once; all that wait get ConnectionLost."""
         self._end("the connection was closed")
         await asyncio.wait((self._ended,), timeout=1)
 
@@ -173,79 +155,3 @@ class Connection(asyncio.Protocol):
             answer = self._waiting.popleft()
             if not answer.done():
                 answer.set_exception(ConnectionLost(self.problem, silent=silent))
-
-
-class Dialer:
-    """Opens connections with the credentials and timeouts of one store."""
-
-    def __init__(
-        self, credentials: Credentials, tls: Tls | None, *, connect_timeout: float, silence: float, database: int = 0
-    ) -> None:
-        """``connect_timeout`` seconds for a connection to be ready, ``silence`` as ``Connection`` has it."""
-        self._connect_timeout = connect_timeout
-        self._silence = silence
-        self._tls = tls
-        self._greeting: list[tuple[str | bytes, ...]] = []
-        if credentials.user:
-            self._greeting.append(("AUTH", credentials.user, credentials.password))
-        elif credentials.password:
-            self._greeting.append(("AUTH", credentials.password))
-        if database:
-            self._greeting.append(("SELECT", str(database)))
-
-    async def connect(self, endpoint: Endpoint, *, must_be_primary: bool = False) -> Connection:
-        """A connection that is ready for use; raises Unreachable."""
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                connection = await self._open(endpoint)
-                await self._greet(connection)
-                if must_be_primary:
-                    await _see_that_it_is_primary(connection)
-        except BaseException as error:
-            if connection is not None:
-                await connection.close()
-            if isinstance(error, TimeoutError):
-                raise Unreachable(silence_reason(self._connect_timeout)) from error
-            if isinstance(error, OSError):
-                raise Unreachable(connect_reason(error)) from error
-            raise
-        return connection
-
-    async def _open(self, endpoint: Endpoint) -> Connection:
-        context = None if self._tls is None else _context(self._tls)
-        transport, connection = await HappyEyeballsLoop().create_connection(
-            lambda: Connection(self._silence), endpoint.host, endpoint.port, ssl=context
-        )
-        plain: socket.socket = transport.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            if hasattr(socket, option):  # macOS has other names for some
-                plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        return connection
-
-    async def _greet(self, connection: Connection) -> None:
-        for reply in await asyncio.gather(*(connection.send(pack(*each)) for each in self._greeting)):
-            if isinstance(reply, hiredis.ReplyError):
-                raise Unreachable(reply_reason(reply)) from reply
-
-
-async def _see_that_it_is_primary(connection: Connection) -> None:
-    """Not ROLE but HELLO: it says so too, and every user may send it."""
-    reply = await connection.send(pack("HELLO", "2"))
-    if isinstance(reply, hiredis.ReplyError):
-        raise Unreachable(reply_reason(reply)) from reply
-    fields = dict(zip(reply[::2], reply[1::2], strict=True))
-    if fields.get(b"role") != b"master":
-        raise Unreachable("Sentinel names a server as primary that is not one (any more, or yet)")
-
-
-@functools.cache
-def _context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file or None)
-        if tls.cert_file:
-            context.load_cert_chain(tls.cert_file, tls.key_file or None)
-    except (ssl.SSLError, OSError) as error:
-        raise Unreachable("the certificate files of its URL cannot be used") from error
-    return context

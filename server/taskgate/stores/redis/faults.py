@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from typing import Any
 
 from hiredis import ReplyError
 
@@ -79,10 +80,17 @@ def reply_reason(error: ReplyError) -> str:
     return _REASONS.get(code, "Redis reported an error")
 
 
+def checked(reply: Any) -> Any:
+    """Return ``reply``; raise Unreachable if it is an error."""
+    if isinstance(reply, ReplyError):
+        raise Unreachable(reply_reason(reply)) from reply
+    return reply
+
+
 def see_that_it_reads(reply: object) -> None:
     """Raise Unreachable if this answer to a read says that reads are not answered now."""
-    if isinstance(reply, ReplyError) and code_of(reply) != "WRONGTYPE":
-        raise Unreachable(reply_reason(reply)) from reply
+    if not (isinstance(reply, ReplyError) and code_of(reply) == "WRONGTYPE"):
+        checked(reply)
 
 
 def connect_reason(error: OSError) -> str:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def first_answer(questions: Iterable[Coroutine[Any, Any, T]], grace: float = 0) -> T:
-    """The result of whichever does not raise Unreachable first; the others are cancelled after ``grace`` seconds.
+    """Return the first result; raise no Unreachable while another may answer. Cancel the rest after ``grace`` seconds.
 
     Raises Unreachable, the last one, if all of them do. There must be at least one.
     """

@@ -3,7 +3,8 @@
 import hiredis
 
 from taskgate.stores.network.url_parts import Endpoint
-from taskgate.stores.redis.connection import Dialer, pack
+from taskgate.stores.redis.connection import pack
+from taskgate.stores.redis.dialer import Dialer
 from taskgate.stores.redis.faults import Unreachable, reply_reason
 from taskgate.stores.redis.location import Location
 from taskgate.stores.redis.race import first_answer
@@ -23,7 +24,7 @@ class Sentinels:
         )
 
     async def primary(self) -> Endpoint:
-        """Where the primary listens, as whichever Sentinel answers first has it; raises Unreachable."""
+        """Return where the primary listens, by the Sentinel that answers first. Raises Unreachable."""
         return await first_answer(self._ask(endpoint) for endpoint in self._endpoints)
 
     async def _ask(self, endpoint: Endpoint) -> Endpoint:

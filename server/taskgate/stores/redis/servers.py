@@ -1,13 +1,14 @@
-"""Whom to ask about a key: the one server, the primary that Sentinel names, or a node of a cluster."""
+"""The servers to ask about a key: the one server, the primary that Sentinel names, or the nodes of a cluster."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from taskgate.stores.redis.cluster import Cluster
-from taskgate.stores.redis.connection import Connection, Dialer
+from taskgate.stores.redis.connection import Connection
+from taskgate.stores.redis.dialer import Dialer
 from taskgate.stores.redis.faults import see_that_it_reads
-from taskgate.stores.redis.link import Link, Patience
 from taskgate.stores.redis.location import Kind, Location
+from taskgate.stores.redis.multiplexer import Multiplexer, Timeouts
 from taskgate.stores.redis.sentinel import Sentinels
 
 
@@ -34,51 +35,51 @@ class Servers(Protocol):
         ...
 
 
-def servers_of(location: Location, patience: Patience) -> Servers:
+def servers_of(location: Location, timeouts: Timeouts) -> Servers:
     """The servers that ``location`` names; nothing is opened here."""
     dialer = Dialer(
         location.credentials,
         location.tls,
-        connect_timeout=patience.connect,
-        silence=patience.silence,
+        connect_timeout=timeouts.connect,
+        silence=timeouts.silence,
         database=location.database,
     )
     if location.kind is Kind.CLUSTER:
-        return Cluster(location.endpoints, dialer, patience)
+        return Cluster(location.endpoints, dialer, timeouts)
     if location.kind is Kind.SENTINEL:
-        sentinels = Sentinels(location, connect_timeout=patience.connect)
+        sentinels = Sentinels(location, connect_timeout=timeouts.connect)
 
         async def connect_to_primary() -> Connection:
             return await dialer.connect(await sentinels.primary(), must_be_primary=True)
 
-        return OneServer(Link(connect_to_primary, patience))
+        return OneServer(Multiplexer(connect_to_primary, timeouts))
 
     async def connect() -> Connection:
         return await dialer.connect(location.endpoints[0])
 
-    return OneServer(Link(connect, patience))
+    return OneServer(Multiplexer(connect, timeouts))
 
 
 class OneServer:
-    """See ``Servers``: all keys are on one server, whichever that is at the moment."""
+    """See ``Servers``: all keys are on one server, which may change."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, multiplexer: Multiplexer) -> None:
+        self._multiplexer = multiplexer
 
     async def ask(self, key: bytes, command: bytes) -> Any:
         """See ``Servers``."""
         del key
-        return await self._link.ask(command)
+        return await self._multiplexer.ask(command)
 
     async def each(self) -> Sequence[Callable[[bytes], Awaitable[Any]]]:
         """See ``Servers``."""
-        return [self._link.ask]
+        return [self._multiplexer.ask]
 
     async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
         """See ``Servers``."""
-        if not self._link.busy:
-            see_that_it_reads(await self._link.ask(read(prefix), refusable=False))
+        if not self._multiplexer.busy:
+            see_that_it_reads(await self._multiplexer.ask(read(prefix), refusable=False))
 
     async def close(self) -> None:
         """See ``Servers``."""
-        await self._link.close()
+        await self._multiplexer.close()

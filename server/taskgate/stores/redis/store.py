@@ -8,12 +8,12 @@ from hiredis import ReplyError
 from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.base.layout import Layout
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
-from taskgate.stores.redis.link import MAX_WAITING, Patience
 from taskgate.stores.redis.location import Location
+from taskgate.stores.redis.multiplexer import Timeouts
 from taskgate.stores.redis.servers import servers_of
 from taskgate.stores.refusals import CLOSED
 
-_PATIENCE = Patience(connect=1.0, silence=1.0, total=2.5, waiting=MAX_WAITING, ends=True)
+_TIMEOUTS = Timeouts(connect=1.0, silence=1.0, total=2.5, fail_fast=True)
 
 _COMMANDS = {
     Layout.CONDUCTOR: (b"*2\r\n$3\r\nGET\r\n", b""),
@@ -30,7 +30,7 @@ class RedisStore:
         self._name = location.name
         self._prefix = f"{location.keyspace(layout)}TASK.".encode()
         self._before, self._after = _COMMANDS[layout]
-        self._servers = servers_of(location, _PATIENCE)
+        self._servers = servers_of(location, _TIMEOUTS)
         self._closed = False
 
     async def get_document(self, task_id: str) -> bytes | None:

@@ -18,9 +18,9 @@ from hiredis import ReplyError
 from taskgate.base.layout import Layout
 from taskgate.stores.base import StoredTask, WriteCounts
 from taskgate.stores.redis.connection import pack
-from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
-from taskgate.stores.redis.link import MAX_WAITING, Patience
+from taskgate.stores.redis.faults import Unreachable, checked, code_of, reply_reason, unavailable
 from taskgate.stores.redis.location import Kind, Location
+from taskgate.stores.redis.multiplexer import Timeouts
 from taskgate.stores.redis.servers import servers_of
 from taskgate.stores.redis.slots import slot_of
 from taskgate.stores.writing.interrupts import interrupts_held
@@ -31,9 +31,9 @@ from taskgate.stores.writing.writer import Writer, compare, portions
 LAYOUT_VERSION = b"1"
 """What the mark says of the layout above."""
 
-_PATIENCE = Patience(connect=2.0, silence=30.0, total=35.0, waiting=2 * MAX_WAITING, ends=False)
+_TIMEOUTS = Timeouts(connect=2.0, silence=30.0, total=35.0, fail_fast=False)
 
-WRITE_PATIENCE = 20.0
+WRITE_TIMEOUT = 20.0
 """Seconds for which a write is tried again while no server takes it: a failover, a restart."""
 
 _PASSING = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "TRYAGAIN", "NOREPLICAS"})
@@ -90,7 +90,7 @@ class RedisWriter(Writer):
         self._interrupts: Sequence[int] = ()  # what came while a write was under way
         self._looking = asyncio.Lock()
         self._thread = LoopThread()
-        self._servers = servers_of(location, _PATIENCE)
+        self._servers = servers_of(location, _TIMEOUTS)
         try:
             self.created = self._thread.run(self._claim())
         except Unreachable as error:
@@ -162,7 +162,7 @@ class RedisWriter(Writer):
             counts, changed = compare(tasks, times, standing_of_stored)
             if not changed:
                 return counts
-            reply = await self._patiently(self._key(changed[0]), self._put(changed, there))
+            reply = await self._ask_until_answered(self._key(changed[0]), self._put(changed, there))
             if reply is None:
                 return counts
             for task, time_text, same, size in zip(changed, reply[::3], reply[1::3], reply[2::3], strict=True):
@@ -193,7 +193,7 @@ class RedisWriter(Writer):
         for part in portions(unknown.values(), lambda task: there[task.task_id].size):
             keys = [self._key(task) for task in part]
             async with self._looking:  # in a cluster others are written meanwhile, and a portion may have megabytes
-                reply = await self._patiently(keys[0], pack("EVAL", _GET, str(len(keys)), *keys))
+                reply = await self._ask_until_answered(keys[0], pack("EVAL", _GET, str(len(keys)), *keys))
             for task, (time_text, document) in zip(part, reply, strict=True):
                 del there[task.task_id]
                 if document is not None:
@@ -202,9 +202,9 @@ class RedisWriter(Writer):
     def _key(self, task: StoredTask) -> bytes:
         return f"{self._keyspace}TASK.{task.task_id}".encode()
 
-    async def _patiently(self, key: bytes, command: bytes) -> Any:
-        """The answer, asked for again and again while what keeps it from us may pass; raises Unreachable."""
-        until = time.monotonic() + WRITE_PATIENCE
+    async def _ask_until_answered(self, key: bytes, command: bytes) -> Any:
+        """Return the answer; ask again while the server refuses for a passing reason. Raises Unreachable."""
+        until = time.monotonic() + WRITE_TIMEOUT
         while True:
             try:
                 reply = await self._servers.ask(key, command)
@@ -247,17 +247,11 @@ class RedisWriter(Writer):
         pattern = "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in self._keyspace) + "*"
         cursor: str | bytes = "0"
         while True:
-            cursor, keys = _checked(await ask(pack("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_KEYS)))
+            cursor, keys = checked(await ask(pack("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_KEYS)))
             if keys:
                 return True
             if cursor == b"0":
                 return False
 
     async def _answer(self, key: bytes, *command: str | bytes) -> Any:
-        return _checked(await self._servers.ask(key, pack(*command)))
-
-
-def _checked(reply: Any) -> Any:
-    if isinstance(reply, ReplyError):
-        raise Unreachable(reply_reason(reply)) from reply
-    return reply
+        return checked(await self._servers.ask(key, pack(*command)))

@@ -1,4 +1,4 @@
-"""What a link to a Redis server does while there is none to connect to."""
+"""What callers of a Redis server get while no connection can be made."""
 
 import asyncio
 from dataclasses import replace
@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 
 from taskgate.base.errors import Overloaded
+from taskgate.stores.redis import multiplexer as multiplexer_module
 from taskgate.stores.redis.connection import Connection
 from taskgate.stores.redis.faults import Unreachable
-from taskgate.stores.redis.link import Link, Patience
+from taskgate.stores.redis.multiplexer import Multiplexer, Timeouts
 
-PATIENCE = Patience(connect=1, silence=1, total=2, waiting=1000, ends=True)
+TIMEOUTS = Timeouts(connect=1, silence=1, total=2, fail_fast=True)
 
 
 class Server:
@@ -27,24 +28,24 @@ class Server:
         raise Unreachable("away")
 
 
-async def refused(link: Link, *, refusable: bool = True) -> str:
+async def refused(multiplexer: Multiplexer, *, refusable: bool = True) -> str:
     with pytest.raises(Unreachable) as refusal:
-        await link.ask(b"", refusable=refusable)
+        await multiplexer.ask(b"", refusable=refusable)
     return refusal.value.reason
 
 
 async def test_outage_that_is_known_makes_nobody_wait_but_one() -> None:
     """Others are refused in one turn of the loop, in the same words; a check asks all the same, and shares the look."""
     server = Server()
-    link = Link(server.connect, PATIENCE)
-    assert await refused(link) == "away"
+    multiplexer = Multiplexer(server.connect, TIMEOUTS)
+    assert await refused(multiplexer) == "away"
     server.speaks.clear()
-    looks = asyncio.create_task(refused(link))
+    looks = asyncio.create_task(refused(multiplexer))
     async with asyncio.timeout(20):
         while server.attempts < 2:  # noqa: ASYNC110 - there is a pause between two attempts
             await asyncio.sleep(0.001)
-    others = [asyncio.create_task(refused(link)) for _ in range(100)]
-    check = asyncio.create_task(refused(link, refusable=False))
+    others = [asyncio.create_task(refused(multiplexer)) for _ in range(100)]
+    check = asyncio.create_task(refused(multiplexer, refusable=False))
     await asyncio.sleep(0)
     assert [other.result() for other in others] == ["away"] * 100
     assert await looks == "away"
@@ -52,30 +53,31 @@ async def test_outage_that_is_known_makes_nobody_wait_but_one() -> None:
     server.speaks.set()
     assert await check == "away"
     assert server.attempts == 2
-    await link.close()
+    await multiplexer.close()
 
 
-async def test_check_is_not_refused_because_many_questions_wait() -> None:
+async def test_check_is_not_refused_because_many_questions_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiplexer_module, "MAX_WAITING", 1)
     server = Server()
     server.speaks.clear()
-    link = Link(server.connect, replace(PATIENCE, waiting=1))
-    question = asyncio.create_task(refused(link))
+    multiplexer = Multiplexer(server.connect, TIMEOUTS)
+    question = asyncio.create_task(refused(multiplexer))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await link.ask(b"")
-    check = asyncio.create_task(refused(link, refusable=False))
+        await multiplexer.ask(b"")
+    check = asyncio.create_task(refused(multiplexer, refusable=False))
     await asyncio.sleep(0)
     server.speaks.set()
     assert await asyncio.gather(question, check) == ["away"] * 2
-    await link.close()
+    await multiplexer.close()
 
 
 async def test_import_waits_for_each_attempt() -> None:
     """What must be told exactly whether it was written is never left to itself."""
     server = Server()
-    link = Link(server.connect, replace(PATIENCE, ends=False))
+    multiplexer = Multiplexer(server.connect, replace(TIMEOUTS, fail_fast=False))
     for attempts in range(1, 4):
-        questions = await asyncio.gather(*(refused(link) for _ in range(10)))
+        questions = await asyncio.gather(*(refused(multiplexer) for _ in range(10)))
         assert questions == ["away"] * 10
         assert server.attempts == attempts
-    await link.close()
+    await multiplexer.close()
