@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.documents import task
 from support.doors import GRPC_TO_HTTP, GrpcDoor, Outcome, open_door
-from support.load import in_threads
+from support.load import in_threads, rested
 from support.public_words import assert_public
 from support.running import System, eventually
 
@@ -54,13 +54,13 @@ def kind_of(outcome: Outcome, document: bytes) -> str:
 
 @contextmanager
 def callers(system: System, count: int) -> Iterator[Counter[str]]:
-    """Callers over REST and gRPC who ask for tasks at random without pause; what they got, by kind."""
+    """Callers over REST and gRPC who ask for tasks at random, again and again; what they got, by kind."""
     outcomes: Counter[str] = Counter()
 
     def call(number: int, stop: threading.Event) -> None:
         order = random.Random(number)
         door = open_door(("rest", "grpc")[number % 2], system.http, system.grpc)
-        while not stop.is_set():
+        while not rested(stop):
             task_id, document = order.choice(list(DOCUMENTS.items()))
             outcomes[kind_of(door.get_task_json(task_id), document)] += 1
         door.close()
