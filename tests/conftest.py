@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from support.cassandra import CassandraNode
 
 settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("thorough"), max_examples=30)
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=15)
 settings.load_profile("quick")  # unless the command line says otherwise, as that of ``make test-all`` does
 
 _MOST_PROCESSES = 8

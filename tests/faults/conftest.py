@@ -17,9 +17,8 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         @cache
         def start(transport: str, *arguments: str, workers: int) -> System:
             database = tmp_path_factory.mktemp("lasting") / "tasks.db"
-            quickly = ("--demo", "--drain-delay", "0")
             return running.enter_context(
-                running_system(database, *quickly, *arguments, transport=transport, workers=workers)
+                running_system(database, "--demo", *arguments, transport=transport, workers=workers)
             )
 
         yield start

@@ -217,7 +217,7 @@ def test_sigterm_lets_running_calls_finish(tmp_path: Path, transport: str) -> No
 def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, transport: str) -> None:
     """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
     database = tmp_path / "tasks.db"
-    with running_system(database, "--drain-delay", "0", transport=transport, workers=1) as system:
+    with running_system(database, transport=transport, workers=1) as system:
         document = task(DOCUMENTED_ID, outputData={"text": "x" * 10_000_000})
         put_row(database, DOCUMENTED_ID, document.decode())
         reader = http.client.HTTPConnection(system.http, timeout=20)
@@ -253,7 +253,7 @@ def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport
 @transports
 def test_ctrl_c_leaves_no_process(tmp_path: Path, transport: str) -> None:
     """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
-    with running_system(tmp_path / "tasks.db", "--drain-delay", "0", transport=transport) as system:
+    with running_system(tmp_path / "tasks.db", transport=transport) as system:
         system.family()
         os.killpg(system.process.pid, signal.SIGINT)
         assert system.wait() == 0
@@ -280,7 +280,7 @@ def test_ctrl_c_while_starting_leaves_no_process(
 
     Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
     """
-    with System(tmp_path / "tasks.db", "--drain-delay", "0", transport=transport) as system:
+    with System(tmp_path / "tasks.db", transport=transport) as system:
         eventually(lambda: moment(system), "the moment", 30)
         system.stop(signal.SIGINT)
         system.assert_gone()

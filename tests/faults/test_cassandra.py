@@ -214,7 +214,7 @@ def assert_goes_on(outcomes: Counter[str]) -> None:
 def test_sigterm_ends_within_ten_seconds_with_the_cassandra_driver(keyspace: ConductorsKeyspace) -> None:
     """The driver's threads hold nobody up."""
     url = keyspace.node.url(keyspace.name)
-    with running_system(url, "--layout", "conductor", "--drain-delay", "0", workers=1) as system:
+    with running_system(url, "--layout", "conductor", workers=1) as system:
         eventually(lambda: healthz(system) == 200, "healthy")
         started = time.perf_counter()
         assert system.stop() == 0

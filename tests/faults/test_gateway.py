@@ -121,7 +121,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
         strangers[1].touch()
         own = {"TMPDIR": short}
         arguments = {"transport": transport, "workers": 1, "env": own}
-        with System(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", **arguments) as living:
+        with System(tmp_path / "tasks.db", "--demo", **arguments) as living:
             living.wait_ready()
             with System(tmp_path / "tasks.db", **arguments) as killed:
                 killed.wait_ready()
@@ -137,7 +137,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
                 killed.process.wait()
                 killed.assert_gone(seconds=15)
             assert len(private_folders(temporary)) == 2 + len(strangers)
-            with System(tmp_path / "tasks.db", "--drain-delay", "0", **arguments) as next_one:
+            with System(tmp_path / "tasks.db", **arguments) as next_one:
                 next_one.wait_ready()
                 assert len(private_folders(temporary)) == 2 + len(strangers)
                 assert answers(living)
@@ -153,9 +153,7 @@ def test_temporary_directory_with_a_name_too_long_for_a_socket(tmp_path: Path, t
     temporary = tmp_path / ("long" * 30)
     temporary.mkdir()
     own = {"TMPDIR": str(temporary)}
-    with System(
-        tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport=transport, workers=1, env=own
-    ) as system:
+    with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, env=own) as system:
         system.wait_ready()
         assert answers(system)
         assert ask_admin(system.envoy(), "GET", "/ready") == (200, "LIVE\n")

@@ -144,7 +144,7 @@ def test_idle_watches_cost_nothing_to_speak_of(patient_system: System) -> None:
 @PORTS
 def test_stop_does_not_wait_for_watches(tmp_path: Path, transport: str, port: str) -> None:
     """They end, and nothing waits for the grace period."""
-    arguments = ("--demo", "--drain-delay", "0", "--shutdown-grace", "35")
+    arguments = ("--demo", "--shutdown-grace", "35")
     with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
         with held(getattr(system, port), 200, WATCH, framed(b""), ends=True) as watches:
             assert_all_begun(watches)

@@ -73,7 +73,7 @@ def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(system: System)
 
 def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path) -> None:
     """A worker and Envoy have just died when the whole is told to stop: exit code 0 and no process left."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
         system.workers()[0].kill()
         system.envoy().kill()
         system.wait_for("worker gone; replacing it", in_log=True)

@@ -14,7 +14,7 @@ from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.doors import GrpcDoor, RestDoor
 from support.running import System, eventually
 
-_PAUSE = 0.01
+_PAUSE = 0.02
 """Seconds that a caller rests after an answer, on average: without it, callers take the processors from the servers."""
 
 

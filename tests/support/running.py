@@ -217,15 +217,9 @@ class System(Running):
         super().__init__(
             "up",
             *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
-            *(
-                "--mode",
-                {"envoy": "embedded", "grpcio": "proxied"}[transport],
-                "--workers",
-                str(workers),
-                "--instance",
-                "test-node",
-            ),
-            *("--log-format", "json", *arguments),
+            *("--mode", {"envoy": "embedded", "grpcio": "proxied"}[transport], "--workers", str(workers)),
+            *("--instance", "test-node", "--log-format", "json"),
+            *("--drain-delay", "0", *arguments),  # no balancer is there to notice
             env={"TASKGATE_STORE": store} | (env or {}),
             files=files,
             prefix=prefix,

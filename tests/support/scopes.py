@@ -1,9 +1,10 @@
 """Which tests one process of pytest-xdist runs together, and which come first.
 
-A process starts what its tests share. Tests of one file share servers, and stay together; those of either transport
-share none with the other's, and are two pieces of work: so the longest files hold up the end of a run half as long.
+A process starts what its tests share. Tests of one file share servers, and stay together; those of each transport, or
+each server, share none with the others', and are a piece of work of their own: so no file holds up the end of a run.
 """
 
+import re
 from pathlib import PurePath
 from typing import Any
 
@@ -16,8 +17,11 @@ _LONGEST_FIRST = ("against_conductor", "faults", "api", "conformance", "interop"
 _ONE_SYSTEM = ("api", "interop")
 """Folders whose files all share the same systems."""
 
-_BEHIND_ENVOY = ("grpcio", "behind Envoy")
-"""What the names of tests have that need the other transport than the default one."""
+_ONE_NODE = "test_cassandra.py"
+"""Files that share the node of Cassandra, which takes half a minute to start."""
+
+_APART = re.compile(r"grpcio|behind Envoy|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
+"""What the parameters of tests have that need another server than the rest of their file."""
 
 
 class Scopes:
@@ -43,13 +47,21 @@ def scope_of(nodeid: str) -> str:
     """The name of the piece of work that a test belongs to."""
     file, _, name = nodeid.partition("::")
     folder = _folder(nodeid)
-    together = folder if folder in _ONE_SYSTEM else file
-    parameters = name.partition("[")[2]
-    return f"{together} {any(word in parameters for word in _BEHIND_ENVOY)}"
+    if file.endswith(_ONE_NODE):
+        return _ONE_NODE
+    return f"{folder if folder in _ONE_SYSTEM else file} {_piece(name)}"
+
+
+def _piece(name: str) -> str:
+    """Which part of a file."""
+    _, bracket, parameters = name.partition("[")
+    found = _APART.search(bracket + parameters)
+    return found[0].replace("behind Envoy", "grpcio") if found else ""
 
 
 def _folder(nodeid: str) -> str:
-    return PurePath(nodeid.partition("::")[0]).parent.name
+    """The one below ``tests``."""
+    return PurePath(nodeid.partition("::")[0]).parts[1]
 
 
 def _rank(nodeid: str) -> int:
