@@ -100,14 +100,14 @@ def system(kind: Kind, lasting: Callable[..., System]) -> System:
 def test_killed_server_is_replaced_and_no_call_but_its_own_fails(kind: Kind, system: System) -> None:
     """Under load, three times: callers of the other server notice nothing, and behind Envoy nobody does."""
     begun = len(system.log)
-    with callers(system, 16) as outcomes:
+    with callers(system, 8) as outcomes:
         for _ in range(3):
             eventually(lambda: outcomes["ok"] > 200, "calls under way")
             victim, since = kind.servers(system)[0], len(system.log)
             victim.kill()
             wait_until_replaced(kind, system, victim, since)
             outcomes["ok"] = 1
-    check_only_calls_of_victims_broke(kind, outcomes, 3, 16)
+    check_only_calls_of_victims_broke(kind, outcomes, 3, 8)
     assert len(system.events("worker gone; replacing it", begun)) == 3
     if kind is BEHIND:  # each on the port of the one before it
         assert len({event["grpc"] for event in system.events("worker listens")}) == 2
@@ -209,7 +209,9 @@ def test_restarting_every_server_in_turn_fails_no_call(
 
 @transports
 def test_sigterm_lets_running_calls_finish(tmp_path: Path, transport: str) -> None:
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport=transport) as system:
+    with running_system(
+        tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport=transport, workers=1
+    ) as system:
         check_sigterm_lets_calls_finish(system)
 
 
@@ -253,7 +255,7 @@ def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport
 @transports
 def test_ctrl_c_leaves_no_process(tmp_path: Path, transport: str) -> None:
     """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
-    with running_system(tmp_path / "tasks.db", transport=transport) as system:
+    with running_system(tmp_path / "tasks.db", transport=transport, workers=1) as system:
         system.family()
         os.killpg(system.process.pid, signal.SIGINT)
         assert system.wait() == 0
@@ -280,7 +282,7 @@ def test_ctrl_c_while_starting_leaves_no_process(
 
     Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
     """
-    with System(tmp_path / "tasks.db", transport=transport) as system:
+    with System(tmp_path / "tasks.db", transport=transport, workers=1) as system:
         eventually(lambda: moment(system), "the moment", 30)
         system.stop(signal.SIGINT)
         system.assert_gone()

@@ -72,7 +72,7 @@ def callers(system: System, count: int) -> Iterator[Counter[str]]:
 def check_restart_under_load(system: System, fault: Callable[[], None], times: int = 3) -> None:
     """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
     before = {process.pid for process in system.family()}
-    with callers(system, 16) as outcomes:
+    with callers(system, 8) as outcomes:
         for _ in range(times):
             served = outcomes["ok"]
             eventually(lambda served=served: outcomes["ok"] > served + 200, "calls under way")

@@ -20,7 +20,7 @@ _ONE_SYSTEM = ("api", "interop")
 _ONE_NODE = "test_cassandra.py"
 """Files that share the node of Cassandra, which takes half a minute to start."""
 
-_APART = re.compile(r"grpcio|behind Envoy|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
+_APART = re.compile(r"grpcio|proxied|behind Envoy|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
 """What the parameters of tests have that need another server than the rest of their file."""
 
 
@@ -61,7 +61,8 @@ def _piece(name: str) -> str:
 
 def _folder(nodeid: str) -> str:
     """The one below ``tests``."""
-    return PurePath(nodeid.partition("::")[0]).parts[1]
+    _, *folders, _ = (*PurePath(nodeid.partition("::")[0]).parts, "")
+    return folders[0] if folders else ""
 
 
 def _rank(nodeid: str) -> int:
