@@ -264,10 +264,10 @@ print(Nowhere.total.added)
     ids=["lines", "one list on one line", "one workflow on one line"],
 )
 def test_memory_is_flat(start: bytes, separator: bytes, end: bytes) -> None:
-    """200 MB, in each shape, take the memory of 10 MB: a file of 10 GB will do."""
+    """100 MB, in each shape, take the memory of 10 MB: a file of 10 GB will do."""
     document = b'{"taskId":"%d","outputData":{"text":"' + b"x" * 1900 + b'"}}'
     peaks = []
-    for count in (5_000, 100_000):
+    for count in (5_000, 50_000):
         process = subprocess.Popen(
             [sys.executable, "-c", MEMORY_PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
