@@ -240,7 +240,8 @@ def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport
     """No process, and no folder of Envoy's."""
     folder = Path(tempfile.mkdtemp())  # a short name, so that sockets are made there and nowhere else
     own = {"TMPDIR": str(folder)}
-    with System(tmp_path / "tasks.db", "--drain-delay", "60", transport=transport, env=own) as system:
+    arguments = {"transport": transport, "workers": 1, "env": own}
+    with System(tmp_path / "tasks.db", "--drain-delay", "60", **arguments) as system:
         system.wait_ready()
         assert list(folder.glob("taskgate-*"))
         system.family()

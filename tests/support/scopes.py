@@ -32,8 +32,11 @@ class Scopes:
         """Put the tests that take longest first, as far as folders tell."""
         items.sort(key=lambda item: _rank(item.nodeid))
 
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> "_Scheduling":
-        """Take the place of what ``--dist`` names."""
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> "_Scheduling | None":
+        """Take the place of what ``--dist loadscope`` names."""
+        if config.option.dist != "loadscope":
+            return None
         config.option.loadscopereorder = False  # by their number, which says little
         return _Scheduling(config, log)
 
