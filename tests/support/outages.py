@@ -84,3 +84,9 @@ def check_restart_under_load(system: System, fault: Callable[[], None], times: i
         eventually(lambda: outcomes["ok"] > 200, "calls again")
     assert set(outcomes) == {"ok"}, outcomes
     assert before <= {process.pid for process in system.family()}
+
+
+def assert_retryable_or_right(outcomes: Counter[str]) -> None:
+    """No wrong answer, and no failure that a caller would not try again."""
+    wrong = [what for what in outcomes if what != "ok" and not (what.startswith("503 ") and '"retryable":true' in what)]
+    assert not wrong, outcomes
