@@ -60,6 +60,7 @@ async def recovery(store: TaskStore) -> None:
         while True:
             with suppress(StoreUnavailable):
                 return await store.check()
+            await asyncio.sleep(0.01)
 
 
 class StoreSuite:
