@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 PYTEST := $(BIN)/python -m pytest
 # Two processes for a processor. Tests that share servers stay together: tests/support/scopes.py.
 PARALLEL := --numprocesses auto --dist loadscope
-# One for a processor: what databases do within seconds must not wait for other tests.
+# One for a processor: what databases do within seconds must not wait for other tests, and units compute without waits.
 CALMLY := --numprocesses $(shell $(PYTHON) -c 'import os; print(os.cpu_count())') --dist loadscope
 # All examples of Hypothesis; other runs try fewer (tests/conftest.py).
 THOROUGH := --hypothesis-profile thorough
@@ -27,7 +27,7 @@ up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it 
 	@exec $(BIN)/taskgate up --demo
 
 unit: $(TESTS) ## the tests that start no server (40 s)
-	$(PYTEST) $(PARALLEL) -m 'not needs and not long' tests/unit
+	$(PYTEST) $(CALMLY) -m 'not needs and not long' tests/unit
 
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
