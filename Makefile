@@ -35,7 +35,8 @@ test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy 
 test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (30 min)
 	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not needs and not long' --cov --cov-report=
 	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'needs and not long' --cov --cov-append --cov-report=
-	$(PYTEST) $(CALMLY) $(THOROUGH) -m long --cov --cov-append --cov-report=term:skip-covered
+	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'long and not alone' --cov --cov-append --cov-report=
+	$(PYTEST) $(THOROUGH) -m alone --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
 
 pythons: ## the unit tests with each Python from 3.11 to 3.14 that this machine has (2 min each to set up)
