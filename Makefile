@@ -26,7 +26,7 @@ help: ## list the targets, with what they usually take on two processors
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it (1 min to set up, 1 s to start)
 	@exec $(BIN)/taskgate up --demo
 
-unit: $(TESTS) ## the tests that start no server (40 s)
+unit: $(TESTS) ## the tests that start no server (25 s)
 	$(PYTEST) $(CALMLY) -m 'not needs and not long' tests/unit
 
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
