@@ -10,10 +10,10 @@ ALL := $(VENV)/.all-installed
 # A wheel of each, as constraints.txt has it; pip takes its index, proxy and authorities from this machine's settings.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
-# Two processes for a processor; a file's tests share servers, and so stay together.
-PARALLEL := --numprocesses auto --dist loadfile
-# One for a processor: what databases do within seconds must not wait for other tests.
-CALMLY := --numprocesses $(shell $(PYTHON) -c 'import os; print(os.cpu_count())') --dist loadfile
+# Two processes for a processor. Tests that share servers stay together: tests/support/scopes.py.
+PARALLEL := --numprocesses auto --dist loadscope
+# One for a processor: what databases do within seconds must not wait for other tests, and units compute without waits.
+CALMLY := --numprocesses $(shell $(PYTHON) -c 'import os; print(os.cpu_count())') --dist loadscope
 # All examples of Hypothesis; other runs try fewer (tests/conftest.py).
 THOROUGH := --hypothesis-profile thorough
 
@@ -26,15 +26,17 @@ help: ## list the targets, with what they usually take on two processors
 up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it (1 min to set up, 1 s to start)
 	@exec $(BIN)/taskgate up --demo
 
-unit: $(TESTS) ## the tests that start no server (40 s)
-	$(PYTEST) $(PARALLEL) -m 'not needs and not long' tests/unit
+unit: $(TESTS) ## the tests that start no server (25 s)
+	$(PYTEST) $(CALMLY) -m 'not needs and not long' tests/unit
 
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
 test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (30 min)
-	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'not long' --cov --cov-report=
-	$(PYTEST) $(THOROUGH) -m long --cov --cov-append --cov-report=term:skip-covered
+	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not needs and not long' --cov --cov-report=
+	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'needs and not long' --cov --cov-append --cov-report=
+	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'long and not alone' --cov --cov-append --cov-report=
+	$(PYTEST) $(THOROUGH) -m alone --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
 
 pythons: ## the unit tests with each Python from 3.11 to 3.14 that this machine has (2 min each to set up)
@@ -59,7 +61,7 @@ faults: $(ALL) parts ## the fault tests alone, with the figures that they print 
 
 # The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
 conformance: $(ALL) parts ## compare with a real Conductor on each database (7 min; fetches 0.5 GB once)
-	$(PYTEST) --timeout=900 tests/against_conductor/check_answers.py
+	$(PYTEST) $(CALMLY) --timeout=900 tests/against_conductor/check_answers.py
 
 bench: $(ALL) parts ## measure against peers, as ratios (20 min)
 	$(BIN)/python -m bench

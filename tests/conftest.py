@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.scopes import Scopes
 from support.tiers import Tiers
 
 if TYPE_CHECKING:
     from support.cassandra import CassandraNode
 
 settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("thorough"), max_examples=30)
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=15)
 settings.load_profile("quick")  # unless the command line says otherwise, as that of ``make test-all`` does
 
 _MOST_PROCESSES = 8
@@ -35,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost,::1"]))
     config.pluginmanager.register(Tiers(), "tiers")
+    config.pluginmanager.register(Scopes(), "scopes")
 
 
 def pytest_xdist_auto_num_workers() -> int:

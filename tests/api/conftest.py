@@ -30,10 +30,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
             database = tmp_path_factory.mktemp("api") / "tasks.db"
             done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
             assert done.returncode == 0, done.stderr
-            quickly = ("--drain-delay", "0")  # no balancer is there to notice
-            return running.enter_context(
-                running_system(database, *quickly, *arguments, transport=transport, workers=workers)
-            )
+            return running.enter_context(running_system(database, *arguments, transport=transport, workers=workers))
 
         yield start
 

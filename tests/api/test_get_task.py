@@ -220,7 +220,7 @@ def test_any_format_still_refuses_control_characters(any_id_door: Door, subtests
             assert refused_by_envoy(any_id_door, task_id) or outcome.message.startswith("Invalid task ID")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(task_id=st.text(min_size=1, max_size=255))
 @example("..")
 @example(".")

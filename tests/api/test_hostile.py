@@ -16,7 +16,9 @@ from support.running import System
 
 # The system is shared on purpose: it has to survive all examples. Examples are fixed, so that a failure repeats.
 hostile = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=3 * settings().max_examples,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 JSON_KEYS = ["status", "message", "instance", "retryable"]

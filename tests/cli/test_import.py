@@ -184,7 +184,7 @@ json_value = st.recursive(
 reserved = {"taskId", "updateTime"}
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     contents=st.lists(
         st.dictionaries(json_text.filter(lambda key: key not in reserved), json_value, max_size=6), max_size=8

@@ -76,5 +76,5 @@ def check_like_a_dictionary(new_url: Callable[[], str]) -> None:
 
     Model.new_url = staticmethod(new_url)
     run_state_machine_as_test(
-        Model, settings=settings(max_examples=25, stateful_step_count=15, deadline=None, derandomize=True)
+        Model, settings=settings(max_examples=settings().max_examples // 2, stateful_step_count=15, derandomize=True)
     )

@@ -4,6 +4,7 @@ import ctypes
 import os
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,60 +13,67 @@ import pytest
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
 from support.doors import GrpcDoor
 from support.load import answers, callers
-from support.running import System, ask_admin, eventually, running_system
+from support.running import System, ask_admin, eventually
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 
 
-def events_of_replacing(system: System) -> list[str]:
-    """What was wrong with each process that was replaced."""
+def problems(system: System, since: int) -> list[str]:
+    """What was wrong with each process that was replaced after the first ``since`` lines of the log."""
     return [
         event["problem"]
         for kind in ("worker gone; replacing it", "Envoy gone; replacing it")
-        for event in system.events(kind)
+        for event in system.events(kind, since)
     ]
 
 
+@pytest.fixture
+def system(transport: str, lasting: Callable[..., System]) -> System:
+    """With one server, for tests that leave it whole."""
+    return lasting(transport, workers=1)
+
+
 @TRANSPORTS
-def test_listeners_that_were_closed_from_elsewhere_are_opened_again(tmp_path: Path, transport: str) -> None:
+def test_listeners_that_were_closed_from_elsewhere_are_opened_again(system: System) -> None:
     """As by ``/drain_listeners``: running calls finish, and new ones are answered seconds later."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
-        before = system.envoy()
-        assert ask_admin(before, "POST", "/drain_listeners") == (200, "OK\n")
-        eventually(lambda: events_of_replacing(system), "noticed")
-        assert events_of_replacing(system) == ["it accepted no connections, and was ended"]
-        eventually(lambda: answers(system), "answers again", 30)
-        assert system.envoy() != before
+    before, since = system.envoy(), len(system.log)
+    assert ask_admin(before, "POST", "/drain_listeners") == (200, "OK\n")
+    eventually(lambda: problems(system, since), "noticed")
+    assert problems(system, since) == ["it accepted no connections, and was ended"]
+    eventually(lambda: answers(system), "answers again", 30)
+    assert system.envoy() != before
 
 
-def test_a_process_whose_listeners_were_closed_is_told_from_those_on_the_same_port(tmp_path: Path) -> None:
+def test_a_process_whose_listeners_were_closed_is_told_from_those_on_the_same_port(
+    lasting: Callable[..., System],
+) -> None:
     """Of two processes that share a port one is closed: that one is replaced, and callers notice nothing."""
-    with running_system(tmp_path / "tasks.db", "--demo", workers=2) as system:
-        closed, other = system.envoys()
-        with callers(system, 4, connect_anew=True) as outcomes:
-            eventually(lambda: outcomes["ok"] > 50, "calls under way")
-            ask_admin(closed, "POST", "/drain_listeners")
-            eventually(lambda: closed not in system.envoys() and len(system.envoys()) == 2, "replaced", 30)
-        assert other in system.envoys()
-        assert set(outcomes) <= {"ok", "not accepted"}, outcomes  # which the kernel had taken for the closed one
+    system = lasting("envoy", workers=2)
+    closed, other = system.envoys()
+    with callers(system, 4, connect_anew=True) as outcomes:
+        eventually(lambda: outcomes["ok"] > 50, "calls under way")
+        ask_admin(closed, "POST", "/drain_listeners")
+        eventually(lambda: closed not in system.envoys() and len(system.envoys()) == 2, "replaced", 30)
+    assert other in system.envoys()
+    assert set(outcomes) <= {"ok", "not accepted"}, outcomes  # which the kernel had taken for the closed one
 
 
 @TRANSPORTS
-def test_health_check_that_was_failed_from_elsewhere_is_mended(tmp_path: Path, transport: str) -> None:
+def test_health_check_that_was_failed_from_elsewhere_is_mended(system: System) -> None:
     """As by ``/healthcheck/fail``: balancers would send nothing to a node that serves, for ever."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
-        ask_admin(system.envoy(), "POST", "/healthcheck/fail")
-        eventually(lambda: events_of_replacing(system), "noticed")
-        assert events_of_replacing(system) == ["another program had failed its health check, and was ended"]
+    since = len(system.log)
+    ask_admin(system.envoy(), "POST", "/healthcheck/fail")
+    eventually(lambda: problems(system, since), "noticed")
+    assert problems(system, since) == ["another program had failed its health check, and was ended"]
 
-        def healthy() -> bool:
-            try:
-                urllib.request.urlopen(f"http://{system.http}/healthz", timeout=5).close()
-            except OSError:
-                return False
-            return True
+    def healthy() -> bool:
+        try:
+            urllib.request.urlopen(f"http://{system.http}/healthz", timeout=5).close()
+        except OSError:
+            return False
+        return True
 
-        eventually(healthy, "healthy", 30)
+    eventually(healthy, "healthy", 30)
 
 
 _ALL_KINDS = 0x40000000  # __WALL: threads of others too
@@ -86,18 +94,17 @@ def let_go(thread: int) -> None:
 
 
 @TRANSPORTS
-def test_gateway_whose_threads_stand_still_is_replaced(tmp_path: Path, transport: str) -> None:
+def test_gateway_whose_threads_stand_still_is_replaced(system: System) -> None:
     """The kernel takes connections for it, its main thread is well, and no caller is answered."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system:
-        envoy = system.envoy()
-        names = {t.id: Path(f"/proc/{envoy.pid}/task/{t.id}/comm").read_text() for t in envoy.threads()}
-        serving = [thread for thread, name in names.items() if name.startswith("wrk:")]
-        assert serving
-        for thread in serving:
-            stand_still(thread)
-        eventually(lambda: [*map(let_go, serving)] and events_of_replacing(system), "noticed", 60)
-        assert events_of_replacing(system) == ["it did not answer on a new connection, and was ended"]
-        eventually(lambda: answers(system), "answers again", 30)
+    envoy, since = system.envoy(), len(system.log)
+    names = {t.id: Path(f"/proc/{envoy.pid}/task/{t.id}/comm").read_text() for t in envoy.threads()}
+    serving = [thread for thread, name in names.items() if name.startswith("wrk:")]
+    assert serving
+    for thread in serving:
+        stand_still(thread)
+    eventually(lambda: [*map(let_go, serving)] and problems(system, since), "noticed", 60)
+    assert problems(system, since) == ["it did not answer on a new connection, and was ended"]
+    eventually(lambda: answers(system), "answers again", 30)
 
 
 def private_folders(parent: Path) -> list[Path]:
@@ -114,7 +121,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
         strangers[1].touch()
         own = {"TMPDIR": short}
         arguments = {"transport": transport, "workers": 1, "env": own}
-        with System(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", **arguments) as living:
+        with System(tmp_path / "tasks.db", "--demo", **arguments) as living:
             living.wait_ready()
             with System(tmp_path / "tasks.db", **arguments) as killed:
                 killed.wait_ready()
@@ -130,7 +137,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
                 killed.process.wait()
                 killed.assert_gone(seconds=15)
             assert len(private_folders(temporary)) == 2 + len(strangers)
-            with System(tmp_path / "tasks.db", "--drain-delay", "0", **arguments) as next_one:
+            with System(tmp_path / "tasks.db", **arguments) as next_one:
                 next_one.wait_ready()
                 assert len(private_folders(temporary)) == 2 + len(strangers)
                 assert answers(living)
@@ -145,7 +152,8 @@ def test_temporary_directory_with_a_name_too_long_for_a_socket(tmp_path: Path, t
     """A shorter one is taken; where that cannot be, ``PrivateFolder`` says so."""
     temporary = tmp_path / ("long" * 30)
     temporary.mkdir()
-    with System(tmp_path / "tasks.db", "--demo", transport=transport, env={"TMPDIR": str(temporary)}) as system:
+    own = {"TMPDIR": str(temporary)}
+    with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, env=own) as system:
         system.wait_ready()
         assert answers(system)
         assert ask_admin(system.envoy(), "GET", "/ready") == (200, "LIVE\n")

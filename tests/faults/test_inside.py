@@ -45,7 +45,7 @@ def test_threads_of_envoy_do_not_cut_in_on_each_other(tmp_path: Path) -> None:
 def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> None:
     """The predecessor of a process waits for its reader when everything is told to stop: the answer arrives whole."""
     database = tmp_path / "tasks.db"
-    with running_system(database, "--demo", "--drain-delay", "0", workers=1) as system:
+    with running_system(database, "--demo", workers=1) as system:
         task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
         document = task(task_id, outputData={"text": "x" * 10_000_000})
         put_row(database, task_id, document.decode())

@@ -80,7 +80,7 @@ def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Pat
 
         def new_task(number: int) -> Task:
             """What will be asked for; a task that was asked for before might not be converted again."""
-            document = task(DOCUMENTED_ID, outputData={"number": number, "users": records(40_000)})
+            document = task(DOCUMENTED_ID, outputData={"number": number, "users": records(8_000)})
             put_row(tmp_path / "tasks.db", DOCUMENTED_ID, document.decode())
             return task_from_document(document)
 

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -75,24 +75,28 @@ def assert_probes_are_answered(system: System, probes: int = 100) -> None:
             assert status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.fixture
+def patient_system(transport: str, lasting: Callable[..., System]) -> System:
+    """A system where a call may take as long as a test does."""
+    return lasting(transport, "--request-timeout", "120", workers=1)
+
+
 @TRANSPORTS
 @PORTS
-def test_watches_and_unfinished_calls_shut_nobody_out(tmp_path: Path, transport: str, port: str) -> None:
+def test_watches_and_unfinished_calls_shut_nobody_out(patient_system: System, port: str) -> None:
     """2,000 health watches and 2,000 calls whose message never comes: no probe fails, at any door."""
-    arguments = ("--demo", "--request-timeout", "120")
-    with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
-        address: str = getattr(system, port)
-        ask = request_for(DOCUMENTED_ID)
-        with (
-            held(address, 2000, WATCH, framed(b""), ends=True) as watches,
-            held(address, 1000, GET_TASK_JSON, b"", ends=False),
-            held(address, 500, CONDUCTOR, ask[:9], ends=False),
-            held(address, 500, REFLECTION, b"", ends=False),
-        ):
-            assert_all_begun(watches)
-            assert_probes_are_answered(system)
-            assert_all_begun(watches)
-        assert_probes_are_answered(system, probes=10)
+    address: str = getattr(patient_system, port)
+    ask = request_for(DOCUMENTED_ID)
+    with (
+        held(address, 2000, WATCH, framed(b""), ends=True) as watches,
+        held(address, 1000, GET_TASK_JSON, b"", ends=False),
+        held(address, 500, CONDUCTOR, ask[:9], ends=False),
+        held(address, 500, REFLECTION, b"", ends=False),
+    ):
+        assert_all_begun(watches)
+        assert_probes_are_answered(patient_system)
+        assert_all_begun(watches)
+    assert_probes_are_answered(patient_system, probes=10)
 
 
 @PORTS
@@ -126,24 +130,21 @@ def cpu_seconds(system: System) -> float:
 
 
 @TRANSPORTS
-def test_idle_watches_cost_nothing_to_speak_of(tmp_path: Path, transport: str) -> None:
+def test_idle_watches_cost_nothing_to_speak_of(patient_system: System) -> None:
     """1,000 of them: 0.005 of a core inside Envoy, measured for ten seconds. The bound is for a busy machine."""
-    with (
-        running_system(tmp_path / "tasks.db", "--demo", transport=transport, workers=1) as system,
-        held(system.grpc, 1000, WATCH, framed(b""), ends=True) as watches,
-    ):
+    with held(patient_system.grpc, 1000, WATCH, framed(b""), ends=True) as watches:
         assert_all_begun(watches)
         time.sleep(7)  # on purpose: at first they are looked at more often
-        before = cpu_seconds(system)
+        before = cpu_seconds(patient_system)
         time.sleep(5)  # on purpose: it is measured
-        assert (cpu_seconds(system) - before) / 5 < 0.15  # of that, 0.02 without any watch
+        assert (cpu_seconds(patient_system) - before) / 5 < 0.15  # of that, 0.02 without any watch
 
 
 @TRANSPORTS
 @PORTS
 def test_stop_does_not_wait_for_watches(tmp_path: Path, transport: str, port: str) -> None:
     """They end, and nothing waits for the grace period."""
-    arguments = ("--demo", "--drain-delay", "0", "--shutdown-grace", "35")
+    arguments = ("--demo", "--shutdown-grace", "35")
     with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
         with held(getattr(system, port), 200, WATCH, framed(b""), ends=True) as watches:
             assert_all_begun(watches)

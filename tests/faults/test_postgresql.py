@@ -72,7 +72,7 @@ def test_restart_under_load(
 
 def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -> None:
     """Sessions that an administrator, or a balancer, ends one after another: each is replaced unnoticed."""
-    with callers(system, 16) as outcomes:
+    with callers(system, 8) as outcomes:
         for _ in range(5):
             served = outcomes["ok"]
             eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
@@ -95,7 +95,7 @@ def test_paused_server_makes_nobody_wait_but_one(server: PostgresqlServer, syste
     door = open_door("grpc", system.http, system.grpc)
     with server.frozen():
         eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
-        with callers(system, 16) as outcomes:
+        with callers(system, 8) as outcomes:
             started = time.perf_counter()
             assert kind_of(door.get_task_json(next(iter(DOCUMENTS))), b"") == "unavailable"
             assert time.perf_counter() - started < 3
@@ -131,10 +131,10 @@ def test_pgbouncer_in_front(server: PostgresqlServer, transport: str) -> None:
         url = server.url(hosts=f"127.0.0.1:{port}")
         with running_system(url, transport=transport, workers=1) as system:
             eventually(lambda: health(system) == SERVING, "SERVING")
-            with callers(system, 16) as outcomes:
+            with callers(system, 8) as outcomes:
                 eventually(lambda: outcomes["ok"] > 1000, "calls under way")
             assert set(outcomes) == {"ok"}, outcomes
-            with callers(system, 16) as outcomes:
+            with callers(system, 8) as outcomes:
                 eventually(lambda: outcomes["ok"] > 200, "calls under way")
                 restarted(server)
                 served = outcomes["ok"]

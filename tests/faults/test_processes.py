@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -12,27 +12,31 @@ import pytest
 
 from support.doors import GrpcDoor
 from support.load import answers, check_sigterm_lets_calls_finish
-from support.running import Running, eventually, running_system, taskgate
+from support.running import Running, System, eventually, running_system, taskgate
 
 
-def test_killed_envoy_is_replaced_on_the_same_port(tmp_path: Path) -> None:
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1) as system:
-        first = system.envoy()
-        first.kill()
-        first.wait(5)
-        eventually(lambda: answers(system), "answers again")
-        assert system.envoy().pid != first.pid
+@pytest.fixture
+def system(lasting: Callable[..., System]) -> System:
+    """One server behind Envoy, for tests that leave it whole."""
+    return lasting("grpcio", workers=1)
 
 
-def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(tmp_path: Path) -> None:
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1) as system:
-        victim = system.envoy()
-        victim.suspend()
-        eventually(lambda: system.events("Envoy gone; replacing it"), "noticed")  # 1.5 s on an idle machine
-        eventually(lambda: answers(system), "answers again")
-        (gone,) = system.events("Envoy gone; replacing it")
-        assert gone["problem"] == "it hung, and was ended"
-        assert system.envoy().pid != victim.pid
+def test_killed_envoy_is_replaced_on_the_same_port(system: System) -> None:
+    first = system.envoy()
+    first.kill()
+    first.wait(5)
+    eventually(lambda: answers(system), "answers again")
+    assert system.envoy().pid != first.pid
+
+
+def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(system: System) -> None:
+    victim, since = system.envoy(), len(system.log)
+    victim.suspend()
+    eventually(lambda: system.events("Envoy gone; replacing it", since), "noticed")  # 1.5 s on an idle machine
+    eventually(lambda: answers(system), "answers again")
+    (gone,) = system.events("Envoy gone; replacing it", since)
+    assert gone["problem"] == "it hung, and was ended"
+    assert system.envoy().pid != victim.pid
 
 
 def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path: Path) -> None:
@@ -43,33 +47,33 @@ def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path:
         check_sigterm_lets_calls_finish(system)
 
 
-def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(tmp_path: Path) -> None:
+def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(system: System) -> None:
     """Something else holds the port when a killed Envoy is to be replaced: once the port is free, calls succeed."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=1) as system:
-        host, _, port = system.http.rpartition(":")
-        with socket.socket() as squatter:
-            system.process.send_signal(signal.SIGSTOP)  # it shall not be the faster one
-            system.envoy().kill()
-            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    host, _, port = system.http.rpartition(":")
+    since = len(system.log)
+    with socket.socket() as squatter:
+        system.process.send_signal(signal.SIGSTOP)  # it shall not be the faster one
+        system.envoy().kill()
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
-            def takes_the_port() -> bool:
-                try:
-                    squatter.bind((host, int(port)))
-                except OSError:
-                    return False
-                squatter.listen()
-                return True
+        def takes_the_port() -> bool:
+            try:
+                squatter.bind((host, int(port)))
+            except OSError:
+                return False
+            squatter.listen()
+            return True
 
-            eventually(takes_the_port, "the port taken from Envoy")
-            system.process.send_signal(signal.SIGCONT)
-            system.wait_for("Envoy gone; replacing it", in_log=True)
-            eventually(lambda: [line for line in system.log if f"cannot listen on {system.http}" in line], "the reason")
-        eventually(lambda: answers(system), "answers again")
+        eventually(takes_the_port, "the port taken from Envoy")
+        system.process.send_signal(signal.SIGCONT)
+        eventually(lambda: system.events("Envoy gone; replacing it", since), "noticed")
+        eventually(lambda: [line for line in system.log if f"cannot listen on {system.http}" in line], "the reason")
+    eventually(lambda: answers(system), "answers again")
 
 
 def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path) -> None:
     """A worker and Envoy have just died when the whole is told to stop: exit code 0 and no process left."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "0", transport="grpcio", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
         system.workers()[0].kill()
         system.envoy().kill()
         system.wait_for("worker gone; replacing it", in_log=True)

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, task
 from support.doors import GrpcDoor, RestDoor
 from support.load import answers, callers
+from support.outages import assert_retryable_or_right
 from support.public_words import assert_public
 from support.redis_servers import PASSWORD, PRIMARY_NAME, Cluster, RedisServer, Watched
 from support.running import System, eventually, running_system
@@ -64,12 +65,6 @@ def fill(url: str, *servers: RedisServer) -> None:
     for server in servers:
         with server.client() as client:
             client.execute_command("WAIT", 1, 10_000)
-
-
-def assert_retryable_or_right(outcomes: Counter[str]) -> None:
-    """No wrong answer, and no failure that a caller would not try again."""
-    wrong = [what for what in outcomes if what != "ok" and not (what.startswith("503 ") and '"retryable":true' in what)]
-    assert not wrong, outcomes
 
 
 def health(door: GrpcDoor) -> int:

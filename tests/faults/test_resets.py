@@ -15,7 +15,7 @@ from support.resets import reset
 from support.running import running_system
 
 LARGE_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
-RESETS, SECONDS = 6_000, 4.2
+RESETS, SECONDS = 3_000, 2.1
 
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])

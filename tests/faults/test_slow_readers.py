@@ -279,6 +279,7 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
     else [("REST", True), ("GetTaskJson", True), ("GetTask", False)],
 )
 @pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.alone  # the readers take all processors
 def test_bursts_of_readers_get_all_or_a_retryable_refusal(
     documents: Any, transport: str, method: str, distinct: bool
 ) -> None:

@@ -44,10 +44,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         @cache
         def start(transport: str) -> System:
             database = tmp_path_factory.mktemp("interop") / "tasks.db"
-            quickly = ("--drain-delay", "0")  # no balancer is there to notice
-            systems.append(
-                running.enter_context(running_system(database, "--demo", *quickly, transport=transport, workers=1))
-            )
+            systems.append(running.enter_context(running_system(database, "--demo", transport=transport, workers=1)))
             put_row(database, LARGE_ID, large_task().decode())
             return systems[-1]
 

@@ -2,13 +2,15 @@
 
 import binascii
 import contextlib
+import functools
 import gzip
+import itertools
 import re
 import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import h2.errors
@@ -443,6 +445,8 @@ class TestHeaders:
             "200 kB": [("x-long", "1" * 200_000)],
         }.items():
             with subtests.test(name), RawGrpc(target) as connection, RawGrpc(target) as other:
+                coder = connection.h2.encoder
+                coder.encode = functools.partial(coder.encode, huffman=False)  # which takes a second, in Python
                 try:
                     answer = connection.call(ASK, GET_TASK_JSON, *headers)
                 except ConnectionLost:
@@ -472,7 +476,7 @@ class TestHeaders:
                 assert (sent == len(frames)) == (route == "grpcio")
                 held.append(memory(system))
                 assert_goes_on(other)
-        assert held[1] - held[0] < 25e6
+        assert held[1] - held[0] < 60e6
 
 
 def test_answer_has_one_request_id(connection: RawGrpc, subtests: pytest.Subtests) -> None:
@@ -566,12 +570,12 @@ class TestReset:
 
 
 class TestConnection:
-    @pytest.mark.parametrize("how", ["RST_STREAM", "FIN", "RST"])
-    def test_large_answer_that_is_abandoned_is_let_go_of(self, target: str, system: System, how: str) -> None:
-        """Reset, or with its connection gone: after ten such calls, thirty more (300 MB) cost no more memory."""
+    def test_large_answer_that_is_abandoned_is_let_go_of(self, target: str, system: System) -> None:
+        """Reset, or with its connection gone: after ten such calls, fifteen more of each cost no more memory."""
+        hows = itertools.cycle(("RST_STREAM", "FIN", "RST"))
 
         def abandon(times: int) -> None:
-            for _ in range(times):
+            for how in itertools.islice(hows, times):
                 with RawGrpc(target, window=50_000) as connection:
                     stream = begin_large_answer(connection)
                     if how == "RST_STREAM":
@@ -580,7 +584,10 @@ class TestConnection:
                     elif how == "RST":
                         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-        assert_no_growth(system, abandon)
+        abandon(10)
+        before = settled(system)
+        abandon(45)  # 150 MB by each way
+        eventually(lambda: memory(system) - before < 80e6, "memory given back", seconds=20)
         with RawGrpc(target) as other:
             assert_goes_on(other)
 
@@ -744,14 +751,6 @@ def begin_large_answer(connection: RawGrpc) -> int:
     while not connection.answers[stream].body:
         connection.receive()
     return stream
-
-
-def assert_no_growth(system: System, abandon: Callable[[int], None]) -> None:
-    """Ten rounds to warm up, then thirty: the system holds less than 80 MB more than before."""
-    abandon(10)
-    before = settled(system)
-    abandon(30)
-    eventually(lambda: memory(system) - before < 80e6, "memory given back", seconds=20)
 
 
 def memory(system: System) -> int:

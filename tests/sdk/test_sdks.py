@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conductor.client.configuration.configuration import Configuration
-from conductor.client.configuration.settings.authentication_settings import AuthenticationSettings
-from conductor.client.http.rest import ApiException
-from conductor.client.orkes_clients import OrkesClients
 
 from support.documents import DOCUMENTED, DOCUMENTED_ID, UNKNOWN_ID
 from support.running import System, running_system
@@ -29,6 +25,11 @@ def base_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def python_client(base_url: str, *, keys: bool = False) -> Any:
+    # Here, for every process of a run collects this file, and the SDK takes a second to import.
+    from conductor.client.configuration.configuration import Configuration  # noqa: PLC0415
+    from conductor.client.configuration.settings.authentication_settings import AuthenticationSettings  # noqa: PLC0415
+    from conductor.client.orkes_clients import OrkesClients  # noqa: PLC0415
+
     settings = AuthenticationSettings(key_id="key", key_secret="secret") if keys else None  # noqa: S106 - made up
     return OrkesClients(Configuration(server_api_url=base_url, authentication_settings=settings)).get_task_client()
 
@@ -51,6 +52,8 @@ def test_python_sdk_gets_every_field(base_url: str, keys: bool) -> None:
 @pytest.mark.parametrize(("task_id", "status"), [(UNKNOWN_ID, 404), ("not-a-uuid", 400), ("a/b c", 400)])
 def test_python_sdk_reads_our_errors(base_url: str, task_id: str, status: int) -> None:
     """The SDK's exception has our status and message."""
+    from conductor.client.http.rest import ApiException  # noqa: PLC0415 - as above
+
     with pytest.raises(ApiException) as refused:
         python_client(base_url).get_task(task_id)
     assert refused.value.status == status

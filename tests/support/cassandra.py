@@ -1,5 +1,6 @@
 """A Cassandra node of the tests' own, on free ports, and a keyspace as Conductor makes it."""
 
+import json
 import signal
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives import serialization
 
 from support.database_server import DatabaseServer, free_port
 from support.documented import statements
+from support.documents import DOCUMENTED, compact
+from taskgate.documents.conductor import project_task_model
 from tools import cassandra_programs
 
 USER = "taskgate"  # as in docs/stores.md
@@ -26,6 +29,13 @@ _SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node 
 
 _MEMORY = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 """It lives for a minute: compiling well costs more than it gives."""
+
+ROWS = {
+    task_id: compact(json.loads(DOCUMENTED) | {"taskId": task_id}).decode()
+    for task_id in (str(uuid.UUID(int=number)) for number in range(1, 51))
+}
+ANSWERS = {task_id: project_task_model(stored.encode(), 0).document for task_id, stored in ROWS.items()}
+"""Fifty tasks as Conductor keeps them, by ID, and what taskgate answers for each."""
 
 
 class CassandraNode(DatabaseServer):

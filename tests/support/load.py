@@ -1,4 +1,4 @@
-"""Callers that ask a running system without pause, and what they got."""
+"""Callers that ask a running system again and again, and what they got."""
 
 import http.client
 import random
@@ -13,6 +13,9 @@ from types import MappingProxyType
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.doors import GrpcDoor, RestDoor
 from support.running import System, eventually
+
+_PAUSE = 0.02
+"""Seconds that a caller rests after an answer, on average: without it, callers take the processors from the servers."""
 
 
 @contextmanager
@@ -30,6 +33,11 @@ def in_threads(count: int, work: Callable[[int, threading.Event], None]) -> Iter
             thread.join(30)
 
 
+def rested(stop: threading.Event) -> bool:
+    """Rest for a moment between two calls; whether ``stop`` was set, and it was the last."""
+    return stop.wait(random.uniform(0, 2 * _PAUSE))
+
+
 @contextmanager
 def callers(
     system: System,
@@ -38,7 +46,7 @@ def callers(
     *,
     connect_anew: bool = False,
 ) -> Iterator[Counter[str]]:
-    """REST callers that ask without pause; what they got, by kind, is complete when the block ends.
+    """REST callers that ask again and again; what they got, by kind, is complete when the block ends.
 
     ``documents`` are what they ask for, by ID, and what they should get. "refused" is a new connection that was not
     taken, "not accepted" one that the kernel took and nobody accepted before the socket went: the caller knows that
@@ -49,7 +57,7 @@ def callers(
 
     def call(number: int, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection(system.http, timeout=20)
-        while not stop.is_set():
+        while not rested(stop):
             outcomes[_ask(connection, *random.choice(tasks))] += 1
             if connect_anew:
                 connection.close()
@@ -80,7 +88,7 @@ def grpc_callers(system: System, count: int, *, connect_anew: bool = False) -> I
 
     def call(_: int, stop: threading.Event) -> None:
         door = GrpcDoor("grpc-envoy", system.http)
-        while not stop.is_set():
+        while not rested(stop):
             answer = door.get_task_json(DOCUMENTED_ID)
             outcomes["ok" if answer.document == DOCUMENTED_COMPACT else f"{answer.code} {answer.message}"] += 1
             if connect_anew:

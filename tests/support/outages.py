@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.documents import task
 from support.doors import GRPC_TO_HTTP, GrpcDoor, Outcome, open_door
-from support.load import in_threads
+from support.load import in_threads, rested
 from support.public_words import assert_public
 from support.running import System, eventually
 
@@ -54,13 +54,13 @@ def kind_of(outcome: Outcome, document: bytes) -> str:
 
 @contextmanager
 def callers(system: System, count: int) -> Iterator[Counter[str]]:
-    """Callers over REST and gRPC who ask for tasks at random without pause; what they got, by kind."""
+    """Callers over REST and gRPC who ask for tasks at random, again and again; what they got, by kind."""
     outcomes: Counter[str] = Counter()
 
     def call(number: int, stop: threading.Event) -> None:
         order = random.Random(number)
         door = open_door(("rest", "grpc")[number % 2], system.http, system.grpc)
-        while not stop.is_set():
+        while not rested(stop):
             task_id, document = order.choice(list(DOCUMENTS.items()))
             outcomes[kind_of(door.get_task_json(task_id), document)] += 1
         door.close()
@@ -72,7 +72,7 @@ def callers(system: System, count: int) -> Iterator[Counter[str]]:
 def check_restart_under_load(system: System, fault: Callable[[], None], times: int = 3) -> None:
     """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
     before = {process.pid for process in system.family()}
-    with callers(system, 16) as outcomes:
+    with callers(system, 8) as outcomes:
         for _ in range(times):
             served = outcomes["ok"]
             eventually(lambda served=served: outcomes["ok"] > served + 200, "calls under way")
@@ -84,3 +84,9 @@ def check_restart_under_load(system: System, fault: Callable[[], None], times: i
         eventually(lambda: outcomes["ok"] > 200, "calls again")
     assert set(outcomes) == {"ok"}, outcomes
     assert before <= {process.pid for process in system.family()}
+
+
+def assert_retryable_or_right(outcomes: Counter[str]) -> None:
+    """No wrong answer, and no failure that a caller would not try again."""
+    wrong = [what for what in outcomes if what != "ok" and not (what.startswith("503 ") and '"retryable":true' in what)]
+    assert not wrong, outcomes

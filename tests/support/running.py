@@ -109,9 +109,9 @@ class Running:
         assert isinstance(match, re.Match)
         return match
 
-    def events(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one kind."""
-        lines = [json.loads(line) for line in list(self.log) if line.startswith("{")]
+    def events(self, event: str, since: int = 0) -> list[dict[str, Any]]:
+        """The log lines of one kind, without the first ``since`` of all lines."""
+        lines = [json.loads(line) for line in self.log[since:] if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     def family(self) -> list[psutil.Process]:
@@ -217,15 +217,9 @@ class System(Running):
         super().__init__(
             "up",
             *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
-            *(
-                "--mode",
-                {"envoy": "embedded", "grpcio": "proxied"}[transport],
-                "--workers",
-                str(workers),
-                "--instance",
-                "test-node",
-            ),
-            *("--log-format", "json", *arguments),
+            *("--mode", {"envoy": "embedded", "grpcio": "proxied"}[transport], "--workers", str(workers)),
+            *("--instance", "test-node", "--log-format", "json"),
+            *("--drain-delay", "0", *arguments),  # no balancer is there to notice
             env={"TASKGATE_STORE": store} | (env or {}),
             files=files,
             prefix=prefix,

@@ -1,8 +1,8 @@
 """Which tests a run has, and what it says at its end about those that it has not.
 
-``needs(part)`` marks what needs a part of ``tools.parts``, and ``long`` what takes long or has the machine to itself:
-``make test`` has neither. Tests whose part is missing are left out, with the reason; where CI is set, only those of the
-list ``may_be_left_out.txt`` may be.
+``needs(part)`` marks what needs a part of ``tools.parts``, ``long`` what takes long, ``alone`` what besides has the
+machine to itself: ``make test`` has none of them. Tests whose part is missing are left out, with the reason; where CI
+is set, only those of the list ``may_be_left_out.txt`` may be.
 """
 
 import os

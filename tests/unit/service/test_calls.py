@@ -6,6 +6,7 @@ import weakref
 import pytest
 import structlog
 
+from support.turns import turns
 from taskgate.base.errors import STATUS_OF, DeadlineExceeded, InternalError, TaskgateError, TaskNotFound
 from taskgate.service.calls import Call, EagerCoroutine, build_handlers
 from taskgate.v1.error_reason_pb2 import ErrorReason
@@ -71,7 +72,7 @@ async def test_deadline_is_the_shorter_of_both(allowed: float | None) -> None:
 async def test_cancelled_call_is_logged_as_such() -> None:
     with structlog.testing.capture_logs() as logged:
         task = asyncio.ensure_future(handle(Call("/slow", "id"), b""))
-        await asyncio.sleep(0.01)
+        await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -143,7 +144,7 @@ class TestStarted:
             await EagerCoroutine(waits())
 
         task = asyncio.ensure_future(run())
-        await asyncio.sleep(0.01)
+        await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from support.turns import turns
 from taskgate.base.errors import Overloaded
 from taskgate.service.in_flight import MIN_LIMIT_BYTES, InFlight, Peer, Room
 
@@ -112,13 +113,13 @@ async def test_those_who_wait_are_let_in_in_their_order() -> None:
     await asyncio.sleep(0)
     assert not room_of(in_flight, "7").take("late", document(1, MIB)), "it would overtake"
     held[11].release()
-    await asyncio.sleep(0.01)
+    await turns()
     assert admitted == []
     held[10].release()
-    await asyncio.sleep(0.01)
+    await turns()
     assert admitted == ["large"]
     held[9].release()
-    await asyncio.sleep(0.01)
+    await turns()
     assert admitted == ["large", "small"]
     held[0].release()
     held[1].release()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from support.turns import turns
 from taskgate.base.errors import DocumentTooLarge, DocumentUnreadable, TaskgateError, TaskNotFound
 from taskgate.base.layout import Layout
 from taskgate.base.task_id import TaskIdFormat
@@ -30,7 +31,7 @@ class Store:
         self.reads += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        await asyncio.sleep(0.01)
+        await turns()
         self.at_once -= 1
         return bytes(bytearray(self.document))
 

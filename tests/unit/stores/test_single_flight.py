@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from support.turns import turns
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores import single_flight
 from taskgate.stores.single_flight import SingleFlight
@@ -50,12 +51,6 @@ async def opened(*, cancellable: bool = False) -> AsyncIterator[tuple[Database, 
     store = SingleFlight(database, cancellable=cancellable)
     yield database, store
     await store.close()
-
-
-async def turns(count: int = 5) -> None:
-    """Let everybody go as far as they get."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_reads_that_come_together_are_one() -> None:
@@ -200,8 +195,9 @@ async def test_no_reader_waits_long_for_the_read_before(monkeypatch: pytest.Monk
         hanging = asyncio.create_task(store.get_document("a"))
         await turns()
         later = asyncio.create_task(store.get_document("a"))
-        await asyncio.sleep(0.1)
-        assert database.reads == 2
+        async with asyncio.timeout(10):
+            while database.reads < 2:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
         database.gate.set()
         await hanging
         await later

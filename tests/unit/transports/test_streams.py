@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from support.documents import DOCUMENTED_ID
+from support.turns import turns
 from taskgate.stores.base import StoredTask
 from taskgate.stores.sqlite.store import SqliteStore
 from taskgate.stores.sqlite.writer import SqliteWriter
@@ -27,7 +28,7 @@ async def test_parts_that_the_handler_has_not_taken_hold_up_their_sender() -> No
             await parts.take({"body": frame(b"m"), "more_body": True})
 
     sending = asyncio.create_task(send())
-    await asyncio.sleep(0.01)
+    await turns()
     assert not sending.done()
     messages = parts.messages()
     for _ in range(100):

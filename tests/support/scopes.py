@@ -1,0 +1,73 @@
+"""Which tests one process of pytest-xdist runs together, and which come first.
+
+A process starts what its tests share. Tests of one file share servers, and stay together; those of each transport, or
+each server, share none with the others', and are a piece of work of their own: so no file holds up the end of a run.
+"""
+
+import re
+from pathlib import PurePath
+from typing import Any
+
+import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
+
+_LONGEST_FIRST = ("against_conductor", "faults", "api", "conformance", "interop", "cli", "gateway")
+"""Folders; what is short fills the gaps at the end."""
+
+_ONE_SYSTEM = ("api", "interop")
+"""Folders whose files all share the same systems."""
+
+_ONE_NODE = "test_cassandra.py"
+"""Files that share the node of Cassandra, which takes half a minute to start."""
+
+_APART = re.compile(r"grpcio|proxied|behind Envoy|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
+"""What the parameters of tests have that need another server than the rest of their file."""
+
+
+class Scopes:
+    """A pytest plugin, in each process of a run."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put the tests that take longest first, as far as folders tell."""
+        items.sort(key=lambda item: _rank(item.nodeid))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> "_Scheduling | None":
+        """Take the place of what ``--dist loadscope`` names."""
+        if config.option.dist != "loadscope":
+            return None
+        config.option.loadscopereorder = False  # by their number, which says little
+        return _Scheduling(config, log)
+
+
+class _Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid)
+
+
+def scope_of(nodeid: str) -> str:
+    """The name of the piece of work that a test belongs to."""
+    file, _, name = nodeid.partition("::")
+    folder = _folder(nodeid)
+    if file.endswith(_ONE_NODE):
+        return _ONE_NODE
+    return f"{folder if folder in _ONE_SYSTEM else file} {_piece(name)}"
+
+
+def _piece(name: str) -> str:
+    """Which part of a file."""
+    _, bracket, parameters = name.partition("[")
+    found = _APART.search(bracket + parameters)
+    return found[0].replace("behind Envoy", "grpcio") if found else ""
+
+
+def _folder(nodeid: str) -> str:
+    """The one below ``tests``."""
+    _, *folders, _ = (*PurePath(nodeid.partition("::")[0]).parts, "")
+    return folders[0] if folders else ""
+
+
+def _rank(nodeid: str) -> int:
+    folder = _folder(nodeid)
+    return _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else len(_LONGEST_FIRST)
