@@ -9,11 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
-from bench.processes import ServerProcess, free_port
 from support import mysql, postgresql
 from support.cassandra import CassandraNode
 from tools import servers
+from tools.processes import Failed, ServerProcess, free_port
 
 
 class Database(ABC):
@@ -258,7 +257,7 @@ def _running_redis(folder: Path) -> Iterator[_Redis]:
         try:
             database._ask("PING")
         except (OSError, RuntimeError) as error:
-            raise BenchError(str(error)) from error
+            raise Failed(str(error)) from error
 
     command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     with ServerProcess(command, folder / "redis.log", folder=data) as process:
