@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -215,7 +216,7 @@ def test_wrk_asks_for_rows_in_turn_and_goes_on_where_it_ended(tmp_path: Path) ->
     assert first.errors == second.errors == 0
     numbers = [int(number) for number in re.findall(r'"GET /(\d+) ', asked.read_text())]
     assert len(numbers) >= first.requests + second.requests
-    steps = {(later - earlier) % 1000 for earlier, later in zip(numbers, numbers[1:], strict=False)}
+    steps = {(later - earlier) % 1000 for earlier, later in pairwise(numbers)}
     assert steps <= {0, 1, 2}  # one may have been on the way when time was up
 
 
