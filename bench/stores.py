@@ -6,23 +6,11 @@ calls that are share a read of a database on the network. One row where all ask 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
 from bench.cases import Case, rest
-from bench.databases import (
-    Running,
-    running_cassandra,
-    running_mariadb,
-    running_mysql,
-    running_pgbouncer,
-    running_postgresql,
-    running_redis,
-    running_redis_cluster,
-    running_redis_sentinel,
-    running_sqlite,
-)
 from bench.importing import import_tasks
 from bench.loads import Load, run
 from bench.measuring import MAIN_CONNECTIONS, Settings, measure
@@ -31,6 +19,8 @@ from bench.report import Report
 from bench.servers import Server, Site, start_taskgate
 from bench.targets import Target, ask
 from bench.tasks import SMALL, Document, conductor_rows, task_ids, write_tasks
+from taskgate.stores.url_parts import DEFAULT_POOL_SIZE
+from tools import databases
 from tools.processes import Failed
 from tools.servers import WRK, Missing, find
 
@@ -39,16 +29,16 @@ TASKS = 1000
 
 SQLITE, POSTGRESQL, PEER = "SQLite", "PostgreSQL", "FastAPI + asyncpg"
 
-DATABASES: Mapping[str, Running] = {
-    SQLITE: running_sqlite,
-    POSTGRESQL: running_postgresql,
-    "PostgreSQL through pgbouncer": running_pgbouncer,
-    "MySQL": running_mysql,
-    "MariaDB": running_mariadb,
-    "Redis": running_redis,
-    "Redis behind Sentinel": running_redis_sentinel,
-    "Redis Cluster of 3": running_redis_cluster,
-    "Cassandra": running_cassandra,
+DATABASES: Mapping[str, databases.Running] = {
+    SQLITE: databases.running_sqlite,
+    POSTGRESQL: databases.running_postgresql,
+    "PostgreSQL through pgbouncer": partial(databases.running_pgbouncer, connections=DEFAULT_POOL_SIZE),
+    "MySQL": databases.running_mysql,
+    "MariaDB": databases.running_mariadb,
+    "Redis": databases.running_redis,
+    "Redis behind Sentinel": databases.running_redis_sentinel,
+    "Redis Cluster of 3": databases.running_redis_cluster,
+    "Cassandra": databases.running_cassandra,
 }
 
 CONDUCTORS = tuple(f"{store}, layout conductor" for store in (SQLITE, POSTGRESQL, "MySQL", "MariaDB", "Cassandra"))
@@ -93,29 +83,33 @@ def _servers(site: Site, report: Report) -> Iterator[dict[str, Server]]:
         yield servers
 
 
-def _start(stack: ExitStack, site: Site, name: str, running: Running) -> dict[str, Server]:
+def _start(stack: ExitStack, site: Site, name: str, running: databases.Running) -> dict[str, Server]:
     own = replace(site, folder=site.folder / name.lower().replace(" ", "-"))
     own.folder.mkdir()
     database = stack.enter_context(running(own.folder, conductor_rows(TASKS)))
     taskgate = partial(start_taskgate, own, databases=database.processes)
     started: dict[str, Server] = {}
+
+    def keep(subject: str, server: Server) -> None:
+        started[subject] = server
+        stack.enter_context(server.process)
+
     if database.url:
         import_tasks(own.folder / "tasks", partial(write_tasks, count=TASKS), store=database.url)
-        started[name] = taskgate(store=database.url)
+        keep(name, taskgate(store=database.url))
     if database.conductors:
-        started[f"{name}, layout conductor"] = taskgate("--layout", "conductor", store=database.conductors)
+        keep(f"{name}, layout conductor", taskgate("--layout", "conductor", store=database.conductors))
     if name == POSTGRESQL:
-        started[PEER] = fastapi_app.start(own, database.url, database.processes)
-    for server in started.values():
-        stack.enter_context(server.process)
+        keep(PEER, fastapi_app.start(own, database.url, database.processes))
     return started
 
 
 def _warm_up(cassandra: Server, report: Report) -> None:
     """What Java has not compiled yet takes ten times as long; after 10,000 reads still twice the CPU."""
     report.say("warming up Cassandra")
-    cassandra.process.wait_until(lambda: ask(rest(cassandra)))
-    run(_all(cassandra, SMALL), _WARM_UP)
+    with suppress(Failed):  # which its row will say
+        cassandra.process.wait_until(lambda: ask(rest(cassandra)))
+        run(_all(cassandra, SMALL), _WARM_UP)
 
 
 def _all(server: Server, document: Document, prefix: str = "") -> Target:

@@ -1,4 +1,7 @@
-"""Databases of the part ``stores``: each started on free loopback ports, and gone at the end with all it had."""
+"""Databases as installed, for the benchmark and beside a real Conductor: each on free loopback ports, gone at the end.
+
+``tests/support`` has those that tests freeze, replicate and give certificates.
+"""
 
 import asyncio
 import os
@@ -20,7 +23,6 @@ from cassandra import DriverException
 from cassandra.cluster import Cluster, NoHostAvailable
 from cassandra.concurrent import execute_concurrent_with_args
 
-from taskgate.stores.url_parts import DEFAULT_POOL_SIZE
 from tools import cassandra_programs, mariadb_server, mysql_server
 from tools.postgresql_programs import Programs
 from tools.processes import Failed, ServerProcess, free_port
@@ -82,8 +84,8 @@ def running_postgresql(_: Path, rows: Mapping[str, str]) -> Iterator[Database]:
 
 
 @contextmanager
-def running_pgbouncer(own: Path, rows: Mapping[str, str]) -> Iterator[Database]:
-    """In transaction mode, each statement on another connection, as many as taskgate has to it, to a server of its own.
+def running_pgbouncer(own: Path, rows: Mapping[str, str], *, connections: int) -> Iterator[Database]:
+    """In transaction mode, each statement on another of so many ``connections``, to a server of its own.
 
     Not in the folder of the others either: it does not run as root.
     """
@@ -97,7 +99,7 @@ def running_pgbouncer(own: Path, rows: Mapping[str, str]) -> Iterator[Database]:
             *("[databases]", f"* = host={host} port={server_port}", "[pgbouncer]"),
             *("listen_addr = 127.0.0.1", f"listen_port = {port}", "unix_socket_dir =", "logfile ="),
             *("auth_type = trust", f"auth_file = {users}"),
-            *("pool_mode = transaction", f"default_pool_size = {DEFAULT_POOL_SIZE}"),
+            *("pool_mode = transaction", f"default_pool_size = {connections}"),
         )
         configuration.write_text("\n".join(lines) + "\n")
         as_nobody = ["--user=nobody"] if os.geteuid() == 0 else []
