@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from taskgate.gateway.inside import why_not
+from taskgate.processes.envoy.embedded import why_not
 from tools.processes import ServerProcess, free_address
 from tools.servers import Missing
 
@@ -35,17 +35,17 @@ class Server:
 Starter = Callable[[Site], Server]
 """Starts a server, which may not answer yet. Raises Missing if it is not to be had here."""
 
-BEHIND = ("--transport", "grpcio")
+BEHIND = ("--mode", "proxied")
 """The options that put taskgate behind Envoy."""
 
 
 def start_taskgate(site: Site, *options: str, store: str = "", databases: Sequence[ServerProcess] = ()) -> Server:
     """``taskgate up`` with one worker: inside Envoy, or as ``options`` say. ``store`` is a URL, not the site's file."""
-    if "grpcio" not in options and (reason := why_not()) is not None:
-        raise Missing(f"Python cannot run inside Envoy here: {reason}")  # up would run grpcio instead
+    if "proxied" not in options and (reason := why_not()) is not None:
+        raise Missing(f"Python cannot run inside Envoy here: {reason}")  # up would run behind Envoy instead
     http, grpc = free_address(), free_address()
     command = [
-        *(sys.executable, "-m", "taskgate", "up", "--transport", "envoy", "--workers", "1"),
+        *(sys.executable, "-m", "taskgate", "up", "--mode", "embedded", "--workers", "1"),
         *("--store", store or f"sqlite:///{site.database}", "--http", http, "--grpc", grpc, "--log-format", "json"),
         *("--drain-delay", "0.1", "--shutdown-grace", "1", *options),
     ]

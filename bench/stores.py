@@ -19,7 +19,7 @@ from bench.report import Report
 from bench.servers import Server, Site, start_taskgate
 from bench.targets import Target, ask
 from bench.tasks import SMALL, Document, conductor_rows, task_ids, write_tasks
-from taskgate.stores.url_parts import DEFAULT_POOL_SIZE
+from taskgate.stores.network.url_parts import DEFAULT_POOL_SIZE
 from tools import databases
 from tools.processes import Failed
 from tools.servers import WRK, Missing, find

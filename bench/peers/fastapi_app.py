@@ -24,7 +24,7 @@ import asyncpg
 from fastapi import FastAPI, HTTPException, Response
 
 from bench.servers import Server, Site
-from taskgate.stores.url_parts import DEFAULT_POOL_SIZE
+from taskgate.stores.network.url_parts import DEFAULT_POOL_SIZE
 from tools.processes import ServerProcess, free_port
 
 FILE, STORE = "BENCH_FILE", "BENCH_STORE"

@@ -28,8 +28,8 @@ from bench.tasks import DOCUMENTED_ID, DOCUMENTS, LARGE, SMALL, conductor_rows, 
 from bench.workflow_rows import workflow_rows
 from bench.workflows import COPIES, copied_rows
 from support.running import eventually
-from taskgate.conductor_task import project_task_model
-from taskgate.errors import SettingsError
+from taskgate.base.errors import SettingsError
+from taskgate.documents.conductor import project_task_model
 from taskgate.stores import open_store
 from tools import cassandra_jars, mysql_server, servers
 from tools.processes import Failed, ServerProcess
