@@ -1,34 +1,71 @@
-"""``python -m bench``: what to measure, how long, and where the tables go."""
+"""``python -m bench``: what to measure, how long, and where the report goes."""
 
-import json
 import signal
 import sys
-from dataclasses import replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import click
 
-from bench.cases import choose
-from bench.conductor import JAR_VARIABLE, JAVA_VARIABLE, ConductorSettings
-from bench.errors import BenchError
-from bench.plan import CONNECTIONS, MAIN_CONNECTIONS, MOST_ROWS, Plan, full_plan, quick_plan
+from bench.beside import measure_beside
+from bench.cases import CASES, SERVERS, Case, choose
+from bench.growth import measure_growth
+from bench.importing import import_tasks, measure_import
+from bench.machine import describe_machine
+from bench.measuring import MAIN_CONNECTIONS, Settings, measure
 from bench.plot import draw
-from bench.report import render_markdown, render_text
-from bench.results import Results, as_json
-from bench.run import KEYS, run
-from bench.tasks import DOCUMENTS
+from bench.projection import measure_projection
+from bench.report import Report
+from bench.rows import measure_rows
+from bench.servers import Site, running
+from bench.starting import measure_start
+from bench.stores import measure_stores
+from bench.tasks import DOCUMENTS, LARGE, SMALL, write_tasks
+from bench.workflows import measure_workflows
+from tools.processes import Failed
+from tools.servers import H2LOAD, Missing, find
 
 FOLDER = Path(__file__).parent
-"""Where a full run leaves its results."""
+"""Where a whole run leaves its report."""
+
+CONNECTIONS = (1, MAIN_CONNECTIONS, 256)
+"""Calls in flight: as many HTTP/1.1 connections, or HTTP/2 connections with up to eight calls on each."""
+
+STORED_TASKS = 1000
+"""Tasks of 2 KB in the file that all servers read, beside the larger ones."""
+
+PARTS: Mapping[str, Callable[[Site, Settings, Report], None]] = {
+    "import": measure_import,
+    "start": measure_start,
+    "rows": measure_rows,
+    "stores": measure_stores,
+    "workflows": measure_workflows,
+    "projection": measure_projection,
+    "beside": measure_beside,
+    "growth": measure_growth,
+}
+"""What can be asked for beside the cases."""
+
+KEYS = (*(case.key for case in CASES), *PARTS)
 
 _DOCUMENTS = {document.name.replace(" ", ""): document for document in DOCUMENTS}
 
+_NOTES = (
+    f"Every row asks for one task in the same SQLite file of {STORED_TASKS:,}, of one serving process.",
+    "The Envoy in front of grpcio has a thread for each CPU, as installed; all other Envoys have one.",
+    "Go uses as many threads as it likes.",
+    "Connections are HTTP/1.1; gRPC has as many calls in flight on fewer connections, up to eight on each.",
+    "Latency at full load is calls in flight ÷ throughput: compare it within the table, do not quote it.",
+    "CPU time is the server's, a request, all its processes; the generator shares the cores.",
+    "taskgate writes a log line for each call, as installed, and checks IDs and documents; the peers do neither.",
+)
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option(
-    "--quick", is_flag=True, help="A few minutes: few and short rounds, 32 connections only. Not to be quoted."
-)
+@click.option("--quick", is_flag=True, help="A few minutes: one short round, 32 connections only. Not to be quoted.")
 @click.option("--only", multiple=True, metavar="NAME", help=f"Measure only these, repeatable: {', '.join(KEYS)}.")
 @click.option(
     "--document", "documents", multiple=True, type=click.Choice(list(_DOCUMENTS)), help="Only this size, repeatable."
@@ -39,33 +76,12 @@ _DOCUMENTS = {document.name.replace(" ", ""): document for document in DOCUMENTS
     type=click.IntRange(1, 1000),
     help=f"Calls in flight, repeatable.  [default: {', '.join(map(str, CONNECTIONS))}]",
 )
-@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds of every cell, instead of the plan's.")
-@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Seconds of every round, instead of the plan's.")
-@click.option(
-    "--most-rows",
-    type=click.Choice([str(rows) for rows in MOST_ROWS]),
-    help="Rows of 200 bytes, up to. Ten million take minutes, and 4 GB of disk.  [default: 1000000]",
-)
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    type=click.Choice(["info", "warning"]),
-    help="taskgate's log level; 'info' writes a line for each call, as installed.",
-)
-@click.option(
-    "--conductor-jar",
-    envvar=JAR_VARIABLE,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help=f"conductor-server-VERSION-boot.jar, to compare with Conductor.  [{JAR_VARIABLE}]",
-)
-@click.option(
-    "--java", envvar=JAVA_VARIABLE, default="java", help=f"The Java to run it with, 21 or newer.  [{JAVA_VARIABLE}]"
-)
+@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds of everything, instead of each part's own.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Seconds of a round, instead of each part's own.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for results.md, .svg and .json.  [default: bench/ for a whole run, none for a part or a quick one]",
+    help="Folder for results.md and .svg.  [default: bench/ for a whole run, none for a part or a quick one]",
 )
 def main(
     *,
@@ -75,85 +91,89 @@ def main(
     connections: tuple[int, ...],
     rounds: int | None,
     seconds: float | None,
-    most_rows: str | None,
-    log_level: str,
-    conductor_jar: Path | None,
-    java: str,
     output: Path | None,
 ) -> None:
     """Measure taskgate beside its peers, on this machine, in about twenty minutes.
 
     Every server runs on a free loopback port over one SQLite file, or over the store that is measured; each is asked
     for the right answer before and after. Ratios between rows are what to look at: single numbers say more about the
-    machine. The exit code is 1 if a call failed or an answer was wrong; a missed budget is printed, and changes nothing
-    else.
+    machine. What is not to be had here is left out, with the reason. The exit code is 1 if a call failed, an answer was
+    wrong or a part could not be measured; an aim that is missed is printed, and changes nothing else.
 
     \b
     Examples:
       python -m bench --quick
-      python -m bench --only 'envoy-*' --only fastapi-inline --document 2KB --connections 32 --rounds 9
-      python -m bench --only rows --most-rows 10000000
-      python -m bench --output build/bench/results
+      python -m bench --only rest --only fastapi-inline --document 2KB --connections 32 --rounds 9
+      python -m bench --only stores --output build/bench/results
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, and so stops every server
     began = monotonic()
-    whole = not (quick or only or documents or connections)
+    settings = Settings(
+        documents=[document for name, document in _DOCUMENTS.items() if name in documents] or DOCUMENTS,
+        connections=sorted(set(connections)) or ((MAIN_CONNECTIONS,) if quick else CONNECTIONS),
+        quick=quick,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    report = Report(describe_machine(), partial(click.echo, err=True))
+    if quick:
+        report.warnings.append("A quick run, to see that all works. Not to be quoted.")
     try:
-        plan = _plan(quick=quick, documents=documents, connections=connections, most_rows=most_rows)
-        plan = _with_own(plan, rounds, seconds)
-        conductor = ConductorSettings(conductor_jar, java)
-        results = run(plan, choose(KEYS, only), log_level=log_level, conductor=conductor, say=say)
-    except BenchError as error:
+        find(H2LOAD)
+        _measure(settings, choose(KEYS, only), report)
+    except (Failed, Missing) as error:
         click.echo(f"bench: {error}", err=True)
         sys.exit(1)
-    say(f"took {(monotonic() - began) / 60:.1f} minutes")
-    click.echo(render_text(results), nl=False)
-    if output or whole:
-        write(results, output or FOLDER)
-    sys.exit(1 if results.failures else 0)
+    report.say(f"took {(monotonic() - began) / 60:.1f} minutes")
+    click.echo(report.render(), nl=False)
+    if output or not (quick or only or documents or connections or rounds or seconds):
+        write(report, output or FOLDER)
+    sys.exit(1 if report.failures else 0)
 
 
-def write(results: Results, folder: Path) -> None:
-    """Leave the tables, the picture and every round in ``folder``."""
+def write(report: Report, folder: Path) -> None:
+    """Leave the report and its picture in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = "results.svg"
     try:
-        draw(results, folder / picture)
-    except BenchError as error:
-        say(f"!! {error}")
+        draw(report.rows, folder / picture)
+    except Failed as error:
+        report.say(str(error))
         picture = ""
-    (folder / "results.md").write_text(render_markdown(results, picture), encoding="utf-8")
-    text = json.dumps(as_json(results), indent=1, ensure_ascii=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(report.render(picture), encoding="utf-8")
 
 
-def say(sentence: str) -> None:
-    """Tell whoever waits."""
-    click.echo(sentence, err=True)
+def _measure(settings: Settings, wanted: Sequence[str], report: Report) -> None:
+    """All that is ``wanted``, of ``KEYS``, in an order that lets no part disturb another."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        site = Site(Path(name, "tasks.db"), Path(name))
+        report.say(f"filling the store with {STORED_TASKS:,} tasks")
+        import_tasks(site.database, partial(write_tasks, count=STORED_TASKS, others=DOCUMENTS[1:]))
+        if cases := [case for case in CASES if case.key in wanted]:
+            _measure_cases(site, settings, cases, report)
+        for part in (part for part in PARTS if part in wanted):
+            try:
+                PARTS[part](site, settings, report)
+            except Missing as reason:
+                report.leave_out(part, str(reason))
+            except Failed as error:
+                report.fail(f"{part}: {error}")
 
 
-def _plan(*, quick: bool, documents: tuple[str, ...], connections: tuple[int, ...], most_rows: str | None) -> Plan:
-    sizes = [document for name, document in _DOCUMENTS.items() if name in documents] or DOCUMENTS
-    make, usual = (quick_plan, (MAIN_CONNECTIONS,)) if quick else (full_plan, CONNECTIONS)
-    plan = make(sizes, sorted(set(connections)) or usual)
-    if most_rows is None:
-        return plan
-    return replace(plan, row_counts=[rows for rows in MOST_ROWS if rows <= int(most_rows)])
-
-
-def _with_own(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
-    cells, store_cells, workflow_cells = (
-        [
-            replace(
-                cell,
-                rounds=rounds or cell.rounds,
-                load=cell.load if seconds is None else replace(cell.load, seconds=seconds),
-            )
-            for cell in cells
-        ]
-        for cells in (plan.cells, plan.store_cells, plan.workflow_cells)
-    )
-    return replace(plan, cells=cells, store_cells=store_cells, workflow_cells=workflow_cells)
+def _measure_cases(site: Site, settings: Settings, cases: Sequence[Case], report: Report) -> None:
+    """Every document by every number of calls in flight: the main cell first, and longest."""
+    names = dict.fromkeys(case.server for case in cases)
+    report.say(f"starting {', '.join(names)}; the first build of the Go service takes minutes")
+    cells = [
+        settings.cell(document, count, *((5, 1.5) if main else (2, 2.0) if document is LARGE else (3, 1.0)))
+        for document in settings.documents
+        for count in settings.connections
+        for main in [document is SMALL and count == MAIN_CONNECTIONS]
+    ]
+    with running(SERVERS, names, site, report.leave_out) as servers:
+        for cell in sorted(cells, key=lambda cell: not cell.main):
+            rows = measure(cases, cell, servers, report.say)
+            report.add(f"Requests: {cell}", rows, _NOTES if cell.main else ())
 
 
 if __name__ == "__main__":

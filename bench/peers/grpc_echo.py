@@ -10,21 +10,29 @@ from typing import Any
 import grpc
 import uvloop
 
-ECHO_PATH = "/bench.Echo/Echo"
+from bench.servers import Server, Site
+from tools.processes import ServerProcess, free_port
+
+PATH = "/bench.Echo/Echo"
+
+
+def start(site: Site) -> Server:
+    """Start it."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.peers.grpc_echo", str(port)]
+    return Server(ServerProcess(command, site.folder / "echo.log"), grpc=f"127.0.0.1:{port}")
 
 
 async def serve(port: int) -> None:
     """Serve until the process ends."""
 
-    async def echo(request: bytes, context: object) -> bytes:
-        del context
+    async def echo(request: bytes, _: object) -> bytes:
         return request
 
-    _, service, method = ECHO_PATH.split("/")
+    _, service, method = PATH.split("/")
     server = grpc.aio.server()
-    handlers: dict[str, Any] = {
-        method: grpc.unary_unary_rpc_method_handler(echo)
-    }  # no serializers: bytes in, bytes out
+    # No serializers: bytes in, bytes out.
+    handlers: dict[str, Any] = {method: grpc.unary_unary_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from against_conductor.databases import Database
-from bench.errors import BenchError
-from bench.processes import ServerProcess, free_port
 from tools.conductor_jar import find_jar, find_java
+from tools.processes import Failed, ServerProcess, free_port
 
 START_SECONDS = 300.0
 """Seconds until it answers; 20 to 70 on two cores."""
@@ -86,7 +85,7 @@ def running_conductor(database: Database, folder: Path) -> Iterator[Conductor]:
         try:
             conductor.must("GET", "/health")
         except (OSError, AssertionError) as error:
-            raise BenchError(str(error)) from error
+            raise Failed(str(error)) from error
 
     with ServerProcess(command, folder / "conductor.log", folder=home) as process:
         process.wait_until(ask, poll_seconds=0.5, seconds=START_SECONDS)

@@ -9,11 +9,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
-from bench.processes import ServerProcess, free_port
 from support import mysql, postgresql
 from support.cassandra import CassandraNode
-from tools import servers
+from tools import databases
 
 
 class Database(ABC):
@@ -248,19 +246,5 @@ def running_database(name: str, folder: Path) -> Iterator[Database]:
 
 @contextmanager
 def _running_redis(folder: Path) -> Iterator[_Redis]:
-    program = str(servers.find(servers.REDIS))
-    data = folder / "redis"
-    data.mkdir()
-    port = free_port()
-    database = _Redis(port)
-
-    def ask() -> None:
-        try:
-            database._ask("PING")
-        except (OSError, RuntimeError) as error:
-            raise BenchError(str(error)) from error
-
-    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-    with ServerProcess(command, folder / "redis.log", folder=data) as process:
-        process.wait_until(ask, poll_seconds=0.1)
-        yield database
+    with databases.running_redis(folder / "redis", {}) as database:
+        yield _Redis(int(database.url.rpartition(":")[2].partition("/")[0]))

@@ -1,7 +1,5 @@
 """MariaDB and MySQL servers of the tests' own, on free ports."""
 
-import os
-import subprocess
 import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +14,12 @@ import pytest
 import trustme
 
 from support.database_server import DatabaseServer, free_port
-from tools import mysql_server, servers
+from tools import mariadb_server, mysql_server
 
 USER = "tester"
 PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
 
 _UNKNOWN_THREAD = 1094
-
-_SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql")
 
 
 class MysqlServer(DatabaseServer):
@@ -154,24 +150,10 @@ class Mariadb(MysqlServer):
     variables = "information_schema.session_variables"
 
     def _make(self) -> list[str]:
-        program = servers.find(servers.MARIADB)
-        share = _share(program)
-        command = [
-            str(program), "--no-defaults", f"--lc-messages-dir={share}", "--innodb-log-file-size=16M",
-            "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
-        ]  # fmt: skip
-        if os.geteuid() == 0:  # which it refuses unless it is told by name
-            command.append("--user=root")
-        tables = [(share / name).read_text() for name in _SYSTEM_TABLES]
-        statements = ["CREATE DATABASE mysql;", "USE mysql;", *tables, "FLUSH PRIVILEGES;", _user()]
-        made = subprocess.run(
-            [*command, f"--datadir={self._data}", "--bootstrap"],
-            input="\n".join(statements),
-            capture_output=True,
-            text=True,
-            check=False,
+        command = mariadb_server.command(
+            "--innodb-log-file-size=16M", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0"
         )
-        assert made.returncode == 0, made.stderr
+        mariadb_server.make_data(command, self._data, _user())
         return command
 
 
@@ -193,16 +175,6 @@ class Mysql(MysqlServer):
 def _user() -> str:
     """Statements for a user who may do everything."""
     return f"CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {USER}@'%' WITH GRANT OPTION;\n"
-
-
-def _share(program: Path) -> Path:
-    """The folder of a server's SQL files and message files."""
-    unpacked = program.is_relative_to(servers.SERVERS)
-    places = (servers.SERVERS / "root/usr",) if unpacked else (program.resolve().parent.parent, Path("/usr"))
-    folders = [place / "share" / name for place in places for name in ("mysql", "mariadb")]
-    found = [folder for folder in folders if (folder / _SYSTEM_TABLES[0]).exists()]
-    assert found, f"{program} has no {_SYSTEM_TABLES[0]} in any of {folders}"
-    return found[0]
 
 
 KINDS = (Mariadb, pytest.param(Mysql, marks=pytest.mark.needs("mysqld")))
