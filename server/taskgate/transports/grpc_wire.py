@@ -87,7 +87,7 @@ def split_frame(body: bytes | bytearray, encoding: bytes | None) -> tuple[bytes,
     if body[0] == 0:
         return message, end
     if body[0] != 1:
-        raise not_one_message(f"one whose flag is {body[0]}, where gRPC has_key 0 and 1")
+        raise not_one_message(f"one whose flag is {body[0]}, where gRPC knows 0 and 1")
     return _decompress(message, encoding), end
 
 
