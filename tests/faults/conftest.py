@@ -1,12 +1,13 @@
 """Systems that outlive a test, for faults that leave them whole: each such test finds what those before it left."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 
 import pytest
 
-from support.running import System, running_system
+from support.running import System, eventually, running_system
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +22,18 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
                 running_system(database, "--demo", *arguments, transport=transport, workers=workers)
             )
 
-        yield start
+        def settled(transport: str, *arguments: str, workers: int) -> System:
+            system = start(transport, *arguments, workers=workers)
+            # A process that answers may not yet be watched: one that hangs then is noticed by its start's time limit.
+            eventually(lambda: len(gone(system)) == len(replaced(system)), "what is gone is replaced", 60)
+            return system
+
+        yield settled
+
+
+def gone(system: System) -> list[str]:
+    return [line for line in system.log if "gone; replacing it" in line]
+
+
+def replaced(system: System) -> list[str]:
+    return [line for line in system.log if re.search('"event":"[A-Za-z]+ replaced"', line)]

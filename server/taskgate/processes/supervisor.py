@@ -211,6 +211,7 @@ class Supervisor(Generic[P]):
             failures = failures + 1 if time.monotonic() - began < _SHORT_LIFE else 0
             self._log.error(f"{self._name} gone; replacing it", number=number, problem=problem)
             failures = await self._start_again(process, failures)
+            self._log.info(f"{self._name} replaced", number=number)
             began, logged = time.monotonic(), False
 
     async def _start_again(self, process: P, failures: int) -> int:
