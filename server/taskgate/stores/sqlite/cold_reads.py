@@ -1,8 +1,8 @@
-"""Reads of a file that may have to wait for its disk: in threads, where they hold up nothing else.
+"""Run file reads that may wait for the disk in threads, so that they do not block the event loop.
 
-Nothing tells beforehand whether a page of a file is in memory. But what was read a moment ago is; and where hundreds of
-tasks a second are read for the first time, and none of those that are read in threads is slow, the others are not
-either. Such reads may be done on the event loop, which takes half the CPU.
+Whether a page of a file is in memory cannot be known beforehand. But recently read tasks are in memory; and when
+hundreds of tasks a second are read for the first time and a sample of them is quick in threads, the others are quick
+too. Such reads may run on the event loop, which takes half the CPU.
 """
 
 import asyncio
@@ -20,37 +20,37 @@ from taskgate.stores.single_flight import HUGE_AT_ONCE, LARGE_DOCUMENT
 T = TypeVar("T")
 
 _THREADS: Final = 16
-"""As many different tasks can wait for a slow disk while others are read for the first time.
+"""How many different tasks can wait for a slow disk at once while others are read for the first time.
 
-With 64, a crowd of first reads took a tenth more CPU and 80 MB more: each thread has a connection with its cache.
+With 64, many first reads took a tenth more CPU and 80 MB more: each thread has a connection with its cache.
 """
 
 _THREADS_FOR_REPEATS: Final = 4
-"""Reads of what was read a moment ago have threads of their own, where they do not stand behind slow ones."""
+"""Threads for tasks that were read recently, so that these reads do not queue behind slow ones."""
 
 _THREADS_FOR_CHECKS: Final = 1
-"""A check that hangs takes no other thread; those after it wait for it, and leave the queue when they are given up."""
+"""A hanging probe blocks only this thread; later probes queue behind it and leave the queue when cancelled."""
 
 _MOST_READS: Final = 1024
-"""Reads under way, those that wait for a thread included."""
+"""Limit of reads in flight, including those that wait for a thread."""
 
 _IN_MEMORY: Final = (100_000, 30.0)
-"""How many tasks are taken to be in memory, for how many seconds; twice that at most, and some 15 MB to know it."""
+"""How many tasks count as in memory, for how many seconds; at most twice that. The record takes about 15 MB."""
 
 SLOW_READ: Final = 0.02
-"""Seconds after which a read of a small document seems to have waited for the disk, and not only for its turn."""
+"""Seconds after which a read of a small document probably waited for the disk, and not only for its turn."""
 
 _SAMPLES, _SAMPLE_SECONDS = 20, 0.1
-"""Quick reads in threads within so many seconds that speak for others in as many seconds more."""
+"""How many quick reads in threads within how many seconds vouch for others, for as many seconds more."""
 
 _QUICK, _QUICK_TO_SLOW = 0.005, 9
-"""Seconds of a quick read, and how many there must be for each that is not: a thread may have to wait for its turn."""
+"""Seconds of a quick read, and how many quick reads offset a slow one: a thread may have to wait for its turn."""
 
 _ALIVE_SECONDS: Final = 2.0
-"""Seconds since the last answer for which a disk is taken to be slow, and not away."""
+"""Seconds since the last answer for which a disk counts as slow rather than gone."""
 
 _CLOSE_SECONDS: Final = 2.0
-"""Seconds to wait for reads that run when the store is closed; one that hangs in the kernel is left behind."""
+"""Seconds that ``close`` waits for running reads; one that hangs in the kernel is abandoned."""
 
 
 class HugeDocument(Exception):
@@ -58,12 +58,12 @@ class HugeDocument(Exception):
 
 
 class Read(Protocol):
-    """Reads a document, for as long as it takes."""
+    """Read a document, for as long as it takes."""
 
     def __call__(self, task_id: str, asked: float, *, in_turn: bool) -> bytes | None:
-        """The document of ``task_id``; ``asked`` is when it was asked for, a time of ``time.monotonic``.
+        """Return the document of ``task_id``, requested at ``asked``, a time of ``time.monotonic``.
 
-        Raises HugeDocument, before it copies anything, unless it is ``in_turn``.
+        Raises HugeDocument before copying a huge document, unless it is ``in_turn``.
         """
         ...
 
@@ -75,12 +75,12 @@ class _Job:
 
 
 class ColdReads:
-    """An ``AbandonableStore`` that does each read by ``read``, in a thread.
+    """An ``AbandonableStore`` that runs each ``read`` in a thread.
 
-    For one event loop. ``store`` is what messages call the database.
+    For one event loop. ``store`` is the name of the database in messages.
 
     Huge documents are copied ``HUGE_AT_ONCE`` at a time: more would take the processors from the event loop. Only a
-    read tells which are huge. It gives its thread back then, and the document is read again when it is its turn.
+    read finds out which are huge. It then releases its thread, and reads the document again in its turn.
     """
 
     def __init__(self, store: str, read: Read) -> None:
@@ -98,22 +98,22 @@ class ColdReads:
         self._closed = False
 
     def is_quick(self, task_id: str, now: float) -> bool:
-        """Whether reading ``task_id`` at ``now``, a time of ``time.monotonic``, will not have to wait for the disk."""
+        """Predict whether reading ``task_id`` at ``now`` (``time.monotonic``) needs no wait for the disk."""
         if self._closed:
             return False
         return self._in_memory.has(task_id, now) or (self._samples.speak_for_others(now) and not self._waits_long(now))
 
     def note(self, task_id: str, document: bytes | None, seconds: float) -> None:
-        """``task_id`` was read just now, in so many seconds, and has ``document``."""
+        """Record that ``task_id`` was read just now, in ``seconds``, as ``document``."""
         if seconds < SLOW_READ and (document is None or len(document) <= LARGE_DOCUMENT):
             self._in_memory.add(task_id, time.monotonic())
         else:
             self._in_memory.discard(task_id)
 
     async def get_document(self, task_id: str) -> bytes | None:
-        """What ``read`` returns or raises.
+        """Return or raise what ``read`` does.
 
-        Raises StoreUnavailable if this store is closed, and Overloaded if too many reads are under way.
+        Raises StoreUnavailable if this store is closed, and Overloaded if too many reads are in flight.
         """
         if self._closed:
             raise self._refusal()
@@ -125,10 +125,10 @@ class ColdReads:
         return await self._read_huge(task_id, asked)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
-        """End the task ``read`` if its read still waits for a thread or a turn. One that runs cannot be interrupted."""
+        """Cancel the task ``read`` if it still waits for a thread or a turn. A running read cannot be interrupted."""
         job = self._jobs.get(read)
         if job is not None:
-            job.future.cancel()  # and so the task that waits for it
+            job.future.cancel()  # cancels the task that waits for it
         elif read in self._huge:
             future = self._huge[read]
             if future is None:
@@ -137,20 +137,20 @@ class ColdReads:
                 future.cancel()
 
     async def check(self) -> None:
-        """Return if reads are answered; asks for a task of no ID unless others are answered now.
+        """Return if reads are answered; probe with an empty task ID unless other reads were answered recently.
 
-        However many reads wait, the check is not refused and does not wait for them: what is in memory is served.
+        The probe is never refused or queued behind reads, however many wait: tasks in memory can be served.
         """
         if self._closed:
             raise self._refusal()
         if (self._jobs or self._huge) and time.monotonic() - self._answered < _ALIVE_SECONDS:
             return
-        with suppress(HugeDocument, DocumentUnreadable):  # an answer, too
+        with suppress(HugeDocument, DocumentUnreadable):  # also an answer
             await self._result(self._threads_for_checks.submit(self._read, "", time.monotonic(), in_turn=False))
         self._answered = time.monotonic()
 
     async def close(self) -> None:
-        """End the threads: reads that run may finish, for a while; those that wait fail."""
+        """End the threads: running reads get ``_CLOSE_SECONDS`` to finish; waiting reads fail."""
         self._closed = True
         loop = asyncio.get_running_loop()
         ends = []
@@ -172,7 +172,7 @@ class ColdReads:
         finally:
             del self._jobs[task]
         self._answered = time.monotonic()
-        if document is None or len(document) <= LARGE_DOCUMENT:  # a large one takes its time wherever it comes from
+        if document is None or len(document) <= LARGE_DOCUMENT:  # a large one is slow even from memory
             self._samples.add(seconds)
         self.note(task_id, document, seconds)
         return document
@@ -212,7 +212,7 @@ class ColdReads:
         return document, time.monotonic() - began
 
     def _waits_long(self, now: float) -> bool:
-        """Whether a read that is under way seems to wait for the disk."""
+        """Whether a read in flight seems to wait for the disk."""
         oldest = next(iter(self._jobs.values()), None)
         return oldest is not None and now - oldest.began > SLOW_READ
 
@@ -227,7 +227,7 @@ def _current_task() -> asyncio.Task[Any]:
 
 
 class _Samples:
-    """Of the first reads of each ``_SAMPLE_SECONDS`` so many are done in threads: they tell how the others would be."""
+    """Time the first ``_SAMPLES`` reads of each ``_SAMPLE_SECONDS`` in threads, to predict the others."""
 
     def __init__(self) -> None:
         self._ends = 0.0
@@ -235,7 +235,7 @@ class _Samples:
         self._enough_before = False
 
     def speak_for_others(self, now: float) -> bool:
-        """Whether a read at ``now`` need not be a sample. If it is to be one, it counts as one that has begun."""
+        """Whether a read at ``now`` need not be a sample. If it must be one, count it as begun."""
         if now >= self._ends:
             self._enough_before = self._quick >= _SAMPLES and now < self._ends + _SAMPLE_SECONDS
             self._ends = now + _SAMPLE_SECONDS
@@ -244,5 +244,5 @@ class _Samples:
         return self._enough_before and self._asked > _SAMPLES
 
     def add(self, seconds: float) -> None:
-        """A sample, or any other read in a thread that is not of a large document, took so long."""
+        """Count the ``seconds`` of a sample, or of any other threaded read of a document that is not large."""
         self._quick += 1 if seconds < _QUICK else -_QUICK_TO_SLOW

@@ -1,7 +1,7 @@
-"""Read-only connections to the file that is at a path now.
+"""Keep a pool of read-only connections to the current file at a path.
 
-A file can be replaced under running servers by renaming another one over it. Each read therefore checks which file the
-path leads to, and connections to an earlier file are closed.
+A file can be replaced under running servers by renaming another one over it. Each read therefore checks which file is
+at the path, and connections to an earlier file are closed.
 """
 
 import os
@@ -25,14 +25,14 @@ _SELECT_PLACE = "SELECT rowid, typeof(json_data) FROM task WHERE task_id = ?"
 
 
 class Busy(Exception):
-    """A lock is in the way; trying again soon may help. ``public`` is what to raise if it did not."""
+    """A lock blocks the read; a retry may succeed soon. ``public`` is the error to raise if retries fail."""
 
     def __init__(self, public: StoreUnavailable) -> None:
         self.public = public
 
 
 class Connections:
-    """Read-only connections, all to the file that is at ``path`` now; used by several threads.
+    """A thread-safe pool of read-only connections to the current file at ``path``.
 
     Connections to a removed file and to its successor must not be open at once: both would map the same ``-shm`` file,
     and SQLite, taking the new connection for the first one, would reset it under the old.
@@ -43,19 +43,19 @@ class Connections:
         self._path = os.path.abspath(path)  # noqa: PTH100 - a string is what os.stat takes fastest
         self._uri = f"{Path(self._path).as_uri()}?mode=ro"
         self._mutex = threading.Lock()
-        self._file: tuple[int, int] | None = None  # device and inode of what the connections below are to
+        self._file: tuple[int, int] | None = None  # device and inode of the file that is open
         self._generation = 0  # counts such files
         self._idle: list[sqlite3.Connection] = []
         self._idle_for_loop: list[sqlite3.Connection] = []  # one at most
         self._lookup: Lookup | None = None
         self._in_use = 0
-        self._outdated = 0  # in use, but of an earlier generation: closed when they come back
+        self._outdated = 0  # in use, but of an earlier generation: closed on return
 
     def fetch_one(self, task_id: str, *, for_loop: bool = False, in_turn: bool = False) -> tuple[Any, ...] | None:
-        """The document in a tuple, text as bytes; raises StoreUnavailable, or Busy. Waits for nothing but the disk.
+        """Return the document in a tuple, text as bytes; waits only for the disk. Raises StoreUnavailable or Busy.
 
-        ``for_loop`` takes a connection that threads have opened and leave alone. If there is none it raises Busy.
-        Without it, a document of over ``HUGE_DOCUMENT`` bytes raises HugeDocument unless it is ``in_turn``.
+        ``for_loop`` uses the connection that threads opened and reserve for the loop; without one, it raises Busy.
+        Unless ``for_loop`` or ``in_turn``, a document of over ``HUGE_DOCUMENT`` bytes raises HugeDocument.
         """
         generation = self._reserve()
         connection: sqlite3.Connection | None = None
@@ -70,20 +70,20 @@ class Connections:
             public = unavailable(self._name, self._path, error)
             if is_busy(error):
                 raise Busy(public) from error
-            self.discard()  # whatever it is, it shall not be met again through what is open now
+            self.discard()  # the next read uses a new connection
             raise public from error
         finally:
             self._take_back(connection, generation)
 
     def look_up(self, task_id: str) -> bytes | None:
-        """The document, read on the event loop without giving up the interpreter lock.
+        """Read the document on the event loop without releasing the interpreter lock.
 
-        Raises LookupFailed if that cannot be done now; ``fetch_one`` can then, or says why not.
+        Raises LookupFailed if that is impossible now; ``fetch_one`` then reads it or raises the reason.
         """
         with self._mutex:
             lookup = self._lookup
             if lookup is None or lookup.moved():
-                raise LookupFailed  # none is open yet, or the file was replaced
+                raise LookupFailed  # not open yet, or the file was replaced
             try:
                 return lookup.find(task_id)
             except LookupFailed:
@@ -91,9 +91,9 @@ class Connections:
                 raise
 
     def _open_lookup(self, generation: int) -> None:
-        """Open the connection of ``look_up``, if the file is still that of ``generation``; for threads."""
+        """Open the connection of ``look_up``, in a thread, if the file is still that of ``generation``."""
         if os.path.realpath(self._path) != self._path:
-            return  # SQLite would not notice that a link leads elsewhere
+            return  # SQLite would not notice a changed link
         lookup = open_lookup(self._uri, _SELECT)
         if lookup is None:
             return
@@ -104,12 +104,12 @@ class Connections:
         lookup.close()
 
     def discard(self) -> None:
-        """Close every connection, those in use as soon as they come back."""
+        """Close every connection; those in use are closed on return."""
         with self._mutex:
             self._discard()
 
     def _reserve(self) -> int:
-        """Count one connection as in use; returns the generation that it is of."""
+        """Count one connection as in use and return its generation."""
         file = self._look()
         with self._mutex:
             if file != self._file:
@@ -144,7 +144,7 @@ class Connections:
             self._outdated -= 1
 
     def _look(self) -> tuple[int, int]:
-        """The device and inode of the file."""
+        """Return the device and inode of the file."""
         try:
             status = os.stat(self._path)  # noqa: PTH116 - several times faster than pathlib, and done for every read
         except OSError as error:
@@ -182,13 +182,13 @@ def _select(connection: sqlite3.Connection, task_id: str) -> tuple[Any, ...] | N
 
 
 def _read_in_place(connection: sqlite3.Connection, task_id: str, *, in_turn: bool) -> tuple[Any, ...] | None:
-    """As ``_select``, in a third of its time for 10 MB, and without the interpreter lock; in 3 µs more for a small one.
+    """Read like ``_select``, but for 10 MB in a third of the time and without the interpreter lock.
 
-    ``_select`` keeps the lock for 10 ms while it copies 10 MB. Raises HugeDocument, as ``cold_reads.Read`` does;
-    where a value has no place of its own, its size is not known before it is copied.
+    ``_select`` keeps the lock for 10 ms while it copies 10 MB. A small document takes 3 µs more here. Raises
+    HugeDocument, as ``cold_reads.Read`` does; a value that ``blobopen`` cannot open is copied whatever its size.
     """
     try:
-        with _transaction(connection):  # in which a row keeps its place
+        with _transaction(connection):  # which keeps the row in its place
             if connection.execute("PRAGMA encoding").fetchone() == (b"UTF-8",):
                 place = connection.execute(_SELECT_PLACE, (task_id,)).fetchone()
                 if place is None:
@@ -215,7 +215,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Device and inode of the file at ``path``; None if it cannot be reached."""
+    """Return device and inode of the file at ``path``, or None if it cannot be reached."""
     try:
         status = os.stat(path)  # noqa: PTH116 - once a batch
     except OSError:

@@ -1,4 +1,4 @@
-"""SQLite's result codes in words for people."""
+"""Translate SQLite's result codes into public messages."""
 
 import os
 import sqlite3
@@ -18,25 +18,25 @@ _REASONS = {
     sqlite3.SQLITE_ERROR: "it has no table 'task' as taskgate or Conductor makes it",
     sqlite3.SQLITE_TOOBIG: "a document is larger than SQLite takes",
 }
-"""Public words for SQLite's primary result codes; its own stay in the exception chain."""
+"""Public messages for SQLite's primary result codes; its own stay in the exception chain."""
 
 
 NOT_A_FILE = "it is not a file"
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether a lock was in the way."""
+    """Whether a lock caused ``error``."""
     return primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 def primary_code(error: sqlite3.Error) -> int:
-    """The primary result code of ``error``."""
-    # Extended result codes keep the primary one in their low byte; errors of the module itself have none.
+    """Return the primary result code of ``error``."""
+    # Extended result codes keep the primary one in their low byte; the module's own errors have no code.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 def unavailable(name: str, path: str, error: sqlite3.Error) -> StoreUnavailable:
-    """The public form of ``error``, which SQLite raised for the file at ``path``."""
+    """Return the public form of ``error``, which SQLite raised for the file at ``path``."""
     code = primary_code(error)
     reason = _REASONS.get(code, "SQLite reported an error")
     if code == sqlite3.SQLITE_CANTOPEN:
@@ -48,5 +48,5 @@ def unavailable(name: str, path: str, error: sqlite3.Error) -> StoreUnavailable:
 
 
 def gone(name: str, reason: str) -> StoreUnavailable:
-    """The store called ``name`` cannot answer, for ``reason``."""
+    """Return the error that the store ``name`` is unavailable for ``reason``."""
     return StoreUnavailable(reason, store=name)

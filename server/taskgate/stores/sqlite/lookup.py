@@ -1,11 +1,11 @@
-"""One prepared SQLite statement, run without giving up the interpreter lock.
+"""Run one prepared SQLite statement without releasing the interpreter lock.
 
-The ``sqlite3`` module gives the lock up several times in each lookup, as it must for statements that take long. Where
-other threads feed the event loop, each time is a fight for the lock: under pyvoy, 25 of 105 µs of a gRPC call with 32
-in flight went there, for a lookup that takes 10. So the event loop, which reads nothing that may have to wait for the
-disk, runs the one statement that matters through SQLite's C interface by ``PyDLL``, which keeps the lock. It is the
-same library that the ``sqlite3`` module has loaded, found through that module; where it cannot be found (an interpreter
-with SQLite linked in), ``open_lookup`` says so, and the module does all the work.
+The ``sqlite3`` module releases the lock several times in each lookup, as it must for long statements. Where other
+threads feed the event loop, each release leads to contention: under pyvoy with 32 gRPC calls in flight, it cost 25 of
+105 µs of a call, for a lookup that takes 10. So the event loop, which makes only reads that need no wait for the disk,
+runs its one statement through SQLite's C interface by ``PyDLL``, which keeps the lock. It uses the library that the
+``sqlite3`` module has loaded, found through that module. Where it cannot be found (an interpreter with SQLite linked
+in), ``open_lookup`` returns None and the module does all the work.
 """
 
 import ctypes
@@ -14,16 +14,16 @@ from typing import Any
 
 _ROW, _DONE = 100, 101
 _TEXT, _BLOB = 3, 4  # sqlite3_column_type
-_OPEN_FLAGS = 0x1 | 0x40 | 0x8000  # SQLITE_OPEN_READONLY, _URI, _NOMUTEX: the caller sees to it that one thread calls
+_OPEN_FLAGS = 0x1 | 0x40 | 0x8000  # SQLITE_OPEN_READONLY, _URI, _NOMUTEX: the caller ensures that one thread calls
 _HAS_MOVED = 20  # SQLITE_FCNTL_HAS_MOVED: is the open file still what its path leads to?
 
 
 class LookupFailed(Exception):
-    """The statement gave something else than a text, a blob or nothing; the ``sqlite3`` module can say what."""
+    """The statement failed or returned neither text, blob nor no row; the ``sqlite3`` module can tell why."""
 
 
 class Lookup:
-    """``statement``, with one text parameter and one column, on a connection of its own; for one thread at a time."""
+    """A ``statement`` with one text parameter and one column, on its own connection; for one thread at a time."""
 
     def __init__(self, library: "_Library", uri: str, statement: str) -> None:
         self._library = library
@@ -39,7 +39,7 @@ class Lookup:
             raise LookupFailed(opened)
 
     def find(self, parameter: str) -> bytes | None:
-        """The value, or None if there is no row.
+        """Return the value, or None without a row.
 
         Raises LookupFailed, and UnicodeEncodeError for a parameter that is not Unicode text.
         """
@@ -65,7 +65,7 @@ class Lookup:
             library.reset(statement)
 
     def moved(self) -> bool:
-        """Whether the file that is open is no longer the one at its path."""
+        """Whether the path no longer leads to the open file."""
         self._library.file_control(self._database, b"main", _HAS_MOVED, self._moved_address)
         return self._moved.value != 0
 
@@ -78,7 +78,7 @@ class Lookup:
 
 
 def open_lookup(uri: str, statement: str) -> Lookup | None:
-    """A ``Lookup`` in the database ``uri``; None if SQLite's library cannot be reached, or will not open it."""
+    """Open a ``Lookup`` in the database ``uri``; None if SQLite's library cannot be found or cannot open it."""
     if _library is None:
         return None
     try:
@@ -88,10 +88,10 @@ def open_lookup(uri: str, statement: str) -> Lookup | None:
 
 
 class _Library:
-    """The functions of SQLite's C interface that are used here; AttributeError or OSError if one is not to be had."""
+    """The functions of SQLite's C interface used here. Raises AttributeError or OSError if one is missing."""
 
     def __init__(self) -> None:
-        import _sqlite3  # noqa: PLC0415 - not there in every build; the extension module that has SQLite loaded
+        import _sqlite3  # noqa: PLC0415 - the extension module that loads SQLite; missing in some builds
 
         library = ctypes.PyDLL(_sqlite3.__file__)
         if library.sqlite3_libversion_number() != _version_number():
@@ -105,7 +105,7 @@ class _Library:
             return found
 
         def quick(name: str, result: Any) -> Any:
-            """Arguments go as they are (pointers, numbers, bytes): that takes half the time of converting each."""
+            """Pass arguments (pointers, numbers, bytes) unconverted, which takes half the time."""
             found = getattr(library, f"sqlite3_{name}")
             found.restype = result
             return found

@@ -17,30 +17,30 @@ from taskgate.stores.sqlite.connections import Busy, Connections
 from taskgate.stores.sqlite.lookup import LookupFailed
 
 READ_BUSY_TIMEOUT = 1.0
-"""Seconds a read waits for a lock; in write-ahead mode only recovery and exclusive locks make one wait."""
+"""Seconds a read waits for a lock; in write-ahead mode, only recovery and exclusive locks block reads."""
 
 _BUSY_INTERVAL = 0.005
-"""Seconds between two tries of a read that waits for a lock."""
+"""Seconds between two attempts of a read that waits for a lock."""
 
 _VERY_SLOW_READ = 0.1
-"""Seconds of a read on the event loop after which the next ones are left to threads."""
+"""Seconds of a read on the event loop after which the next reads run in threads."""
 
 _LEAVE_FACTOR = 60
-"""For how many times as long, so that slow reads hold up calls 2 % of the time."""
+"""For how many times as long, so that slow reads block calls 2 % of the time."""
 
 
 class SqliteStore:
-    """Reads the table ``task`` of one file, which may be missing, locked, removed or replaced at any time.
+    """Read the table ``task`` of one file, which may be missing, locked, removed or replaced at any time.
 
-    What will not have to wait for the disk is read on the event loop, everything else in a thread.
+    Reads that need no wait for the disk run on the event loop, all others in a thread.
     """
 
     def __init__(self, path: str, layout: Layout = Layout.TASKGATE) -> None:
-        """``path`` is looked up anew for every read; nothing is opened here. Both layouts have the same two columns."""
+        """Open nothing yet: every read looks ``path`` up anew. Both layouts have the same two columns."""
         del layout
         self._connections = Connections(path)
         self._cold = ColdReads(path, self._read_patiently)
-        # Patient: however often a caller tries again, a task that waits for the disk has one thread.
+        # Patient: however often a caller retries, a task that waits for the disk occupies one thread.
         self._flights = SingleFlight(self._cold, patient=True)
         self._in_threads_until = 0.0
 
@@ -72,14 +72,14 @@ class SqliteStore:
         try:
             return self._connections.look_up(task_id)
         except LookupFailed:
-            return self._read(task_id, for_loop=True)  # it can do without, or says what is wrong
+            return self._read(task_id, for_loop=True)  # reads it anyway, or raises the reason
         except UnicodeEncodeError:  # a lone surrogate
             return None
 
     def _read_patiently(self, task_id: str, asked: float, *, in_turn: bool) -> bytes | None:
-        """``_read``, again while there is a lock, until ``READ_BUSY_TIMEOUT`` seconds after it was ``asked`` for.
+        """Call ``_read``, and retry while a lock blocks it, until ``READ_BUSY_TIMEOUT`` seconds after ``asked``.
 
-        Waiting for a thread counts: a lock holds up a full queue no longer than one read. Raises HugeDocument, as
+        Waiting for a thread counts, so a lock delays a full queue no longer than one read. Raises HugeDocument, as
         ``cold_reads.Read`` does.
         """
         deadline = asked + READ_BUSY_TIMEOUT

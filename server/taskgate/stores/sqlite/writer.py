@@ -1,4 +1,4 @@
-"""Write task documents into a SQLite file of taskgate's own: its layout, and upserts in batches."""
+"""Write task documents into taskgate's own SQLite file: create its layout, and upsert in batches."""
 
 import os
 import sqlite3
@@ -20,15 +20,15 @@ WRITE_BUSY_TIMEOUT = 30.0
 """Seconds an import waits for another writer."""
 
 _LOG_TIMEOUT = 1.0
-"""Seconds that cutting the write-ahead log waits for readers."""
+"""Seconds that truncating the write-ahead log waits for readers."""
 
 APPLICATION_ID = 0x54534B47
-"""``PRAGMA application_id`` of the files that taskgate makes: "TSKG"."""
+"""``PRAGMA application_id`` of the files that taskgate creates: "TSKG"."""
 
 LAYOUT_VERSION = 1
 """``PRAGMA user_version`` of the layout below."""
 
-# The document comes last: a column behind a long one would be found only through all of its overflow pages.
+# The document comes last: reading a column behind a long one follows all of its overflow pages.
 _LAYOUT = """
 CREATE TABLE task (
     task_id     TEXT PRIMARY KEY,
@@ -46,31 +46,31 @@ ON CONFLICT (task_id) DO UPDATE SET
 """
 
 _ROWS_PER_STATEMENT = 2000
-"""Many, because the interpreter lock is free while one statement runs, and taken back after each."""
+"""Many, because the interpreter lock is free while a statement runs, and reacquired after each."""
 
 _PAGE_BYTES = 8192
 """Two in three Conductor tasks fill SQLite's usual page of 4096 bytes badly: only one fits, or none."""
 
 _CACHE_BYTES = 32 * 1024 * 1024
-"""What a writer keeps in memory of the file; the index is written to all over."""
+"""A writer's page cache; inserts touch index pages all over the file."""
 
 _CHECKPOINT_PAGES = 8192
-"""Pages in the write-ahead log (64 MiB) at which they are copied to the file: most index pages once, not many times."""
+"""Pages in the write-ahead log (64 MiB) at which it is checkpointed: most index pages are copied once, not often."""
 
 _LONG_LOG_BYTES = 256 * 1024 * 1024
-"""A write-ahead log that readers have kept from starting over is cut at this size, waiting for them if need be."""
+"""The size at which a write-ahead log that readers kept from restarting is truncated, waiting for them if needed."""
 
 
 class SqliteWriter(Writer):
-    """Writes the table ``task`` of one file, creating both if need be."""
+    """Write the table ``task`` of one file, creating both if needed."""
 
     def __init__(self, path: str) -> None:
-        """Open ``path`` for writing; raises StoreUnavailable if that fails or the file is not ours."""
+        """Open ``path`` for writing; raises StoreUnavailable if that fails or the file is not taskgate's."""
         super().__init__(path)
         self._path = os.path.abspath(path)  # noqa: PTH100 - as in the reader
         with ExitStack() as on_failure, self._faults():
             _make_private(self._path)
-            # Not SQLite's own waiting for locks: it would keep Ctrl-C waiting too.
+            # timeout=0: SQLite's own wait for locks would delay Ctrl-C.
             self._connection = sqlite3.connect(self._path, timeout=0, isolation_level=None)
             on_failure.callback(self._connection.close)
             self._prepare()
@@ -94,20 +94,20 @@ class SqliteWriter(Writer):
         return counts
 
     def _release(self) -> None:
-        self._empty_log()  # everything is then in the file itself, which can be copied or moved alone
+        self._empty_log()  # then the file holds everything, and can be copied or moved alone
         self._connection.close()
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Say what is wrong with the database in words for people."""
+        """Raise errors of the database in their public form."""
         try:
             yield
         except sqlite3.Error as error:
             raise unavailable(self._name, self._path, error) from error
 
     def _prepare(self) -> None:
-        """Make the layout in an empty database, or see that it is there."""
-        self._execute_patiently(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a file that is yet to be made
+        """Create the layout in an empty database, or verify it."""
+        self._execute_patiently(f"PRAGMA page_size = {_PAGE_BYTES}")  # applies only to a new file
         self._execute_patiently("BEGIN IMMEDIATE")
         if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._connection.execute(_LAYOUT)
@@ -120,7 +120,7 @@ class SqliteWriter(Writer):
         self._file = identity(self._path)
         if self._execute_patiently("PRAGMA journal_mode = WAL") != ("wal",):
             raise gone(self._name, "its file system does not support SQLite's write-ahead log")
-        # A crash of the machine may lose the last batches but damages nothing, and an import is safe to run again.
+        # A crash of the machine may lose the last batches but damages nothing, and an import can be repeated.
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute(f"PRAGMA cache_size = {-_CACHE_BYTES // 1024}")
         self._connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -128,7 +128,7 @@ class SqliteWriter(Writer):
         self._rows_per_statement = min(_ROWS_PER_STATEMENT, variables // 3)
 
     def _foreign(self) -> str | None:
-        """Why this database is not for us to write to, or None."""
+        """Return why taskgate must not write to this database, or None."""
         (application_id,) = self._connection.execute("PRAGMA application_id").fetchone()
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if application_id != APPLICATION_ID:
@@ -138,7 +138,7 @@ class SqliteWriter(Writer):
         return None
 
     def _execute_patiently(self, statement: str) -> tuple[Any, ...] | None:
-        """Execute ``statement``, waiting for other writers without being deaf to Ctrl-C; returns the first row."""
+        """Execute ``statement``, waiting for other writers interruptibly by Ctrl-C; return the first row."""
         deadline = time.monotonic() + WRITE_BUSY_TIMEOUT
         pause = 0.001
         while True:
@@ -168,7 +168,7 @@ class SqliteWriter(Writer):
             yield items[start : start + self._rows_per_statement]
 
     def _standing_of_stored(self, task: StoredTask) -> Standing | None:
-        """See ``compare``. One document at a time: a tie is met for each task of an import that is run again."""
+        """See ``compare``. Read one document at a time: a repeated import has a tie for each task."""
         statement = "SELECT CAST(json_data AS BLOB) FROM task WHERE task_id = ?"
         (document,) = self._connection.execute(statement, (task.task_id,)).fetchone()
         return None if document == task.document else standing_of(document)
@@ -182,17 +182,17 @@ class SqliteWriter(Writer):
             self._empty_log()
 
     def _empty_log(self) -> None:
-        """Copy the write-ahead log into the file and cut it to nothing, if readers allow that within a second."""
+        """Copy the write-ahead log into the file and truncate it, if readers allow that within a second."""
         try:
             self._connection.execute(f"PRAGMA busy_timeout = {_LOG_TIMEOUT * 1000:.0f}")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error:
-            return  # nothing is lost: what is in the log is in the database
+            return  # nothing is lost: the log is part of the database
 
 
 def _make_private(path: str) -> None:
-    """Make the file where there is none, for its owner alone; SQLite gives its log and its index the same mode."""
+    """Create a missing file, for its owner alone; SQLite gives its log and its index the same mode."""
     if not os.path.exists(path):  # noqa: PTH110 - as in the reader
-        with suppress(OSError):  # SQLite meets it again, and says what it is
+        with suppress(OSError):  # SQLite fails on it again, with a reason
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
