@@ -1,4 +1,4 @@
-"""Connections to MySQL and MariaDB, and public words for what goes wrong with them."""
+"""Connect to MySQL and MariaDB, and translate their errors into public messages."""
 
 import asyncio
 from typing import Any, Final
@@ -56,7 +56,7 @@ _REASONS: Final = {
     1213: "it is locked by another program",
     1969: _TOO_SLOW,
     3024: _TOO_SLOW,
-    1317: LOST,  # an administrator has ended the statement, and mostly the connection with it
+    1317: LOST,  # an administrator killed the statement, and usually the connection too
     1927: LOST,
     2006: LOST,
     2013: LOST,
@@ -66,14 +66,14 @@ _REASONS: Final = {
     _NO_SUCH_PLUGIN: _NO_PLUGIN,
     _UNINTELLIGIBLE: "what answers there does not speak MySQL's protocol",
 }
-"""Public words for error numbers (MySQL and MariaDB manuals, "Error Reference")."""
+"""Public messages for error numbers (MySQL and MariaDB manuals, "Error Reference")."""
 
 TOO_SLOW: Final = {1205, 1969, 3024}
-"""Numbers for a statement that took too long, or waited too long for a lock: the connection is as good as before."""
+"""Numbers for a statement that took too long, or waited too long for a lock: the connection stays usable."""
 
 
 class _RefusedPlugin:
-    """In place of an authentication that would send the password as it is, over a connection that others can read."""
+    """Replaces authentication that would send the password in clear text over an unencrypted connection."""
 
     def __init__(self, connection: Any) -> None:
         del connection
@@ -88,9 +88,9 @@ _IN_CLEAR: Final = {"mysql_clear_password": _RefusedPlugin, "dialog": _RefusedPl
 
 
 class _Connection(asyncmy.connection.Connection):
-    """The driver's, but that it takes no other public key from a server where it has been given one.
+    """The driver's connection, except that a configured public key is never replaced by one from the server.
 
-    Where it has none, and there is no TLS, it asks the server for one, as MySQL's protocol has it (MySQL manual,
+    Without a key and without TLS, it requests the server's key, as MySQL's protocol specifies (MySQL manual,
     "Caching SHA-2 Pluggable Authentication").
     """
 
@@ -104,16 +104,16 @@ class _Connection(asyncmy.connection.Connection):
 
 
 async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa: ASYNC109 - of all that it takes
-    """A connection in autocommit mode that carries text in UTF-8 and gives it as bytes.
+    """Connect in autocommit mode; text is sent as UTF-8 and returned as bytes.
 
-    ``settings`` are assignments for its session, as in a SET statement. Raises what ``explain`` has words for.
+    ``settings`` are assignments for the session, as in a SET statement. Raises errors that ``explain`` translates.
     """
     connection: Any = _Connection(  # type: ignore[no-untyped-call] # its wheel's
         host=url.host,
         port=url.port,
         unix_socket=url.unix_socket,
         user=url.user,
-        password=url.password.encode(),  # the driver's own way is Latin-1
+        password=url.password.encode(),  # the driver would use Latin-1
         database=url.database,
         charset="utf8mb4",
         use_unicode=False,
@@ -126,7 +126,7 @@ async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa:
     try:
         async with asyncio.timeout(timeout):
             await _connect(connection)
-            # SET NAMES, since servers can be told to ignore what a client asks for at first.
+            # SET NAMES, since servers can be configured to ignore the client's initial choice.
             await connection.query(f"SET NAMES utf8mb4, autocommit = 1, {settings}")
     except BaseException:
         terminate(connection)
@@ -136,48 +136,48 @@ async def connect(url: MysqlUrl, timeout: float, settings: str) -> Any:  # noqa:
 
 async def _connect(connection: Any) -> None:
     loop = HappyEyeballsLoop()
-    connection._loop = loop  # noqa: SLF001 - it takes none as an argument
+    connection._loop = loop  # noqa: SLF001 - not a parameter
     try:
         await connection.connect()
     except (errors.MySQLError, OSError):
         raise
-    except RuntimeError as error:  # a package for it is missing
+    except RuntimeError as error:  # a package is missing
         raise errors.OperationalError(_NO_SUCH_PLUGIN, "cannot authenticate") from error
     except Exception as error:
-        # The driver looks for numbers and names in whatever it has got.
+        # The driver parses any reply as if it were MySQL's.
         raise errors.OperationalError(_UNINTELLIGIBLE, "no greeting of a MySQL server") from error
     finally:
         connection._loop = loop.real  # noqa: SLF001 - as above
 
 
 def terminate(connection: Any) -> None:
-    """End the connection without waiting for anything; the driver's ``close`` waits for TLS, and for what is unsent."""
-    transport = connection._transport  # noqa: SLF001 - there is no other way to it
+    """End the connection without waiting; the driver's ``close`` waits for TLS, and for unsent data."""
+    transport = connection._transport  # noqa: SLF001 - the only access to it
     connection.close()
     if transport is not None:
         transport.abort()
 
 
 def is_mariadb(connection: Any) -> bool:
-    """Whether the server calls itself so; settings have other names there."""
+    """Whether the server is MariaDB, which has other names for settings."""
     return "mariadb" in str(connection.get_server_info()).lower()
 
 
 def explain(store: str, error: Exception) -> StoreUnavailable | None:
-    """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
+    """Return the public form of an ``error`` of the driver or network; None if it says nothing about the database."""
     reason = _reason(error)
     return None if reason is None else StoreUnavailable(reason, store=store)
 
 
 def number_of(error: Exception) -> int:
-    """The error's number, 0 if it has none."""
+    """Return the error's number, or 0."""
     number = error.args[0] if error.args else 0
     return number if isinstance(number, int) else 0
 
 
 def _reason(error: Exception) -> str | None:
     if isinstance(error, errors.MySQLError):
-        if isinstance(error.__cause__, OSError):  # the driver wraps those of connecting
+        if isinstance(error.__cause__, OSError):  # the driver wraps connection errors
             return network_reason(error.__cause__)
         number = number_of(error)
         return _REASONS.get(number, f"it reported an error, number {number}" if number else LOST)

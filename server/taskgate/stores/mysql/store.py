@@ -1,7 +1,7 @@
-"""Tasks in MySQL or MariaDB: Conductor's own table, or one with the same columns that ``taskgate import`` makes.
+"""Read tasks from MySQL or MariaDB: Conductor's table, or one with the same columns from ``taskgate import``.
 
-One table is read, by one statement, prepared where the server has room for it, in sessions that are read-only and limit
-a statement's time; a grant of SELECT on that table is all that the user needs.
+One statement reads one table, prepared if the server has room for it, in read-only sessions that limit a statement's
+time. The user needs only a grant of SELECT on that table.
 """
 
 import re
@@ -17,7 +17,7 @@ from taskgate.stores.mysql.url import MysqlUrl
 from taskgate.stores.network.sql_reader import CONNECT_TIMEOUT, STATEMENT_TIMEOUT, SqlReader
 
 _NO_ROOM_TO_PREPARE: Final = 1461
-"""The number for as many prepared statements as ``max_prepared_stmt_count`` allows, of all programs together."""
+"""The error number when all programs together have ``max_prepared_stmt_count`` prepared statements."""
 
 _Rows = Sequence[tuple[object, object]]
 
@@ -28,10 +28,10 @@ _COLLATION: Final = (
 
 
 class MysqlStore(SqlReader["_Session"]):
-    """Reads the table ``task`` of one database; the server may be stopped, paused or replaced at any time."""
+    """Read the table ``task`` of one database; the server may be stopped, paused or replaced at any time."""
 
     def __init__(self, url: MysqlUrl, layout: Layout = Layout.TASKGATE) -> None:
-        """Nothing is connected to here. Both layouts have the same two columns."""
+        """Connect to nothing yet. Both layouts have the same two columns."""
         del layout
         super().__init__(url.name, explain, url.pool_size)
         self._url = url
@@ -39,11 +39,11 @@ class MysqlStore(SqlReader["_Session"]):
     async def _get(self, task_id: str, *, refusable: bool) -> bytes | None:
         try:
             key = task_id.encode()
-        except UnicodeEncodeError:  # a surrogate without its other half, which no database could hold
+        except UnicodeEncodeError:  # a lone surrogate, which no database could hold
             return None
         rows = await self._connections.run(lambda session: session.fetch_rows(key), refusable=refusable)
         for found, document in rows:
-            if found == key:  # the column's collation may take other IDs for the same
+            if found == key:  # the column's collation may equate other IDs
                 if type(document) is bytes:
                     return document
                 raise DocumentUnreadable(task_id)
@@ -67,7 +67,7 @@ class MysqlStore(SqlReader["_Session"]):
 
 
 class _Session:
-    """One connection, and the statement to be executed over it."""
+    """One connection, and the statement to execute over it."""
 
     def __init__(self, connection: Any, store: str, execute: Callable[[bytes], Awaitable[_Rows]]) -> None:
         self._connection = connection
@@ -79,11 +79,11 @@ class _Session:
         return not self._connection.connected
 
     def terminate(self) -> None:
-        """End the connection without waiting for anything."""
+        """End the connection without waiting."""
         terminate(self._connection)
 
     async def fetch_rows(self, task_id: bytes) -> _Rows:
-        """Rows whose ID is this one to the server. Raises StoreUnavailable if it has no time, else as the driver."""
+        """Return rows whose ID the server equates to this one. Raises StoreUnavailable on timeout, or as the driver."""
         try:
             return await self._execute(task_id)
         except errors.MySQLError as error:
@@ -93,7 +93,7 @@ class _Session:
 
 
 async def _prepare(connection: Any, statement: str) -> Callable[[bytes], Awaitable[_Rows]]:
-    """What executes ``statement`` with its one parameter: prepared, or as text where the server prepares no more."""
+    """Return an executor of ``statement`` with its one parameter: prepared, or as text if the server has no room."""
     try:
         prepared = await connection.prepare(statement)
     except errors.MySQLError as error:
@@ -103,7 +103,7 @@ async def _prepare(connection: Any, statement: str) -> Callable[[bytes], Awaitab
 
         async def execute_text(task_id: bytes) -> _Rows:
             async with connection.cursor() as cursor:
-                await cursor.execute(f"{before}X'{task_id.hex()}'{after}")  # hexadecimal: nothing in it to escape
+                await cursor.execute(f"{before}X'{task_id.hex()}'{after}")  # hexadecimal needs no escaping
                 rows: _Rows = await cursor.fetchall()
             return rows
 
@@ -117,7 +117,7 @@ async def _prepare(connection: Any, statement: str) -> Callable[[bytes], Awaitab
 
 
 async def _statement(connection: Any) -> str:
-    """The statement, made for the table's own collation: only a text of that kind is looked up in the index."""
+    """Return the statement for the table's own collation: with any other, the index is not used."""
     async with connection.cursor() as cursor:
         await cursor.execute(_COLLATION)
         row = await cursor.fetchone() or (None, None)
@@ -125,12 +125,12 @@ async def _statement(connection: Any) -> str:
 
 
 def statement_for(character_set: str | None, collation: str | None) -> str:
-    """The statement for a ``task_id`` of this collation; None for one of bytes.
+    """Return the statement for a ``task_id`` column of this collation; None for a column of bytes.
 
-    A character that the column cannot hold becomes a question mark, and so at most another row is found: never is the
-    whole table converted instead.
+    A character that the column cannot hold becomes a question mark, so at most another row is found. The alternative
+    would convert the whole table.
     """
     key = "CAST(? AS BINARY)"
     if character_set and collation and re.fullmatch(r"\w+", character_set + collation):
         key = f"CONVERT(CONVERT(? USING utf8mb4) USING {character_set}) COLLATE {collation}"
-    return f"SELECT task_id, json_data FROM task WHERE task_id = {key}"  # noqa: S608 - names of the server's own
+    return f"SELECT task_id, json_data FROM task WHERE task_id = {key}"  # noqa: S608 - the server's own names

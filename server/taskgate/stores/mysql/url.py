@@ -1,7 +1,7 @@
-"""What a ``mysql://`` or ``mariadb://`` URL says; both are the same.
+"""Parse ``mysql://`` and ``mariadb://`` URLs; both mean the same.
 
-Parameters for TLS and for the server's key are named as the ``mysql`` program's options; ``pool_size`` is how many
-connections one process may have.
+Parameters for TLS and for the server's key are named like the ``mysql`` program's options; ``pool_size`` limits the
+connections of one process.
 """
 
 import ssl
@@ -38,30 +38,30 @@ _GRAMMAR: Final = Grammar(
 
 @dataclass(frozen=True, slots=True)
 class MysqlUrl:
-    """Where the table is and how to get there."""
+    """The location of the table and how to connect."""
 
     host: str
     port: int
     unix_socket: str | None
-    """A path, which is used in place of host and port."""
+    """A path, used in place of host and port."""
     database: str
     user: str | None
     """None for the user that taskgate runs as."""
     password: str = field(repr=False)
     tls: ssl.SSLContext | None = field(repr=False)
-    """The server's certificate is always verified, and so is its name."""
+    """Always verifies the server's certificate and its name."""
     public_key: bytes | None
-    """A PEM text: the only key that a password is encrypted with where there is no TLS. None for the server's word."""
+    """A PEM text: the only key to encrypt a password with, without TLS. None to accept the server's key."""
     pool_size: int
 
     @property
     def name(self) -> str:
-        """The URL without user, password and parameters: what messages and logs call the store."""
+        """The URL without user, password and parameters: the store's name in messages and logs."""
         return f"mysql://{self.unix_socket or Endpoint(self.host, self.port)}/{self.database}"
 
 
 def parse_mysql_url(rest: str) -> MysqlUrl:
-    """What follows ``mysql://``; raises SettingsError, never with a word of the user's part or of a value."""
+    """Parse the rest after ``mysql://``; raises SettingsError, which never quotes the user's part or a value."""
     url = _GRAMMAR.parse(rest)
     if not url.path or "/" in url.path:
         raise SettingsError(f"store: a mysql URL names a database after the host, as in {_GRAMMAR.example}")
@@ -82,7 +82,7 @@ def parse_mysql_url(rest: str) -> MysqlUrl:
 
 
 def _tls(parameters: Mapping[str, str]) -> ssl.SSLContext | None:
-    """What to verify the server by; without ``ssl_ca``, the authorities that this machine trusts."""
+    """Return the TLS context or None; without ``ssl_ca``, it trusts the authorities of this machine."""
     files = any(name in parameters for name in _TLS_NAMES)
     wanted = parameters.get("ssl", "true" if files else "false") == "true"
     if files and not wanted:
@@ -93,7 +93,7 @@ def _tls(parameters: Mapping[str, str]) -> ssl.SSLContext | None:
 
 
 def _public_key(path: str | None) -> bytes | None:
-    """The key in a file, as MySQL's own ``public_key.pem``."""
+    """Read the key from a file such as MySQL's ``public_key.pem``."""
     if path is None:
         return None
     try:

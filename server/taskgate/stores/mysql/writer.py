@@ -1,6 +1,6 @@
-"""What ``taskgate import`` writes into MySQL or MariaDB: a table with Conductor's columns and one more, marked.
+"""Write tasks into MySQL or MariaDB for ``taskgate import``: a marked table with Conductor's columns and one more.
 
-A lock by name makes batches of several imports into a database wait for each other.
+A named lock makes batches of several imports into a database wait for each other.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from taskgate.stores.writing.standing import Standing, digest_of, standing_of
 from taskgate.stores.writing.writer import compare, portions
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for making a connection."""
+"""Seconds for connecting."""
 
 LOCK_TIMEOUT: Final = 30
 """Seconds a write waits for another writer."""
@@ -29,9 +29,9 @@ _LOCKED: Final = 1205
 _PACKET_TOO_LARGE: Final = 1153
 
 _STATEMENT_BYTES: Final = 4096
-"""More than the statement that writes one task has beside the document."""
+"""An upper bound of the statement that writes one task, without its document."""
 
-# IDs are bytes: even the binary collation of text takes "a" and "a " for the same. 1020 is 255 characters.
+# IDs are bytes: even the binary collation of text equates "a" and "a ". 1020 bytes hold 255 characters.
 _LAYOUT: Final = """
 CREATE TABLE task (
     task_id     varbinary(1020) NOT NULL PRIMARY KEY,
@@ -54,7 +54,7 @@ _DOCUMENTS: Final = "SELECT task_id, CAST(json_data AS BINARY) FROM task WHERE t
 
 _INSERT: Final = "INSERT INTO task (task_id, update_time, json_data) VALUES (%s, %s, %s)"
 
-# MariaDB knows no alias of what is inserted; MySQL, from 8.0.20 on, warns of every VALUES().
+# MariaDB has no alias for inserted rows; MySQL, from 8.0.20 on, warns of every VALUES().
 _UPSERT_IN_MARIADB: Final = (
     f"{_INSERT} ON DUPLICATE KEY UPDATE"
     " update_time = VALUES(update_time), modified_on = CURRENT_TIMESTAMP, json_data = VALUES(json_data)"
@@ -68,20 +68,20 @@ _IDS_AT_ONCE: Final = 1000
 
 
 class MysqlWriter(SqlWriter):
-    """Writes the table ``task`` of one database."""
+    """Write the table ``task`` of one database."""
 
     def __init__(self, url: MysqlUrl) -> None:
-        """Connect, and make the layout where there is none. Raises StoreUnavailable."""
+        """Connect, and create a missing layout. Raises StoreUnavailable."""
         super().__init__(url.name, explain, (OSError, errors.MySQLError))
         self._url = url
-        # Names of locks are a server's, not a database's, and have 64 characters at most.
+        # Lock names are global to a server, and have 64 characters at most.
         self._lock = f"taskgate import {hashlib.sha256(url.database.lower().encode()).hexdigest()[:40]}"
         self._largest_statement = 0
         self._open()
 
     def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         for task in tasks:
-            task.document.decode()  # what is not UTF-8 is refused before anything is written
+            task.document.decode()  # refuses non-UTF-8 before writing anything
         return self._commit_after(self._put(tasks), len(tasks))
 
     async def _prepare(self) -> None:
@@ -101,7 +101,7 @@ class MysqlWriter(SqlWriter):
         await connection.query("SELECT task_id, update_time, json_data FROM task LIMIT 0")
 
     async def _put(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """Write without committing; returns what that did."""
+        """Write without committing; return the counts."""
         if await _value(self._connection, "SELECT GET_LOCK(%s, %s)", self._lock, LOCK_TIMEOUT) != 1:
             raise errors.OperationalError(_LOCKED, "another import does not release its lock")
         async with self._connection.cursor() as cursor:
@@ -127,7 +127,7 @@ class MysqlWriter(SqlWriter):
             await self._connection.query("COMMIT")
         try:
             await _value(self._connection, "SELECT RELEASE_LOCK(%s)", self._lock)
-        except (OSError, errors.MySQLError):  # the server releases it with the connection
+        except (OSError, errors.MySQLError):  # disconnecting releases it
             await self._disconnect()
 
     async def _disconnect(self) -> None:
@@ -137,7 +137,7 @@ class MysqlWriter(SqlWriter):
 
 
 async def _connect(url: MysqlUrl) -> Any:
-    # Without the strict mode a value that is too long is cut, and only a warning says so.
+    # Without strict mode, a value that is too long is truncated with only a warning.
     settings = (
         f"sql_mode = 'STRICT_ALL_TABLES', lock_wait_timeout = {LOCK_TIMEOUT}, innodb_lock_wait_timeout = {LOCK_TIMEOUT}"
     )
@@ -145,7 +145,7 @@ async def _connect(url: MysqlUrl) -> Any:
 
 
 async def _value(connection: Any, statement: str, *parameters: object) -> Any:
-    """The first column of the first row, or None."""
+    """Return the first column of the first row, or None."""
     async with connection.cursor() as cursor:
         await cursor.execute(statement, parameters)
         row = await cursor.fetchone()
@@ -153,7 +153,7 @@ async def _value(connection: Any, statement: str, *parameters: object) -> Any:
 
 
 class _Stored(NamedTuple):
-    """What is known of a stored document that was not read."""
+    """Facts about a stored document that was not read."""
 
     update_time: int
     digest: bytes
@@ -161,7 +161,7 @@ class _Stored(NamedTuple):
 
 
 async def _stored(cursor: Any, tasks: Sequence[StoredTask]) -> dict[str, _Stored]:
-    """What is stored of ``tasks``, by ID."""
+    """Look up which ``tasks`` are stored, by ID."""
     stored: dict[str, _Stored] = {}
     keys = tuple({task.task_id.encode() for task in tasks})
     for start in range(0, len(keys), _IDS_AT_ONCE):
@@ -172,7 +172,7 @@ async def _stored(cursor: Any, tasks: Sequence[StoredTask]) -> dict[str, _Stored
 
 
 async def _standings(cursor: Any, tasks: Sequence[StoredTask], stored: Mapping[str, _Stored]) -> dict[str, Standing]:
-    """Standings of those documents that are stored with the update time of a task that is not the same, by ID."""
+    """Return standings, by ID, of stored documents that differ from a task with the same update time."""
     tied = {
         task.task_id
         for task in tasks
@@ -189,10 +189,10 @@ async def _standings(cursor: Any, tasks: Sequence[StoredTask], stored: Mapping[s
 
 
 def _check_size(connection: Any, rows: Sequence[tuple[bytes, int, str]], most: int) -> None:
-    """Refuse what the server would refuse: it may hang up before its reason is read."""
+    """Refuse what the server would refuse: it may disconnect before its reason is read."""
     room = most - _STATEMENT_BYTES
     for _, _, document in rows:
-        # A character has up to four bytes, those that are escaped included.
+        # A character takes up to four bytes, even if escaped.
         if 4 * len(document) > room and len(connection.escape(document).encode()) > room:
             raise errors.OperationalError(_PACKET_TOO_LARGE, "a statement is too long")
 

@@ -1,1 +1,1 @@
-"""What the writers of all stores share."""
+"""Code shared by the writers of all stores."""

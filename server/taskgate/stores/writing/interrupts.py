@@ -1,4 +1,4 @@
-"""Ctrl-C at a bad moment, postponed to the end of it."""
+"""Postpone Ctrl-C until a critical section ends."""
 
 import signal
 import threading
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts_held() -> Iterator[Sequence[int]]:
-    """Let SIGINT take effect only after the block, which must be short or look: for what may not be torn apart.
+    """Postpone SIGINT until the block, a critical section, ends. The block must be short or poll the yielded list.
 
-    Yields a list in which every SIGINT that came is an item, as soon as it has come.
+    Yields a list to which every SIGINT adds an item on arrival.
 
-    Only the main thread gets signals, so elsewhere there is nothing to do; nor where SIGINT is not Python's to handle.
+    Does nothing outside the main thread, which alone gets signals, or where Python does not handle SIGINT.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield ()

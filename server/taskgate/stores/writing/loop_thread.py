@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, so that blocking code can use an asynchronous driver, wherever it runs."""
+"""Run an event loop in its own thread, so that blocking code anywhere can use an asynchronous driver."""
 
 import asyncio
 import concurrent.futures
@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _LOOK_INTERVAL = 0.1
-"""Seconds between two looks whether Ctrl-C was pressed."""
+"""Seconds between two checks for Ctrl-C."""
 
 
 class LoopThread:
-    """Runs coroutines one at a time, each to its end, for one thread that waits for them."""
+    """Run coroutines one at a time, each to completion, for one waiting thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -22,7 +22,7 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``; whatever ends the waiting for it cancels it."""
+        """Return the result of ``work``; any exception while waiting cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -31,9 +31,9 @@ class LoopThread:
             raise
 
     def run_unless(self, held: Sequence[int], grace: float, work: Coroutine[Any, Any, T]) -> T | None:
-        """The result of ``work``, or None if it has none ``grace`` seconds after ``held`` got an item.
+        """Return the result of ``work``, or None without one ``grace`` seconds after ``held`` got an item.
 
-        ``held`` is what ``interrupts_held`` collects. ``work`` is then cancelled, and has ended.
+        ``held`` is the list of ``interrupts_held``. On None, ``work`` was cancelled and has ended.
         """
         ended = threading.Event()
         future = asyncio.run_coroutine_threadsafe(_telling(ended, work), self._loop)
@@ -61,7 +61,7 @@ class LoopThread:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-            self._loop.run_until_complete(asyncio.sleep(0))  # what was aborted is closed in the next turn of the loop
+            self._loop.run_until_complete(asyncio.sleep(0))  # closes aborted transports, one turn later
         finally:
             self._loop.close()
 

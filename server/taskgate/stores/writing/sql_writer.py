@@ -1,6 +1,6 @@
-"""What the writers of PostgreSQL and MySQL do alike: a batch is a transaction, on a connection that may break.
+"""Base of the PostgreSQL and MySQL writers: each batch is a transaction, on a connection that may break.
 
-And the mark by which they know their own tables: a comment.
+Also defines the table comment that marks taskgate's own tables.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ _MARK: Final = "taskgate layout "
 _LAYOUT_VERSION: Final = 1
 
 COMMENT: Final = f"{_MARK}{_LAYOUT_VERSION}"
-"""The comment on tables that taskgate makes."""
+"""The comment on tables that taskgate creates."""
 
 PREPARE_TIMEOUT: Final = 90.0
-"""Seconds for connecting and making the layout, which may wait for other writers that do the same."""
+"""Seconds for connecting and creating the layout, which may wait for other writers doing the same."""
 
 BATCH_TIMEOUT: Final = 300.0
-"""Seconds after which a batch is given up: the server has stopped answering."""
+"""Deadline of a batch, in seconds: by then the server has stopped answering."""
 
 INTERRUPT_GRACE: Final = 3.0
-"""Seconds that Ctrl-C waits for a commit to be answered."""
+"""Seconds that Ctrl-C waits for the answer to a commit."""
 
 
 class SqlWriter(Writer):
-    """Writes batches, each in one transaction; several may write at once, and readers notice nothing of it."""
+    """Write batches, each in one transaction. Several writers may run at once, without affecting readers."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class SqlWriter(Writer):
         explain: Callable[[str, Exception], StoreUnavailable | None],
         lost: tuple[type[Exception], ...],
     ) -> None:
-        """``explain`` puts an error of the driver or of the network in words for people, as far as it has any.
+        """``explain`` returns the public form of an error of the driver or the network, or None.
 
-        ``lost`` are the errors that leave a commit without an answer.
+        ``lost`` are the errors that leave a commit unanswered.
         """
         super().__init__(name)
         self._explain = explain
@@ -59,10 +59,10 @@ class SqlWriter(Writer):
             raise
 
     def _commit_after(self, put: Coroutine[Any, Any, WriteCounts], size: int) -> WriteCounts:
-        """Write ``size`` tasks by ``put``, on a connection that there is, and which returns what that did; and commit.
+        """Connect if needed, write ``size`` tasks by ``put``, commit, and return the counts that ``put`` returned.
 
-        Where the commit was not answered, it is not known whether the tasks are stored: StoreUnavailable says so, and
-        ``total`` leaves them out. Ctrl-C is raised as a KeyboardInterrupt; such an error is then its context.
+        After an unanswered commit, the tasks may or may not be stored: StoreUnavailable says so, and ``total`` leaves
+        them out. Ctrl-C raises KeyboardInterrupt, with such an error as its context.
         """
         with self._faults():
             counts = self._loop.run(self._put_in_time(put))
@@ -108,7 +108,7 @@ class SqlWriter(Writer):
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Whatever goes wrong, leave no transaction behind, and say it in words for people."""
+        """On any error, disconnect to end the transaction, and raise its public form if any."""
         try:
             yield
         except BaseException as error:
@@ -121,19 +121,19 @@ class SqlWriter(Writer):
 
     @abstractmethod
     async def _prepare(self) -> None:
-        """Connect, and make the layout, or see that it is there."""
+        """Connect, and create or verify the layout."""
 
     @abstractmethod
     async def _commit(self) -> None:
-        """Commit; raises one of the errors that mean a lost connection where the server does not answer."""
+        """Commit; raises one of the ``lost`` errors if the server does not answer."""
 
     @abstractmethod
     async def _disconnect(self) -> None:
-        """End the connection, if there is one, without waiting for anything; what it did not commit is undone."""
+        """Terminate any connection without waiting; the server rolls back uncommitted changes."""
 
 
 def foreign(comment: str) -> str | None:
-    """Why a table with this comment is not for us to write to, or None."""
+    """Return why taskgate must not write to a table with this comment, or None."""
     if not comment.startswith(_MARK):
         return "it belongs to another program (Conductor's own?), and taskgate writes only into tables it made"
     if comment != COMMENT:

@@ -1,7 +1,7 @@
-"""Which of two versions of a task is the later one: a total order, so that imports end alike in whatever order.
+"""Decide which of two versions of a task is later, by a total order: imports in any order give the same result.
 
-``updateTime`` comes first. It is not enough: Conductor leaves it alone when a task ends, so the finished task and the
-version before it often share one. ``Standing`` decides between versions of one ``updateTime``.
+``updateTime`` is compared first, but does not suffice: Conductor does not change it when a task ends, so the finished
+task and the version before it often share one. ``Standing`` decides between versions with equal ``updateTime``.
 """
 
 import hashlib
@@ -20,26 +20,26 @@ _TERMINAL = frozenset(
 
 
 class Standing(NamedTuple):
-    """What versions of a task with one ``updateTime`` are compared by, in this order; the greater one is the later."""
+    """The sort key of versions of a task with equal ``updateTime``, in this order; the greater one is later."""
 
     terminal: bool
     """Whether the task has ended."""
 
     end_time: float
-    """``endTime``, epoch milliseconds; 0 where there is none."""
+    """``endTime``, epoch milliseconds; 0 if missing."""
 
     marks: int
-    """How many of ``executed`` and ``retried`` are set: Conductor sets them after the end, and never takes one back."""
+    """How many of ``executed`` and ``retried`` are set: Conductor sets them after the end, and never clears one."""
 
     poll_count: float
-    """``pollCount``: how often a worker has asked for the task."""
+    """``pollCount``: how often a worker has polled the task."""
 
     digest: bytes
-    """SHA-256 of the document: with all else equal, any rule will do that needs to know nothing but the two."""
+    """SHA-256 of the document: the tie-breaker, since any rule that depends only on the two documents will do."""
 
 
 def standing_of(document: bytes) -> Standing:
-    """The standing of ``document``, as it is stored; what it does not say, or not as Conductor does, counts least."""
+    """Return the standing of a stored ``document``. Fields that are missing, or not as Conductor's, count least."""
     fields = _fields(document)
     return Standing(
         isinstance(fields.status, str) and fields.status in _TERMINAL,
@@ -51,12 +51,12 @@ def standing_of(document: bytes) -> Standing:
 
 
 def digest_of(document: bytes) -> bytes:
-    """``Standing.digest``, which databases can make too."""
+    """Return ``Standing.digest``, which databases can compute too."""
     return hashlib.sha256(document).digest()
 
 
 class _Fields(msgspec.Struct, rename="camel"):
-    """The fields of a document that count here."""
+    """The fields of a document that ``Standing`` uses."""
 
     status: Any = None
     end_time: Any = None
@@ -73,7 +73,7 @@ def _fields(document: bytes) -> _Fields:
         return _decode(document)
     except (msgspec.DecodeError, RecursionError):
         pass
-    try:  # lone surrogates, which msgspec does not take
+    try:  # lone surrogates, which msgspec rejects
         values = json.loads(document, parse_int=float)
     except (ValueError, RecursionError):
         return _Fields()

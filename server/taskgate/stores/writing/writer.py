@@ -1,4 +1,4 @@
-"""What the writers of all databases do alike: they count, refuse to write once closed, and close once."""
+"""Base of the writers of all databases: count tasks, refuse writes after closing, and close once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from taskgate.stores.writing.standing import Standing, standing_of
 T = TypeVar("T")
 
 PORTION_BYTES: Final = 8 * 1024 * 1024
-"""Stored documents that are read at once, to compare them with what is to be written; a larger one is read alone."""
+"""Bytes of stored documents read at once, to compare them with new ones; a larger one is read alone."""
 
 
 class Writer(ABC):
-    """A ``TaskWriter`` without a database: what it writes, and what it has to release, is for those that have one."""
+    """A ``TaskWriter`` without a database: subclasses implement writing and releasing."""
 
     def __init__(self, name: str) -> None:
-        """``name`` is what messages call the store."""
+        """``name`` is the name of the store in messages."""
         self.created = False
         self.total = WriteCounts()
         self._name = name
@@ -50,7 +50,7 @@ class Writer(ABC):
 
     @abstractmethod
     def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """``write`` of a writer that is open; adds to ``total``."""
+        """Implement ``write`` of an open writer; adds to ``total``."""
 
     @abstractmethod
     def _release(self) -> None:
@@ -62,16 +62,16 @@ def compare(
     times: Mapping[str, int],
     standing_of_stored: Callable[[StoredTask], Standing | None],
 ) -> tuple[WriteCounts, list[StoredTask]]:
-    """What writing ``tasks`` one after the other does, as ``TaskWriter`` counts it, and which have to be stored.
+    """Return what writing ``tasks`` in order does, as ``TaskWriter`` counts it, and the tasks to store.
 
-    ``times`` are the update times of those that are stored already. ``standing_of_stored`` is asked about tasks of the
-    very update time that is stored under their IDs: it returns None where the document that is stored is the task's.
+    ``times`` are the update times of tasks that are already stored. ``standing_of_stored`` is called for a task whose
+    update time equals the stored one. It returns None if the documents are equal too.
     """
     counts = WriteCounts()
     changed: dict[str, StoredTask] = {}
 
     def order_of(task: StoredTask, before: StoredTask | None, time: int) -> int:
-        """Positive if ``task`` is later than what is there, negative if it is older, 0 if it is the same."""
+        """Positive if ``task`` is later than the existing version, negative if older, 0 if equal."""
         if task.update_time != time:
             return 1 if task.update_time > time else -1
         if before is None:
@@ -98,7 +98,7 @@ def compare(
 
 
 def portions(items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-    """``items`` in order, in lists of up to ``PORTION_BYTES`` by ``size``, or of one that is larger."""
+    """Split ``items``, in order, into lists of up to ``PORTION_BYTES`` by ``size``, or of one larger item."""
     portion: list[T] = []
     total = 0
     for item in items:
