@@ -1,1 +1,1 @@
-"""Cassandra as Conductor writes it."""
+"""Conductor's Cassandra store."""

@@ -1,7 +1,7 @@
-"""The one connection to a Cassandra cluster that all reads share: the driver's, bridged to asyncio.
+"""Bridge the driver's session with a Cassandra cluster, which all reads share, to asyncio.
 
-The driver, cassandra-driver, does its work in threads of its own: one reads from all nodes, others reconnect and follow
-who is there. Nothing here blocks the event loop; what the driver does only by blocking is done in a worker thread.
+The driver, cassandra-driver, works in its own threads: one reads from all nodes, others reconnect and follow which
+nodes are up. Nothing here blocks the event loop; the driver's blocking calls run in a worker thread.
 """
 
 import asyncio
@@ -33,37 +33,37 @@ from taskgate.stores.cassandra.url import CassandraUrl
 from taskgate.stores.network.url_parts import Endpoint
 
 REQUEST_TIMEOUT: Final = 1.5
-"""Seconds for one statement, all nodes that are tried together."""
+"""Seconds for one statement, on all tried nodes together."""
 
 CONNECT_TIMEOUT: Final = 1.0
-"""Seconds for one node to greet us, and again for it to say which others there are."""
+"""Seconds for one node to accept a connection, and again for it to list the others."""
 
 _SECOND_NODE_AFTER: Final = 0.2
-"""Seconds after which a statement is sent to another node too: the first one may hang."""
+"""Seconds after which a statement is also sent to another node: the first may hang."""
 
 _RECONNECT_INTERVAL: Final = 1.0
 """Seconds between two attempts to reach a node that is down, while others answer."""
 
 _HEARTBEAT_INTERVAL, _HEARTBEAT_TIMEOUT = 2, 1
-"""Seconds of silence after which a node is asked whether it is there, and seconds that it has to answer."""
+"""Seconds of silence after which a heartbeat is sent to a node, and seconds it has to answer."""
 
 DRIVERS_ERRORS: Final = (NoHostAvailable, DriverException, OSError)
-"""What the driver raises when a cluster is away, or is not as it should be."""
+"""The driver's errors for a cluster that is unreachable or not as expected."""
 
 OUT_OF_REACH: Final = (NoHostAvailable, UnresolvableContactPoints, OperationTimedOut, OSError)
-"""Those of them that say that no node answers."""
+"""Those that mean that no node answers."""
 
 _PROTOCOL: Final = 4
-"""Version of Cassandra's protocol: what Conductor's driver speaks, and every server since 2.2. Version 5 adds
-checksums, which the driver computes in Python."""
+"""Version of Cassandra's protocol: Conductor's driver and every server since 2.2 speak it. Version 5 adds checksums,
+which the driver computes in Python."""
 
-# The driver logs each lost connection with its trace; what matters of that is said by StoreUnavailable.
+# The driver logs each lost connection with a stack trace; StoreUnavailable tells what matters of it.
 logging.getLogger("cassandra").addHandler(logging.NullHandler())
 logging.getLogger("cassandra").propagate = False
 
 
 class CassandraSession:
-    """Connected, with its statements prepared. ``lost`` says that it is no good any more, and a new one may be."""
+    """A connected session with prepared statements. ``lost``: it is unusable, and a new one may help."""
 
     def __init__(self, store: str, cluster: Cluster, session: Any, statements: Sequence[Any]) -> None:
         self.lost = False
@@ -75,9 +75,9 @@ class CassandraSession:
 
     @classmethod
     async def open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
-        """Connect by way of one of ``nodes`` and prepare, which goes on if nobody waits for it any more.
+        """Connect through one of ``nodes`` and prepare; continues even if the caller is cancelled.
 
-        Raises what the driver raises.
+        Raises the driver's errors.
         """
         return await asyncio.to_thread(cls._open, url, nodes, statements)
 
@@ -88,14 +88,14 @@ class CassandraSession:
             session = cluster.connect()
             prepared = [session.prepare(statement) for statement in statements]
             for statement in prepared:
-                statement.is_idempotent = True  # so that it may be sent to a second node
+                statement.is_idempotent = True  # may be sent to a second node
             return cls(url.name, cluster, session, prepared)
         except BaseException:
             cluster.shutdown()
             raise
 
     def known_nodes(self) -> dict[uuid.UUID, Endpoint]:
-        """The nodes of the data centre that is asked, as they were heard of last, by the IDs that they keep."""
+        """Return the last known nodes of the data centre in use, by their permanent IDs."""
         asked = self._cluster.profile_manager.default.load_balancing_policy.local_dc
         hosts = self._cluster.metadata.all_hosts()
         return {
@@ -105,9 +105,9 @@ class CassandraSession:
         }
 
     async def fetch_row(self, number: int, values: Sequence[object]) -> tuple[Any, ...] | None:
-        """The first row that statement ``number`` finds.
+        """Return the first row that statement ``number`` finds.
 
-        Raises StoreUnavailable if the cluster says that it cannot answer this, else what the driver raises.
+        Raises StoreUnavailable if the cluster answers that it cannot, else the driver's errors.
         """
         began = time.monotonic()
         try:
@@ -119,7 +119,7 @@ class CassandraSession:
             self.lost = True
             raise
         except (OperationTimedOut, asyncio.CancelledError):
-            # Cancelled because it takes too long, perhaps: nobody else does that, see ``SingleFlight``.
+            # A cancellation may be a timeout; cancelled callers do not cancel this, see ``SingleFlight``.
             self.lost |= time.monotonic() - max(began, self._answered) >= REQUEST_TIMEOUT
             raise
         self._answered = time.monotonic()
@@ -146,14 +146,14 @@ class CassandraSession:
         return await answer
 
     async def close(self) -> None:
-        """End every thread and connection; statements under way fail."""
+        """End every thread and connection; statements in flight fail."""
         self.lost = True
         await asyncio.to_thread(self._cluster.shutdown)
 
 
 def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
     profile = ExecutionProfile(
-        # A node more on the way than a policy that knows who has which row: that one reads the whole schema first.
+        # One hop more than with a token-aware policy, which would read the whole schema first.
         load_balancing_policy=DCAwareRoundRobinPolicy(url.local_dc or ""),
         consistency_level=ConsistencyLevel.name_to_value[url.consistency],
         request_timeout=REQUEST_TIMEOUT,
@@ -174,7 +174,7 @@ def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
         compression=False,
         schema_metadata_enabled=False,
         token_metadata_enabled=False,
-        prepare_on_all_hosts=False,  # a node that has not seen a statement asks for it
+        prepare_on_all_hosts=False,  # a node requests a statement it does not know
         reprepare_on_up=False,
         monitor_reporting_enabled=False,
         application_name="taskgate",
@@ -198,11 +198,11 @@ _REASONS: Final[dict[type[BaseException], str]] = {
     OperationTimedOut: _NO_ANSWER,
     TimeoutError: _NO_ANSWER,
 }
-"""Public words for what the driver raises; the first that fits counts."""
+"""Public messages for the driver's errors; the first match counts."""
 
 
 def explain(store: str, error: Exception) -> StoreUnavailable | None:
-    """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
+    """Return the public form of an ``error`` of the driver or network; None if it says nothing about the database."""
     return _unavailable(store, error) if isinstance(error, DRIVERS_ERRORS) else None
 
 
@@ -213,10 +213,10 @@ def _unavailable(store: str, error: Exception) -> StoreUnavailable:
 def _reason(error: Exception) -> str:
     causes: list[Exception] = [error]
     if isinstance(error, NoHostAvailable):
-        if not isinstance(error.errors, dict):  # it greeted us, and then knew of no node that we may ask
+        if not isinstance(error.errors, dict):  # a node answered, but knows none in that data centre
             return _NOT_THAT_DATA_CENTRE
         causes = list(error.errors.values())
-    if any("SSL" in str(cause) for cause in causes):  # the driver makes an error of its own of it
+    if any("SSL" in str(cause) for cause in causes):  # the driver wraps it in its own error
         certificate = any("CERTIFICATE_VERIFY_FAILED" in str(cause) for cause in causes)
         return _REASONS[ssl.SSLCertVerificationError] if certificate else _NO_TLS
     fitting = (words for kind, words in _REASONS.items() if any(isinstance(cause, kind) for cause in causes))

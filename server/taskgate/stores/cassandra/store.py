@@ -1,8 +1,7 @@
-"""Tasks in Conductor's own keyspace of Cassandra; only read.
+"""Read-only access to tasks in Conductor's own Cassandra keyspace.
 
-Two statements, as Conductor's (``CassandraExecutionDAO.getTask``): a task's UUID leads to its
-workflow, in whose partition the task lies under its ID as text. A grant of SELECT on the two tables is all that the
-user needs.
+Two statements, as Conductor's (``CassandraExecutionDAO.getTask``): one finds the workflow of a task's UUID, the other
+the task in that workflow's partition, by its ID as text. The user needs only a grant of SELECT on the two tables.
 """
 
 import asyncio
@@ -20,18 +19,18 @@ from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.refusals import CLOSED
 
 READ_TIMEOUT: Final = 2.0
-"""Seconds that a read may take, both statements and connecting included."""
+"""Seconds that a read may take, including both statements and connecting."""
 
 _MOST_READS: Final = 128
-"""Reads that the cluster is asked for at once; more wait."""
+"""Limit of reads in flight in the cluster; more wait."""
 
 _OTHERS_TRIED: Final = 3
-"""Nodes that are tried when the URL's are out of reach: each that does not greet costs a second."""
+"""Nodes tried when the URL's are out of reach: each that accepts no connection costs a second."""
 
 _LOOKUP, _SELECT = 0, 1
 
 _ROW: Final = "workflow_id = ? AND shard_id = 1 AND entity = 'task' AND task_id = ?"
-"""Shard 1 is ``DEFAULT_SHARD_ID``: Conductor has not got around to using others."""
+"""Shard 1 is ``DEFAULT_SHARD_ID``: Conductor does not use others yet."""
 
 _NOBODY: Final = uuid.UUID(int=0)
 
@@ -42,23 +41,23 @@ _JAVAS_LONG = 1 << 63
 
 
 class CassandraStore:
-    """Reads the tables ``task_lookup`` and ``workflows``; nodes may be stopped, paused or replaced at any time.
+    """Read the tables ``task_lookup`` and ``workflows``; nodes may be stopped, paused or replaced at any time.
 
-    The driver keeps one connection to each node and sends all reads over it. When no node answers, it is thrown away,
-    and the next read begins with a new one, instead of waiting for when it would have tried again.
+    The driver keeps one connection to each node and sends all reads over it. When no node answers, the session is
+    discarded, and the next read opens a new one instead of waiting for the old one to reconnect.
     """
 
     def __init__(self, url: CassandraUrl) -> None:
-        """Nothing is connected to here."""
+        """Connect to nothing yet."""
         self._url = url
-        # S608 need not worry: a keyspace is letters, digits and underscores.
+        # S608: a keyspace is only letters, digits and underscores.
         self._statements = (
             f'SELECT workflow_id FROM "{url.keyspace}".task_lookup WHERE task_id = ?',  # noqa: S608
             f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
         self._heard_of = dict[uuid.UUID, Endpoint]()
-        """The nodes of the session before this one; their IDs tell the cluster from any other."""
+        """The nodes of the previous session; their IDs identify the cluster."""
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -103,8 +102,8 @@ class CassandraStore:
             self._dismiss()
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
-                self._opening.add_done_callback(asyncio.Task.exception)  # it may be that nobody waits for it any more
-            await asyncio.shield(self._opening)  # others wait for it too, and the next read may
+                self._opening.add_done_callback(asyncio.Task.exception)  # its waiters may be cancelled
+            await asyncio.shield(self._opening)  # other and later reads wait for it too
             if self._closed or self._session is None:
                 raise StoreUnavailable(CLOSED, store=self._url.name)
         return _Lease(self._session)
@@ -116,7 +115,7 @@ class CassandraStore:
             self._opening = None
 
     async def _connect(self) -> CassandraSession:
-        """By way of the URL's nodes or, if none can be reached, of others; raises what is said of the URL's."""
+        """Connect through the URL's nodes or, if none can be reached, others; raises the error of the URL's."""
         try:
             return await CassandraSession.open(self._url, self._url.hosts, self._statements)
         except OUT_OF_REACH:
@@ -126,7 +125,7 @@ class CassandraStore:
             return session
 
     async def _connect_elsewhere(self) -> CassandraSession | None:
-        """By way of a few nodes, others each time, that the cluster had; None if none leads into it."""
+        """Connect through a few random known nodes of the cluster; None if none leads into it."""
         others = [node for node in self._heard_of.values() if node not in self._url.hosts]
         if not others or self._closed:
             return None
@@ -135,13 +134,13 @@ class CassandraStore:
             session = await CassandraSession.open(self._url, tried, self._statements)
         except DRIVERS_ERRORS:
             return None
-        if self._heard_of.keys().isdisjoint(session.known_nodes()):  # the address was given to another cluster
+        if self._heard_of.keys().isdisjoint(session.known_nodes()):  # the address now belongs to another cluster
             self._end(session)
             return None
         return session
 
     def _dismiss(self) -> None:
-        """End the session, if there is one, without waiting for that."""
+        """End the session, if any, without waiting."""
         if self._session is not None:
             self._heard_of = self._session.known_nodes()
             self._end(self._session)
@@ -155,7 +154,7 @@ class CassandraStore:
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """Leave for one read at a time to use the session that all reads share: what ``Connections`` counts and limits."""
+    """A permit for one read at a time on the shared session: the unit that ``Connections`` counts and limits."""
 
     session: CassandraSession
 
@@ -163,7 +162,7 @@ class _Lease:
         return self.session.lost
 
     def terminate(self) -> None:
-        """Nothing is ended: the session serves other reads."""
+        """Do nothing: the session serves other reads."""
 
 
 async def _find(session: CassandraSession, key: uuid.UUID, task_id: str) -> tuple[Any, ...] | None:
@@ -177,15 +176,15 @@ async def _find(session: CassandraSession, key: uuid.UUID, task_id: str) -> tupl
 
 
 async def _ask_both(session: CassandraSession) -> None:
-    """What a read needs, for a task that there is not."""
+    """Run both statements of a read for a nonexistent task."""
     await session.fetch_row(_LOOKUP, (_NOBODY,))
     await session.fetch_row(_SELECT, (_NOBODY, ""))
 
 
 def parse_uuid(text: str) -> uuid.UUID | None:
-    """The UUID that Java's ``UUID.fromString`` makes of ``text``, or None where that throws, as Conductor would.
+    """Parse ``text`` like Java's ``UUID.fromString``, which Conductor uses; None where that throws.
 
-    It takes groups of any length, of which the last digits count. Only step 2 compares the ID as it was given.
+    It accepts groups of any length, whose last digits count. Only the second statement compares the ID as given.
     """
     match = _JAVAS_UUID.fullmatch(text) if len(text) <= _UUID_CHARACTERS else None
     if match is None:

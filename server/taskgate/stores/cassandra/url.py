@@ -1,4 +1,4 @@
-"""What a ``cassandra://`` URL says."""
+"""Parse ``cassandra://`` URLs."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from taskgate.stores.network.tls import Tls, TlsNames
 from taskgate.stores.network.url_parts import Endpoint, Grammar, StoreUrl, one_of, text
 
 DEFAULT_KEYSPACE: Final = "conductor"
-"""``conductor.cassandra.keyspace`` where Conductor's configuration has none."""
+"""Conductor's default of ``conductor.cassandra.keyspace``."""
 
 DEFAULT_CONSISTENCY: Final = "LOCAL_QUORUM"
-"""What Conductor reads and writes with, unless it is told otherwise: such a read sees every write that was finished."""
+"""Conductor's default for reads and writes: such a read sees every finished write."""
 
 _TLS_NAMES: Final = TlsNames("ca_file", "cert_file", "key_file")
 _GRAMMAR: Final = Grammar(
@@ -32,26 +32,26 @@ _KEYSPACE: Final = re.compile(r"[A-Za-z0-9_]{1,48}")
 
 @dataclass(frozen=True, slots=True)
 class CassandraUrl:
-    """Where Conductor's keyspace is and how to get there."""
+    """The location of Conductor's keyspace and how to connect."""
 
     hosts: tuple[Endpoint, ...]
-    """Name or address, and port, of the nodes to begin with; they know the others."""
+    """Name or address, and port, of the contact points; they know the other nodes."""
     keyspace: str
     user: str | None
     password: str = field(repr=False)
     local_dc: str | None
-    """The data centre to ask; None for that of the first node that answers."""
+    """The data centre to read from; None for that of the first node that answers."""
     consistency: str
     tls: Tls | None
 
     @property
     def name(self) -> str:
-        """The URL without user, password and parameters: what messages and logs call the store."""
+        """The URL without user, password and parameters: the store's name in messages and logs."""
         return f"cassandra://{','.join(map(str, self.hosts))}/{self.keyspace}"
 
 
 def parse_cassandra_url(rest: str) -> CassandraUrl:
-    """What follows ``cassandra://``; raises SettingsError, never with a word of the user's part."""
+    """Parse the rest after ``cassandra://``; raises SettingsError, which never quotes the user's part."""
     url = _GRAMMAR.parse(rest)
     return CassandraUrl(
         hosts=url.hosts,
@@ -65,7 +65,7 @@ def parse_cassandra_url(rest: str) -> CassandraUrl:
 
 
 def _keyspace(name: str) -> str:
-    """Lower-case, as Cassandra itself takes a name that is not in quotes; Conductor writes it without."""
+    """Convert to lower case, as Cassandra does with unquoted names, which Conductor uses."""
     if name and not _KEYSPACE.fullmatch(name):
         raise SettingsError("store: the keyspace of a cassandra URL has 1 to 48 letters, digits and underscores")
     return name.lower() or DEFAULT_KEYSPACE

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and public words for what goes wrong with them."""
+"""Connect to PostgreSQL, and translate its errors into public messages."""
 
 import time
 from collections.abc import Iterator
@@ -34,14 +34,14 @@ _REASONS: Final = {
     "57P01": LOST,
     "57P02": LOST,
 }
-"""Public words for SQLSTATEs (PostgreSQL manual, appendix A); the server's own stay in the exception chain."""
+"""Public messages for SQLSTATEs (PostgreSQL manual, appendix A); the server's stay in the exception chain."""
 
 
 class _UnusableVariable(Exception):
-    """What the driver read from the environment, such as PGPORT, made it raise ValueError; the URL has been checked."""
+    """The driver raised ValueError for an environment variable such as PGPORT; the URL was checked before."""
 
 
-# The first that fits counts.
+# The first match counts.
 _REASONS_OF_THE_DRIVER: Final[tuple[tuple[type[Exception], str], ...]] = (
     (asyncpg.TargetServerAttributeNotMatched, "no host is what target_session_attrs asks for"),
     (asyncpg.ClientConfigurationError, "the TLS parameters of its URL, or PGSSL* variables, cannot be used"),
@@ -52,21 +52,21 @@ _REASONS_OF_THE_DRIVER: Final[tuple[tuple[type[Exception], str], ...]] = (
 
 
 def table_of(url: PostgresqlUrl) -> str:
-    """The table's name for a statement, quoted."""
+    """Return the quoted table name for a statement."""
     schema = url.schema.replace('"', '""')
     return f'"{schema}".task'
 
 
 async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) -> asyncpg.Connection:  # noqa: ASYNC109 - shared out
-    """A connection to the first host that is what ``url`` asks for, within ``timeout`` seconds for all of them.
+    """Connect to the first host that matches ``url``, within ``timeout`` seconds for all hosts together.
 
-    ``settings`` are for the session. Raises what the driver raises; see ``explain``.
+    ``settings`` are for the session. Raises the driver's errors; see ``explain``.
     """
     attempts = list(_attempts(url))
     deadline = time.monotonic() + timeout
     errors: list[Exception] = []
     for number, (place, target) in enumerate(attempts):
-        # A host that is silent must leave time for the others.
+        # A silent host must leave time for the others.
         seconds = (deadline - time.monotonic()) / (len(attempts) - number)
         loop = HappyEyeballsLoop()
         try:
@@ -80,7 +80,7 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
                 passfile=url.passfile,
                 target_session_attrs=target,
                 server_settings={"application_name": url.application_name, **settings},
-                statement_cache_size=0,  # see postgresql.py: what is prepared there has a name of its own
+                statement_cache_size=0,  # store.py names its prepared statement itself
                 timeout=max(seconds, 0.01),
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
@@ -89,9 +89,9 @@ async def connect(url: PostgresqlUrl, settings: dict[str, str], timeout: float) 
             errors.append(_UnusableVariable())
             errors[-1].__cause__ = error
         else:
-            connection._loop = loop.real  # noqa: SLF001 - what it does from now on has nothing to do with addresses
+            connection._loop = loop.real  # noqa: SLF001 - once connected, no more addresses to try
             return connection
-    # What a server says tells more than that another one says nothing.
+    # A server's error tells more than the silence of another.
     raise next((error for error in errors if not isinstance(error, OSError)), errors[-1])
 
 
@@ -105,7 +105,7 @@ def _attempts(url: PostgresqlUrl) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def explain(store: str, error: Exception) -> StoreUnavailable | None:
-    """``error``, of the driver or of the network, in words for callers; None if it says nothing about the database."""
+    """Return the public form of an ``error`` of the driver or network; None if it says nothing about the database."""
     reason = _reason(error)
     return None if reason is None else StoreUnavailable(reason, store=store)
 
@@ -117,6 +117,6 @@ def _reason(error: Exception) -> str | None:
     for kind, reason in _REASONS_OF_THE_DRIVER:
         if isinstance(error, kind):
             return reason
-    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):  # asyncpg has no class of its own for it
+    if isinstance(error, ConnectionError) and "rejected SSL" in str(error):  # asyncpg has no class for it
         return "it does not offer TLS"
     return network_reason(error) if isinstance(error, OSError) else None

@@ -1,7 +1,7 @@
-"""Tasks in PostgreSQL: Conductor's own table, or one with the same columns that ``taskgate import`` makes.
+"""Read tasks from PostgreSQL: Conductor's table, or one with the same columns from ``taskgate import``.
 
-The driver is asyncpg: a read costs it half the CPU that psycopg 3 takes. One table is read, by one statement, in
-sessions that are read-only and limit a statement's time; a grant of SELECT on that table is all that the user needs.
+The driver is asyncpg: a read takes half the CPU of psycopg 3. One statement reads one table, in read-only sessions
+that limit a statement's time. The user needs only a grant of SELECT on that table.
 """
 
 import hashlib
@@ -16,22 +16,21 @@ from taskgate.stores.postgresql.connect import connect, explain, table_of
 from taskgate.stores.postgresql.url import PostgresqlUrl
 
 _UNKNOWN_CHARACTER: Final = {"22021", "22P05"}
-"""SQLSTATEs for a text that does not convert: an ID that the database's encoding cannot hold, or a document that UTF-8
-cannot."""
+"""SQLSTATEs for text that cannot be converted: an ID to the database's encoding, or a document to UTF-8."""
 
 _TOO_SLOW: Final = {"57014", "55P03"}
 """SQLSTATEs of a statement that took too long, or waited too long for a lock."""
 
 _NOT_PREPARED: Final = {"26000", "42P05"}
-"""SQLSTATEs for a prepared statement that is not there, or is there already: something between us and the server, such
-as pgbouncer, gives each transaction another of its own connections."""
+"""SQLSTATEs for a prepared statement that is missing or already exists: a pooler between taskgate and the server, such
+as pgbouncer, gives each transaction another of its connections."""
 
 
 class PostgresqlStore(SqlReader["_Session"]):
-    """Reads the table ``task`` of one schema; the server may be stopped, paused or replaced at any time."""
+    """Read the table ``task`` of one schema; the server may be stopped, paused or replaced at any time."""
 
     def __init__(self, url: PostgresqlUrl, layout: Layout = Layout.TASKGATE) -> None:
-        """Nothing is connected to here. Both layouts have the same two columns."""
+        """Connect to nothing yet. Both layouts have the same two columns."""
         del layout
         super().__init__(url.name, explain, url.pool_size)
         self._url = url
@@ -61,7 +60,7 @@ class PostgresqlStore(SqlReader["_Session"]):
         try:
             connection = await connect(self._url, settings, CONNECT_TIMEOUT)
         except asyncpg.ProtocolViolationError:
-            # pgbouncer takes no such settings unless it is told to ignore them. They can be the role's own instead.
+            # pgbouncer rejects such settings unless configured to ignore them. The role can have them instead.
             connection = await connect(self._url, {}, CONNECT_TIMEOUT)
         try:
             return await _Session.begin(connection, self._url.name, self._statement)
@@ -71,9 +70,9 @@ class PostgresqlStore(SqlReader["_Session"]):
 
 
 class _Statement:
-    """The one statement, and whether the server may be asked to remember it.
+    """The one statement, and whether the server can prepare it.
 
-    Its name is made of its text: whoever prepared it on a connection that a pooler shares, it is the same statement.
+    Its name is a hash of its text, so on connections that a pooler shares, the same name means the same statement.
     """
 
     def __init__(self, column: str, source: str) -> None:
@@ -84,7 +83,7 @@ class _Statement:
 
 
 class _Session:
-    """One connection, with the statement prepared where that is possible."""
+    """One connection, with the statement prepared if possible."""
 
     def __init__(self, connection: Any, store: str, statement: _Statement) -> None:
         self.is_closed = connection.is_closed
@@ -96,7 +95,7 @@ class _Session:
 
     @classmethod
     async def begin(cls, connection: Any, store: str, statement: _Statement) -> Self:
-        """Prepare; what the driver raises then is raised."""
+        """Prepare the statement; raises the driver's errors."""
         session = cls(connection, store, statement)
         if statement.prepared:
             try:
@@ -108,9 +107,9 @@ class _Session:
         return session
 
     async def fetch_row(self, task_id: str) -> Any:
-        """The row, or None; one of None if the server cannot convert what it holds.
+        """Return the row, or None; a row of None if the server cannot convert the document.
 
-        Raises StoreUnavailable if the server has no time for it, else what the driver raises.
+        Raises StoreUnavailable on a timeout of the server, else the driver's errors.
         """
         try:
             try:
@@ -125,7 +124,7 @@ class _Session:
             raise
 
     async def _exists(self, task_id: str) -> bool:
-        """Whether there is a row with this ID, whose document is not asked for."""
+        """Whether a row has this ID, without reading the document."""
         try:
             return await self._connection.fetchrow(self._statement.existence, task_id) is not None
         except asyncpg.PostgresError as error:
@@ -145,7 +144,7 @@ class _Session:
 
 
 def _storable(task_id: str) -> bool:
-    """Whether PostgreSQL could hold this text at all: no zero character, and no surrogate without its other half."""
+    """Whether PostgreSQL can hold this text: no zero character, and no lone surrogate."""
     try:
         return b"\0" not in task_id.encode()
     except UnicodeEncodeError:

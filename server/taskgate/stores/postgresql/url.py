@@ -1,7 +1,7 @@
-"""What a ``postgresql://`` URL says: libpq's own parameters (PostgreSQL manual, "Connection Strings"), and two more.
+"""Parse ``postgresql://`` URLs: libpq's parameters (PostgreSQL manual, "Connection Strings"), and two more.
 
 ``schema`` is the schema of the table ``task``, as Conductor's ``conductor.postgres.schema``;
-``pool_size`` is how many connections one process may have.
+``pool_size`` limits the connections of one process.
 """
 
 import os
@@ -27,14 +27,14 @@ _TLS: Final[Mapping[str, Check]] = {
 
 
 def _ports(value: str) -> str | None:
-    """Take one port for all hosts, or one for each; an empty one stands for the usual one."""
+    """Accept one port for all hosts, or one for each; an empty one means the default port."""
     return next((fault for port in value.split(",") if port and (fault := number(MAX_PORT)(port))), None)
 
 
 _GRAMMAR: Final = Grammar(
     "postgresql",
     "postgresql://USER:PASSWORD@HOST:5432/DATABASE",
-    port=0,  # a parameter may have it
+    port=0,  # may be in a parameter
     host="localhost",
     parameters={
         "application_name": text,
@@ -53,22 +53,21 @@ _GRAMMAR: Final = Grammar(
 _USUAL_PORT: Final = 5432
 
 _SAME_TARGET: Final = {"read-write": "primary", "read-only": "standby"}
-"""Our sessions are read-only by default, which is what these two look at in libpq; what they are meant to find is this.
-"""
+"""What two values mean here: libpq tests whether sessions are read-only by default, which taskgate's always are."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresqlUrl:
-    """Where the table is and how to get there; what the URL leaves out comes from PG* variables and ``~/.pgpass``."""
+    """The table's location and how to connect; PG* variables and ``~/.pgpass`` supply what the URL omits."""
 
     hosts: tuple[Endpoint, ...]
-    """Name, address or directory of a socket, and port; tried in this order. None given: a local server."""
+    """Name, address or socket directory, and port; tried in this order. Empty for a local server."""
     database: str | None
     user: str | None
     password: str | None = field(repr=False)
     tls: dict[str, str] = field(repr=False)
-    """libpq's parameters for it, among them perhaps a password. The driver has modes that are none of a context's, and
-    variables and files of libpq's for what is left out."""
+    """libpq's TLS parameters, perhaps with a password. Not a context: the driver has modes that a context lacks, and
+    takes omitted values from libpq's variables and files."""
     target: str
     passfile: str | None
     application_name: str
@@ -77,12 +76,12 @@ class PostgresqlUrl:
 
     @property
     def name(self) -> str:
-        """The URL without user, password and parameters: what messages and logs call the store."""
+        """The URL without user, password and parameters: the store's name in messages and logs."""
         return f"postgresql://{','.join(map(str, self.hosts))}/{self.database or ''}"
 
 
 def parse_postgresql_url(rest: str) -> PostgresqlUrl:
-    """What follows ``postgresql://``; raises SettingsError, never with a word of the user's part or of a value."""
+    """Parse the rest after ``postgresql://``; raises SettingsError, which never quotes the user's part or a value."""
     url = _GRAMMAR.parse(rest)
     parameters = url.parameters
     _see_that_versions_are_a_range(parameters)
@@ -120,9 +119,9 @@ def _see_that_versions_are_a_range(parameters: Mapping[str, str]) -> None:
 
 
 def _see_that_files_load(parameters: Mapping[str, str]) -> None:
-    """As the driver loads them: of certificate and key, the other one may come from a variable or from libpq's folder.
+    """Load the files as the driver does: certificate or key may come from a variable or libpq's folder.
 
-    A certificate without any key has it in its own file.
+    Without any key file, the certificate's file contains the key.
     """
     found = dict(parameters)
     if "sslkey" in found:
@@ -133,6 +132,6 @@ def _see_that_files_load(parameters: Mapping[str, str]) -> None:
 
 
 def _elsewhere(variable: str, name: str) -> str:
-    """The file that ``variable`` names, or ``name`` in libpq's folder; empty if there is neither."""
-    own = os.path.expanduser(f"~/.postgresql/{name}")  # noqa: PTH111 - Path raises where there is no home
+    """Return the file that ``variable`` names, or ``name`` in libpq's folder, or an empty text."""
+    own = os.path.expanduser(f"~/.postgresql/{name}")  # noqa: PTH111 - Path raises without a home
     return os.environ.get(variable) or (own if os.path.exists(own) else "")  # noqa: PTH110 - as above

@@ -1,4 +1,4 @@
-"""What ``taskgate import`` writes into PostgreSQL: a table with Conductor's columns and one more, marked as ours."""
+"""Write tasks into PostgreSQL for ``taskgate import``: a marked table with Conductor's columns and one more."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,12 +14,12 @@ from taskgate.stores.writing.standing import digest_of, standing_of
 from taskgate.stores.writing.writer import portions
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for making a connection."""
+"""Seconds for connecting."""
 
 LOCK_TIMEOUT: Final = 30
 """Seconds a write waits for another writer."""
 
-# IDs are compared byte for byte, which "C" does in one step. The document comes last, as in the SQLite store.
+# IDs are compared byte for byte, which "C" does in one step. The document is last, as in the SQLite store.
 _LAYOUT = """
 CREATE TABLE {table} (
     task_id     text COLLATE "C" PRIMARY KEY,
@@ -31,8 +31,8 @@ CREATE TABLE {table} (
 COMMENT ON TABLE {table} IS '{comment}'
 """
 
-# In a row that was there before, xmax is the transaction that locked it: this one. Rows that are left alone are locked
-# all the same, so the statements below see what this one saw.
+# In a row that existed before, xmax is the transaction that locked it: this one. Unchanged rows are locked too, so the
+# statements below see what this one saw.
 _UPSERT = """
 INSERT INTO {table} AS stored (task_id, update_time, json_data)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
@@ -42,7 +42,7 @@ WHERE stored.update_time < excluded.update_time
 RETURNING task_id, xmax = 0
 """
 
-# Of rows of the same update time their digest and length, so that only documents that differ have to be read.
+# Gives digest and length of rows with the same update time, so that only differing documents are read.
 _KEPT = """
 SELECT stored.task_id, tied.document IS NOT NULL, sha256(tied.document), length(tied.document)
 FROM unnest($1::text[], $2::bigint[]) AS given (task_id, update_time)
@@ -66,14 +66,14 @@ _BEGIN = "SELECT set_config('lock_timeout', $1, true), set_config('statement_tim
 _LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
 
 _LAYOUT_LOCK = 0x54534B47
-"""The advisory lock that writers take to make the layout: "TSKG"."""
+"""The advisory lock for creating the layout: "TSKG"."""
 
 
 class PostgresqlWriter(SqlWriter):
-    """Writes the table ``task`` of one schema."""
+    """Write the table ``task`` of one schema."""
 
     def __init__(self, url: PostgresqlUrl) -> None:
-        """Connect, and make the layout where there is none. Raises StoreUnavailable."""
+        """Connect, and create a missing layout. Raises StoreUnavailable."""
         super().__init__(url.name, explain, _LOST)
         self._url = url
         self._table = table_of(url)
@@ -84,7 +84,7 @@ class PostgresqlWriter(SqlWriter):
 
     async def _prepare(self) -> None:
         self._connection = connection = await connect(self._url, {}, CONNECT_TIMEOUT)
-        # Not the driver's own transaction: that one waits to roll back, on a connection that may say nothing any more.
+        # Not the driver's transaction: it waits for the rollback, on a connection that may have gone silent.
         await connection.execute("BEGIN")
         await connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LAYOUT_LOCK})")
@@ -103,7 +103,7 @@ class PostgresqlWriter(SqlWriter):
         await connection.execute("COMMIT")
 
     async def _put(self, rounds: Sequence["_Columns"]) -> WriteCounts:
-        """Write without committing; returns what that did."""
+        """Write without committing; return the counts."""
         await self._connection.execute("BEGIN")
         await self._connection.fetchrow(_BEGIN, f"{LOCK_TIMEOUT}s", f"{BATCH_TIMEOUT:.0f}s")
         counts = WriteCounts()
@@ -122,7 +122,7 @@ class PostgresqlWriter(SqlWriter):
         return counts
 
     async def _settle_ties(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """Write those of ``tasks`` that are later than what is stored with the same update time, or a later one."""
+        """Write those ``tasks`` that are later than the stored ones; stored update times are equal or later."""
         times = [task.update_time for task in tasks]
         kept = await self._connection.fetch(_KEPT.format(table=self._table), [task.task_id for task in tasks], times)
         tied = {task_id: (digest, length) for task_id, is_tied, digest, length in kept if is_tied}
@@ -149,17 +149,17 @@ class PostgresqlWriter(SqlWriter):
 
 
 class _Columns:
-    """Tasks with distinct IDs, as arrays; raises UnicodeDecodeError."""
+    """Tasks with distinct IDs, as arrays. Raises UnicodeDecodeError."""
 
     def __init__(self, tasks: Sequence[StoredTask]) -> None:
-        self.tasks = tasks = sorted(tasks, key=lambda task: task.task_id)  # writers take their locks in the same order
+        self.tasks = tasks = sorted(tasks, key=lambda task: task.task_id)  # all writers lock in the same order
         self.task_ids = [task.task_id for task in tasks]
         self.update_times = [task.update_time for task in tasks]
         self.documents = [task.document.decode() for task in tasks]
 
 
 def _rounds(tasks: Sequence[StoredTask]) -> list[list[StoredTask]]:
-    """``tasks`` in as few parts as need be for no part to have an ID twice; written one after the other."""
+    """Split ``tasks`` into as few parts as possible with distinct IDs in each, to write in sequence."""
     rounds: list[list[StoredTask]] = []
     seen: dict[str, int] = {}
     for task in tasks:
