@@ -1,4 +1,4 @@
-"""``python -m bench``: what to measure, how long, and where the report goes."""
+"""Run ``python -m bench``: choose what to measure, how long, and where the report goes."""
 
 import signal
 import sys
@@ -29,13 +29,13 @@ from tools.processes import Failed
 from tools.servers import H2LOAD, Missing, find
 
 FOLDER = Path(__file__).parent
-"""Where a whole run leaves its report."""
+"""The folder for the report of a full run."""
 
 CONNECTIONS = (1, MAIN_CONNECTIONS, 256)
 """Calls in flight: as many HTTP/1.1 connections, or HTTP/2 connections with up to eight calls on each."""
 
 STORED_TASKS = 1000
-"""Tasks of 2 KB in the file that all servers read, beside the larger ones."""
+"""Tasks of 2 KB in the file that all servers read, in addition to the larger ones."""
 
 PARTS: Mapping[str, Callable[[Site, Settings, Report], None]] = {
     "import": measure_import,
@@ -47,7 +47,7 @@ PARTS: Mapping[str, Callable[[Site, Settings, Report], None]] = {
     "beside": measure_beside,
     "growth": measure_growth,
 }
-"""What can be asked for beside the cases."""
+"""Parts that can be requested in addition to the cases."""
 
 KEYS = (*(case.key for case in CASES), *PARTS)
 
@@ -132,7 +132,7 @@ def main(
 
 
 def write(report: Report, folder: Path) -> None:
-    """Leave the report and its picture in ``folder``."""
+    """Write the report and its picture into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = "results.svg"
     try:
@@ -144,7 +144,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _measure(settings: Settings, wanted: Sequence[str], report: Report) -> None:
-    """All that is ``wanted``, of ``KEYS``, in an order that lets no part disturb another."""
+    """Measure the ``wanted`` parts of ``KEYS``, in an order in which no part disturbs another."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         site = Site(Path(name, "tasks.db"), Path(name))
         report.say(f"filling the store with {STORED_TASKS:,} tasks")

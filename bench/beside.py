@@ -1,4 +1,4 @@
-"""What large tasks cost the callers of small ones: small reads alone, and beside large reads of the same server."""
+"""Measure what large tasks cost callers of small ones: small reads alone, and beside large reads of the same server."""
 
 from bench.cases import SERVERS, Case, get_task, rest
 from bench.loads import Load
@@ -18,7 +18,7 @@ def _readers(server: Server) -> tuple[Target, Load]:
 
 
 def _typed(server: Server) -> tuple[Target, Load]:
-    """One that reads 10 MB as typed GetTask."""
+    """Clients that read 10 MB as typed GetTask."""
     return get_task(server, LARGE), Load(1, 1.0)
 
 
@@ -35,7 +35,7 @@ CASES = tuple(
 
 
 def measure_beside(site: Site, settings: Settings, report: Report) -> None:
-    """Every state of every server, in interleaved rounds."""
+    """Measure every state of every server, in interleaved rounds."""
     names = dict.fromkeys(case.server for case in CASES)
     with running(SERVERS, names, site, report.leave_out) as servers:
         rows = measure(CASES, settings.cell(SMALL, _CONNECTIONS, _ROUNDS, _SECONDS), servers, report.say)

@@ -1,4 +1,4 @@
-"""The cases: which server, which door, which request, what must come back, and what each is divided by."""
+"""Define the cases: the server, its door, the request, the right answer, and the cases to compare with."""
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
@@ -23,8 +23,8 @@ SERVICE = "taskgate.v1.TaskService"
 class Case:
     """One row of a table. ``call`` makes the request for a document of the running server of that name.
 
-    ``over`` are the keys of the cases that it is divided by, with the least ratio of throughput that is aimed at, or
-    None. ``only_small``: not with large documents. ``beside`` is a load that goes on meanwhile, and somewhat longer.
+    ``over`` has the keys of the cases that it is divided by, each with the least ratio of throughput to aim at, or
+    None. ``only_small``: without large documents. ``beside`` is a load that runs meanwhile, and somewhat longer.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Case:
     beside: Callable[[Server], tuple[Target, Load]] | None = None
 
     def suits(self, document: Document) -> bool:
-        """Whether it is asked for this document."""
+        """Whether the case includes this document."""
         return not self.only_small or document not in (MIDDLE, LARGE)
 
 
@@ -46,34 +46,34 @@ def rest(server: Server, document: Document = SMALL, prefix: str = "") -> Target
 
 
 def rest_inline(server: Server, document: Document) -> Target:
-    """The same from a peer that has two ways to answer: the one with less between call and store."""
+    """``GET`` a task from a peer with two ways to answer: the one with less code between call and store."""
     return rest(server, document, "/inline")
 
 
 def get_task_json(server: Server, document: Document) -> Target:
-    """A task as bytes."""
+    """Get a task as bytes."""
     answer = HttpBody(content_type="application/json", data=document.body).SerializeToString()
     return Target(server.grpc, f"/{SERVICE}/GetTaskJson", answer, _json_request(document))
 
 
 def get_task(server: Server, document: Document) -> Target:
-    """A task as a typed message."""
+    """Get a task as a typed message."""
     request = GetTaskRequest(task_id=document.task_id).SerializeToString()
     return Target(server.grpc, f"/{SERVICE}/GetTask", _typed(document), request, _same_task)
 
 
 def echo(server: Server, document: Document) -> Target:
-    """The request of the others, sent back."""
+    """Send the request of the other cases, and get it back."""
     return Target(server.grpc, grpc_echo.PATH, _json_request(document), _json_request(document))
 
 
 def healthz(server: Server, _: Document) -> Target:
-    """A call over REST that is little but its way into Python and back."""
+    """Call REST with almost no work beyond the way into Python and back."""
     return Target(server.http, "/healthz", b'{"healthy":true}')
 
 
 def health_check(server: Server, _: Document) -> Target:
-    """The same over gRPC: an empty request, answered with SERVING."""
+    """Call gRPC with almost no work: an empty request, answered with SERVING."""
     return Target(server.grpc, "/grpc.health.v1.Health/Check", b"\x08\x01", b"")
 
 
@@ -85,7 +85,7 @@ SERVERS: Mapping[str, Starter] = {
     "direct": envoy_direct.start,
     "go": go_peer.start,
 }
-"""By the name that cases have."""
+"""Cases by name."""
 
 _PYTHON_OVER = {"behind-rest": 3.0, "fastapi": 2.0, "fastapi-inline": 2.0}
 _REST_OVER = {**_PYTHON_OVER, "direct": 0.45, "go-rest": None, "go-inline": None}
@@ -114,9 +114,9 @@ CASES = (
 
 
 def choose(keys: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Those of ``keys`` that match one of ``patterns`` (``rest``, ``go-*``), in their order; all without patterns.
+    """Return the ``keys`` that match one of ``patterns`` (``rest``, ``go-*``), in their order; all without patterns.
 
-    Raises Failed for a pattern that matches nothing.
+    Raises Failed for a pattern without a match.
     """
     known, wanted = list(keys), list(patterns)
     for pattern in wanted:

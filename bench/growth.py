@@ -1,4 +1,4 @@
-"""Whether memory grows: what taskgate holds after 32 clients have read a task of 10 MB, run after run."""
+"""Test whether memory grows: measure it after 32 clients have read a task of 10 MB, run after run."""
 
 import statistics
 import time
@@ -17,13 +17,13 @@ from tools.processes import Failed
 CLIENTS = 32
 
 GROWTH_AIM = 1.10
-"""No growth: what equal runs differ by chance is allowed."""
+"""Counts as no growth: equal runs differ by chance."""
 
 _RUNS, _QUICK_RUNS = 8, 4
 
 
 def measure_growth(site: Site, settings: Settings, report: Report) -> None:
-    """Single runs differ by chance; memory that is lost in every run shows in the halves of them all the same."""
+    """Compare the two halves of the runs: single runs differ by chance, but a leak in every run shows."""
     runs, found = (_QUICK_RUNS if settings.quick else _RUNS), []
     with running(SERVERS, ["inside"], site, report.leave_out) as servers:
         for server in servers.values():

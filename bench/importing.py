@@ -1,4 +1,4 @@
-"""``taskgate import``: how fast it is, and how every other part fills its stores."""
+"""Measure the speed of ``taskgate import``, which every other part uses to fill its stores."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ _TASKS, _QUICK_TASKS, _SHARE = 100_000, 30_000, 3
 
 
 def measure_import(site: Site, settings: Settings, report: Report) -> None:
-    """A third of the tasks, and all: the difference leaves out the start of the command."""
+    """A third of the tasks, and all: the difference excludes the start of the command."""
     most = _QUICK_TASKS if settings.quick else _TASKS
     counts, seconds = (most // _SHARE, most), []
     for count in counts:
@@ -39,7 +39,7 @@ def measure_import(site: Site, settings: Settings, report: Report) -> None:
 def import_tasks(database: Path, write: Callable[[Path], None], *, store: str = "") -> float:
     """Import the tasks that ``write`` writes as NDJSON into a SQLite file, or into the ``store`` of a URL.
 
-    Returns the seconds of the whole command. Raises Failed if it fails.
+    Return the seconds of the whole command. Raises Failed if it fails.
     """
     source = database.with_suffix(".ndjson")
     write(source)

@@ -1,4 +1,4 @@
-"""Load by h2load and wrk: a command for each, and readers of what each prints.
+"""Generate load with h2load and wrk: make their commands, and parse their output.
 
 Both keep a fixed number of calls in flight and send the next one when an answer arrives. At saturation latency then
 follows from throughput (calls in flight = throughput x latency), so latencies compare within a run only.
@@ -17,7 +17,7 @@ from tools.processes import Failed
 from tools.servers import H2LOAD, WRK, Server, find
 
 STREAMS_PER_CONNECTION = 8
-"""Calls that share one HTTP/2 connection, as far as the number in flight allows."""
+"""Calls that share one HTTP/2 connection, if enough are in flight."""
 
 STOP_SECONDS = 60
 """Seconds beyond its duration that a generator may take to end."""
@@ -25,10 +25,10 @@ STOP_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How hard and how long: calls ``in_flight`` at any time, for ``seconds``.
+    """Calls ``in_flight`` at any time, for ``seconds``.
 
-    With ``requests``, that many calls instead, however long they take: for answers so large that most of what a server
-    does in ``seconds`` would be on the way when time is up, and not be counted. wrk cannot.
+    With ``requests``, that many calls instead, for any time: for answers so large that most would still be in flight
+    after ``seconds``, and would not be counted. wrk does not support this.
     """
 
     in_flight: int
@@ -38,7 +38,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What one run of a generator saw: ``requests`` had the right answer, ``errors`` had not."""
+    """Result of one run of a generator: ``requests`` with the right answer, ``errors`` without."""
 
     requests: int
     seconds: float
@@ -55,8 +55,8 @@ class LoadResult:
 def run(target: Target, load: Load) -> LoadResult:
     """Put ``load`` on ``target``. Raises Missing without the generator, Failed if it fails.
 
-    wrk goes round several paths: of h2load 1.52 each connection begins with the same one, so that all ask for the same
-    at any time. Nor does h2load see a status in a line without words ("HTTP/1.1 200 "), which Conductor sends.
+    wrk is for several paths: with h2load 1.52 each connection begins with the same path, so that all ask for the same
+    one at any time. h2load also misses the status in a line without words ("HTTP/1.1 200 "), which Conductor sends.
     """
     return (_wrk if target.others else _h2load)(target, load)
 
@@ -71,7 +71,7 @@ def _h2load(target: Target, load: Load) -> LoadResult:
 
 
 def h2load_arguments(target: Target, load: Load, *, log: Path, body: Path) -> list[str]:
-    """HTTP/1.1 with a connection for each call in flight, or gRPC as a POST of ``body`` over fewer connections."""
+    """Send HTTP/1.1 with a connection for each call in flight, or gRPC as a POST of ``body`` over fewer connections."""
     long = f"--duration={round(load.seconds * 1000)}ms" if load.requests is None else f"--requests={load.requests}"
     arguments = ["--threads=1", long, f"--log-file={log}"]
     arguments += [f"--header={name}: {value}" for name, value in target.headers]
@@ -90,10 +90,10 @@ _DATA = re.compile(r"^traffic: .*\((\d+)\) data$", re.MULTILINE)
 
 
 def h2load_result(output: str, log: str, data_bytes: int) -> LoadResult:
-    """Make a result of h2load's summary and its log: start, status (-1: broken off) and duration, in microseconds.
+    """Make a result from h2load's summary and its log: start, status (-1: broken off) and duration, in microseconds.
 
     A call counts as an error if its status is not 200 or if its content is missing: a gRPC error is an HTTP 200
-    without content, which only the sum of ``data_bytes`` gives away.
+    without content, which only the sum of ``data_bytes`` reveals.
     """
     requests, data = _REQUESTS.search(output), _DATA.search(output)
     calls = [tuple(map(int, line.split("\t")[:3])) for line in log.splitlines()]
@@ -102,7 +102,7 @@ def h2load_result(output: str, log: str, data_bytes: int) -> LoadResult:
     latencies = sorted(duration for _, status, duration in calls if status == 200)
     ended = [start + duration for start, _, duration in calls]
     without_content = max(0, len(latencies) - int(data[1]) // data_bytes)
-    # The summary and the log count the same failures; the summary also has connections that broke without a request.
+    # The summary and the log count the same failures; the summary adds connections that broke without a request.
     failed, errored, timeout = map(int, requests.groups())
     return LoadResult(
         requests=len(latencies) - without_content,
@@ -114,7 +114,7 @@ def h2load_result(output: str, log: str, data_bytes: int) -> LoadResult:
 
 
 def _wrk(target: Target, load: Load) -> LoadResult:
-    seconds = math.ceil(load.seconds)  # it takes whole ones
+    seconds = math.ceil(load.seconds)  # wrk takes whole seconds
     paths = (target.path, *target.others)
     begin = _begin.get(str(target), 0)
     with tempfile.TemporaryDirectory(prefix="bench-wrk-") as folder:
@@ -122,7 +122,7 @@ def _wrk(target: Target, load: Load) -> LoadResult:
         script.write_text(wrk_script(paths, begin))
         arguments = [
             *("--threads=1", f"--connections={load.in_flight}", f"--duration={seconds}s"),
-            f"--timeout={STOP_SECONDS}s",  # after its own two seconds slow answers would be errors
+            f"--timeout={STOP_SECONDS}s",  # wrk's default of two seconds would make slow answers errors
             *(f"--header={name}: {value}" for name, value in target.headers),
             *(f"--script={script}", f"http://{target}"),
         ]
@@ -132,11 +132,11 @@ def _wrk(target: Target, load: Load) -> LoadResult:
 
 
 _begin: dict[str, int] = {}
-"""The number of the path to ask for first: where the run before has ended, so that rows are asked for in turn."""
+"""The number of the first path: where the last run has ended, so that rows are requested in turn."""
 
 
 def wrk_script(paths: Sequence[str], begin: int = 0) -> str:
-    """Lua that makes wrk go round ``paths`` from number ``begin`` on, and print what it saw for ``wrk_result``."""
+    """Return Lua for wrk: cycle through ``paths`` from number ``begin`` on, and print a line for ``wrk_result``."""
     quoted = ", ".join(f'"{path}"' for path in paths)
     return f"""\
 local paths = {{{quoted}}}
@@ -158,7 +158,7 @@ _WRK = re.compile(r"^result" + r"\s+(\d+)" * 6 + "$", re.MULTILINE)
 
 
 def wrk_result(output: str) -> LoadResult:
-    """Make a result of the line that the script prints."""
+    """Make a result from the line that the script prints."""
     found = _WRK.search(output)
     if found is None:
         raise Failed(f"wrk printed something that is not understood: {output[-500:]!r}")
@@ -167,12 +167,12 @@ def wrk_result(output: str) -> LoadResult:
 
 
 def _percentile(ordered: Sequence[int], level: float) -> float:
-    """The smallest value that at least ``level`` percent do not exceed; NaN if there are none."""
+    """Return the smallest value that at least ``level`` percent do not exceed; NaN without values."""
     return float(ordered[max(0, math.ceil(len(ordered) * level / 100) - 1)]) if ordered else math.nan
 
 
 def _run(generator: Server, arguments: Sequence[str], seconds: float) -> str:
-    """Run a generator to its end: what it printed. Raises Missing, Failed."""
+    """Run a generator to its end and return its output. Raises Missing, Failed."""
     command, name = [str(find(generator)), *arguments], generator.program
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""What the numbers were taken on."""
+"""Describe the machine of the measurements."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> str:
-    """CPU model, cores, system, versions, load average and date, in one line."""
+    """Return CPU model, cores, system, versions, load average and date, in one line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -30,5 +30,5 @@ def describe_machine() -> str:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # pyvoy is not made for every platform
+    except PackageNotFoundError:  # pyvoy does not support every platform
         return "missing"

@@ -1,4 +1,4 @@
-"""Interleaved rounds: every case once a round, so that a disturbance of the machine falls on all of them alike."""
+"""Measure in interleaved rounds: every case once a round, so that other load on the machine affects all alike."""
 
 import statistics
 import time
@@ -18,17 +18,17 @@ from tools.processes import Failed
 MAIN_CONNECTIONS = 32
 
 _LARGE_REQUESTS = 96
-"""Calls in a round with several connections and the largest document, but at least one for each connection."""
+"""Calls in a round with several connections and the largest document; at least one for each connection."""
 
 _WARM_UP_SECONDS, _WARM_UP_CALLS = 0.3, 8
 
 _HEAD_START = 0.3
-"""Seconds that a load beside another begins before it, and goes on for after it."""
+"""Seconds that a load beside another starts before it, and continues after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was asked for: ``rounds`` and ``seconds`` of every cell are the parts' own where None."""
+    """Options of a run: ``rounds`` and ``seconds`` of every cell; None for each part's own."""
 
     documents: Sequence[Document]
     connections: Sequence[int]
@@ -37,13 +37,13 @@ class Settings:
     seconds: float | None = None
 
     def cell(self, document: Document, in_flight: int, rounds: int, seconds: float) -> "Cell":
-        """A cell that has as many rounds and seconds as the part wants, unless asked for otherwise."""
+        """Return a cell with the part's own rounds and seconds, unless the options override them."""
         requests = max(_LARGE_REQUESTS, in_flight) if document is LARGE and in_flight > 1 else None
         load = Load(in_flight, self.seconds or (min(seconds, 1.0) if self.quick else seconds), requests)
         return Cell(document, load, self.rounds_of(rounds))
 
     def rounds_of(self, rounds: int) -> int:
-        """Rounds instead of ``rounds``."""
+        """Return the rounds to measure, with ``rounds`` as the default."""
         return self.rounds or (1 if self.quick else rounds)
 
 
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def main(self) -> bool:
-        """Whether it has all cases: that of small documents which everything is compared in."""
+        """Whether it has all cases: the cell of small documents, in which everything is compared."""
         return self.load.in_flight == MAIN_CONNECTIONS and self.document not in (MIDDLE, LARGE)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One case in one round: CPU microseconds a request of the server and of the databases that it asks."""
+    """One case in one round, with CPU microseconds per request of the server and of its databases."""
 
     round: int
     load: LoadResult
@@ -76,7 +76,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Row:
-    """A case in a cell, and what every round saw of it; ``problems`` are sentences about rounds that saw nothing."""
+    """A case in a cell, and its results of all rounds; ``problems`` are sentences about rounds without a result."""
 
     case: Case
     cell: Cell
@@ -85,12 +85,12 @@ class Row:
 
     @property
     def rates(self) -> dict[int, float]:
-        """Requests a second by number of the round."""
+        """Requests a second by round number."""
         return {sample.round: sample.load.rate for sample in self.samples}
 
     @property
     def failures(self) -> list[str]:
-        """A sentence for everything that was not answered as it must be; a row with any is not a measurement."""
+        """A sentence for each kind of wrong answer; a row with any is not a measurement."""
         errors = sum(sample.load.errors for sample in self.samples)
         found = [f"{errors:,} calls failed"] if errors else []
         return [f"{self.case.title} ({self.cell}): {problem}" for problem in (*found, *self.problems)]
@@ -102,17 +102,17 @@ class Row:
 
     @property
     def cpu_us(self) -> float:
-        """Median CPU microseconds a request, of all the server's processes together."""
+        """Median CPU microseconds per request, of all the server's processes together."""
         return self.median(lambda sample: sample.cpu_us)
 
     def median(self, of: Callable[[Sample], float]) -> float:
-        """Of all rounds that saw anything."""
+        """Median of all rounds with a result."""
         return statistics.median(map(of, self.samples))
 
 
 @dataclass(slots=True)
 class _Subject:
-    """A case with its server running, and the request once it was answered right."""
+    """A case with its running server, and its request after the first right answer."""
 
     row: Row
     server: Server
@@ -129,9 +129,9 @@ class _Subject:
 
 
 def measure(cases: Sequence[Case], cell: Cell, servers: Mapping[str, Server], say: Callable[[str], None]) -> list[Row]:
-    """All rounds of those of ``cases`` that suit the cell and have a server, in that order.
+    """Measure all rounds of the ``cases`` that suit the cell and have a server, in that order.
 
-    Each is asked for its right answer before and after.
+    The answer of each is checked before and after.
     """
     subjects = [
         _Subject(Row(case, cell), servers[case.server])
@@ -140,7 +140,7 @@ def measure(cases: Sequence[Case], cell: Cell, servers: Mapping[str, Server], sa
     ]
     asked = [subject for subject in subjects if _step(subject, "before the first round", subject.begin, say)]
     for number in range(cell.rounds):
-        # Every other round backwards: no case always follows the same one.
+        # Every other round runs backwards, so that no case always follows the same one.
         for subject in reversed(asked) if number % 2 else asked:
             _step(subject, f"round {number + 1} of {cell.rounds}", partial(_sample, subject, number), say)
     for subject in asked:
@@ -149,7 +149,7 @@ def measure(cases: Sequence[Case], cell: Cell, servers: Mapping[str, Server], sa
 
 
 def _step(subject: _Subject, when: str, step: Callable[[], str | None], say: Callable[[str], None]) -> bool:
-    """Take a step while the server is awake, and tell what it found; what failed becomes a problem of the row."""
+    """Run a step while the server is awake, and report its result; a failure becomes a problem of the row."""
     head = f"{subject.row.cell}: {when}: {subject.row.case.title}"
     try:
         with subject.server.process.awake():
@@ -163,10 +163,10 @@ def _step(subject: _Subject, when: str, step: Callable[[], str | None], say: Cal
 
 
 def _sample(subject: _Subject, number: int) -> str:
-    """Warm up, then count: keep a sample, and say what it found. Raises Failed if there was not one right answer."""
+    """Warm up, then measure: keep a sample, and report it. Raises Failed without a single right answer."""
     load = subject.row.cell.load
     few = min(_WARM_UP_CALLS, load.in_flight)
-    # Of large answers a few are enough to have every buffer there is.
+    # A few large answers are enough to allocate every buffer.
     run(subject.target, Load(few, 1, few) if load.requests else Load(load.in_flight, _WARM_UP_SECONDS))
     both = ([subject.server.process], subject.server.databases)
     before = [cpu_seconds(processes) for processes in both]
@@ -180,7 +180,7 @@ def _sample(subject: _Subject, number: int) -> str:
 
 
 def _run_beside(subject: _Subject, load: Load) -> LoadResult:
-    """Run, beside another load if the case has one. Raises Failed, for that one too."""
+    """Run the load, beside another one if the case has one. Raises Failed, also for that one."""
     if subject.row.case.beside is None:
         return run(subject.target, load)
     target, other = subject.row.case.beside(subject.server)

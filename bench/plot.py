@@ -1,4 +1,4 @@
-"""Requests a second as a picture: one panel for each size of document."""
+"""Plot requests a second, with one panel for each size of document."""
 
 import importlib
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ OURS, PEERS = "#1f6fb4", "#b0b7bf"
 _INCHES_A_BAR, _INCHES_A_PANEL = 0.3, 0.9
 
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "taskgate", "font.size": 9.0}
-"""Text stays text, and equal results make equal files."""
+"""Keep text as text, and make equal files from equal results."""
 
 
 def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of each panel by its title: of the cases, where most were asked."""
+    """Return the rows of each panel by its title: the cases with ``MAIN_CONNECTIONS`` calls in flight."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.case in CASES and row.samples and row.cell.load.in_flight == MAIN_CONNECTIONS:
@@ -27,11 +27,11 @@ def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Write an SVG. Raises Failed if matplotlib is not installed, or if there is nothing to draw."""
+    """Write an SVG. Raises Failed if matplotlib is not installed, or without rows to draw."""
     if not (shown := panels(rows)):
         raise Failed("no picture: nothing was measured that it shows")
     try:
-        # By name: it is in the extra "bench" alone, and takes a second to load.
+        # By name: it is only in the extra "bench", and takes a second to load.
         matplotlib, figure = (importlib.import_module(name) for name in ("matplotlib", "matplotlib.figure"))
     except ImportError as error:
         raise Failed(f"no picture, because matplotlib is not installed: {error}") from error
@@ -45,7 +45,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def _panel(axis: Any, title: str, rows: Sequence[Row]) -> None:
-    """Horizontal bars, fastest first."""
+    """Draw horizontal bars, fastest first."""
     upwards = sorted(rows, key=lambda row: row.rate)
     bars = axis.barh(
         [f"{row.case.title}{' (calls failed)' if row.failures else ''}" for row in upwards],

@@ -1,6 +1,6 @@
-"""What it takes to make a document of a row: the projection beside ``json.loads`` of the same rows.
+"""Measure how long it takes to make a document from a row: the projection beside ``json.loads`` of the same rows.
 
-In one process, without a server; the rows are those of real workflows.
+It runs in one process, without a server, on the rows of real workflows.
 """
 
 import gc
@@ -18,19 +18,19 @@ from taskgate.documents.conductor import project_task_model
 PROJECTION_AIM = 0.9
 
 _ROUNDS = 60
-"""Each goes over every row with every subject in turn: rows and subjects find the caches as cold as in a server."""
+"""Each takes every row with every subject in turn, so that caches are as cold as in a server."""
 
 _PROJECTION, _JSON, _NOTHING = "projection", "json.loads", "nothing"
 
 _SUBJECTS: Mapping[str, Callable[[bytes], object]] = {
     _PROJECTION: lambda stored: project_task_model(stored, 0),
     _JSON: json.loads,
-    _NOTHING: len,  # what asking for the time takes; taken off the others
+    _NOTHING: len,  # the cost of reading the clock, which is subtracted from the others
 }
 
 
 def measure_projection(_site: Site, _settings: Settings, report: Report) -> None:
-    """Microseconds of CPU for each row, the median of all rounds."""
+    """Measure microseconds of CPU for each row, the median of all rounds."""
     report.say("projecting rows of real workflows")
     times = _times()
     total = sum(times[_JSON])
@@ -53,7 +53,7 @@ def measure_projection(_site: Site, _settings: Settings, report: Report) -> None
 
 
 def _times() -> dict[str, list[float]]:
-    """By subject, for each row; the garbage collector stands still."""
+    """Return times by subject, for each row, measured without the garbage collector."""
     rows = [row.stored.encode() for row in workflow_rows()]
     times: dict[str, list[list[int]]] = {subject: [[] for _ in rows] for subject in _SUBJECTS}
     gc.disable()

@@ -1,4 +1,4 @@
-"""What one run found: tables, most important first, as Markdown that is printed and kept."""
+"""Report the results of one run: tables, most important first, as Markdown that is printed and kept."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from tabulate import tabulate
 from bench.measuring import Row
 
 _FAILED = " [FAILED]"
-"""Behind the title of a row whose calls failed, or whose answers were wrong: not a measurement."""
+"""Follows the title of a row with failed calls or wrong answers, which is not a measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A heading, column names and cells; the first column is text, all others are set to the right."""
+    """A heading, column names and cells; the first column is text, all others are right-aligned."""
 
     title: str
     columns: Sequence[str]
@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What was ``found`` has to be at most ``limit``, or at least if ``at_least``; not if calls failed meanwhile."""
+    """The ``found`` value must be at most ``limit``, or at least if ``at_least``; failed calls miss the aim."""
 
     what: str
     found: float
@@ -50,9 +50,9 @@ class Aim:
 
 @dataclass(slots=True)
 class Report:
-    """One run. ``left_out`` is what is not to be had here, with the reason; ``failures`` are sentences.
+    """One run. ``left_out`` is what is not available here, with the reason; ``failures`` are sentences.
 
-    ``say`` tells whoever waits what happens.
+    ``say`` prints progress.
     """
 
     machine: str
@@ -65,7 +65,7 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
     def add(self, title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> None:
-        """What was measured in one cell: a table of its ``rows``, and one of their ratios where there are any."""
+        """Add the results of one cell: a table of its ``rows``, and one of their ratios, if any."""
         if not rows:
             return
         cell = rows[0].cell
@@ -83,17 +83,17 @@ class Report:
             self.aims += _aims(rows)
 
     def fail(self, sentence: str) -> None:
-        """Keep what could not be measured, though it should have been."""
+        """Record what should have been measured but could not be."""
         self.failures.append(sentence)
         self.say(f"FAILED: {sentence}")
 
     def leave_out(self, what: str, reason: str) -> None:
-        """Keep what is not to be had on this machine."""
+        """Record what is not available on this machine."""
         self.left_out[what] = reason
         self.say(f"LEFT OUT: {what}: {reason}")
 
     def render(self, plot: str = "") -> str:
-        """The whole report; ``plot`` is the name of a picture beside it."""
+        """Return the whole report; ``plot`` is the name of a picture beside it."""
         head = ["# Benchmark", self.machine, *(f"!! {warning}" for warning in self.warnings)]
         head += [f"LEFT OUT: {name}: {reason}" for name, reason in self.left_out.items()]
         head += [f"!! Failed: {failure.splitlines()[0]}" for failure in self.failures]
@@ -109,7 +109,7 @@ def ratio(row: Row, baseline: Row) -> tuple[float, float, float, float]:
 
 
 def _compared(rows: Sequence[Row]) -> list[tuple[Row, Row, float | None]]:
-    """Pairs of rows that share a round, with the aim of each."""
+    """Return pairs of rows that share a round, with the aim of each."""
     found: Mapping[str, Row] = {row.case.key: row for row in rows}
     pairs = [(row, found[key], aim) for row in rows for key, aim in row.case.over.items() if key in found]
     return [(row, baseline, aim) for row, baseline, aim in pairs if row.rates.keys() & baseline.rates.keys()]
@@ -165,7 +165,7 @@ def _request_cells(row: Row) -> tuple[str, ...]:
 
 
 def _rate(value: float) -> str:
-    """Requests a second; slow ones are of documents of 10 MB."""
+    """Format requests a second; slow ones are of documents of 10 MB."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 

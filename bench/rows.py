@@ -1,4 +1,4 @@
-"""Whether a lookup takes longer among more tasks: a file of a thousand rows and one of many, each with a server."""
+"""Test whether a lookup takes longer among more tasks: on a file of a thousand rows, and on a file of many."""
 
 import random
 from contextlib import ExitStack
@@ -19,16 +19,16 @@ LEAST_ROWS, MOST_ROWS, _QUICK_ROWS = 1_000, 1_000_000, 100_000
 ROWS_AIM = 1.15
 
 ASKED = 10_000
-"""IDs that are asked for in turn, drawn from all: one row again and again would be found in some cache."""
+"""IDs that are requested in turn, drawn from all: a single row would always be in a cache."""
 
 _ROWS = Document("rows of 200 bytes", "", 0)
-"""Stands for them in a cell."""
+"""Their name in a cell."""
 
 _ROUNDS, _SECONDS = 5, 1.0
 
 
 def measure_rows(site: Site, settings: Settings, report: Report) -> None:
-    """One call at a time, in interleaved rounds over the files. Raises Missing."""
+    """Measure one call at a time, in interleaved rounds over the files. Raises Missing."""
     find(WRK)
     counts = (LEAST_ROWS, _QUICK_ROWS if settings.quick else MOST_ROWS)
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ def measure_rows(site: Site, settings: Settings, report: Report) -> None:
 
 
 def _target(count: int, server: Server, _: Document) -> Target:
-    """Calls for ``ASKED`` of the rows, the same in every run."""
+    """Make calls for ``ASKED`` of the rows, the same in every run."""
     numbers = random.Random(count).sample(range(count), min(count, ASKED))  # noqa: S311 - not a secret
     first, *others = (f"/api/tasks/{row_id(number)}" for number in numbers)
     return Target(server.http, first, row(numbers[0]), others=tuple(others))

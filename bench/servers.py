@@ -1,4 +1,4 @@
-"""taskgate as it is measured, and how servers are kept running meanwhile: on free loopback ports, one process each."""
+"""Run taskgate and the other measured servers, on free loopback ports, one process each."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from tools.servers import Missing
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What servers start from: the SQLite ``database``, and a ``folder`` for logs."""
+    """Inputs of a server: the SQLite ``database``, and a ``folder`` for logs."""
 
     database: Path
     folder: Path
@@ -21,9 +21,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. ``http`` and ``grpc`` are HOST:PORT, empty where it has no such door.
+    """A running server. ``http`` and ``grpc`` are HOST:PORT, empty if it has no such door.
 
-    ``databases`` are what it asks, if that is not within itself.
+    ``databases`` are the separate databases that it asks.
     """
 
     process: ServerProcess
@@ -33,14 +33,14 @@ class Server:
 
 
 Starter = Callable[[Site], Server]
-"""Starts a server, which may not answer yet. Raises Missing if it is not to be had here."""
+"""Starts a server, which may not answer yet. Raises Missing if it is not available here."""
 
 BEHIND = ("--mode", "proxied")
 """The options that put taskgate behind Envoy."""
 
 
 def start_taskgate(site: Site, *options: str, store: str = "", databases: Sequence[ServerProcess] = ()) -> Server:
-    """``taskgate up`` with one worker: inside Envoy, or as ``options`` say. ``store`` is a URL, not the site's file."""
+    """Start ``taskgate up``, one worker, inside Envoy or per ``options``. ``store``: a URL, not the site's file."""
     if "proxied" not in options and (reason := unsupported_reason()) is not None:
         raise Missing(f"Python cannot run inside Envoy here: {reason}")  # up would run behind Envoy instead
     http, grpc = free_address(), free_address()
@@ -54,7 +54,7 @@ def start_taskgate(site: Site, *options: str, store: str = "", databases: Sequen
 
 
 def start_behind(site: Site) -> Server:
-    """The same as one grpc.aio process behind an Envoy."""
+    """Start ``taskgate up`` as one grpc.aio process behind an Envoy."""
     return start_taskgate(site, *BEHIND)
 
 
@@ -62,9 +62,9 @@ def start_behind(site: Site) -> Server:
 def running(
     starters: Mapping[str, Starter], names: Iterable[str], site: Site, left_out: Callable[[str, str], None]
 ) -> Iterator[dict[str, Server]]:
-    """Start the named servers; stop them, in reverse, whatever happens. They may not answer yet.
+    """Start the named servers, which may not answer yet, and always stop them, in reverse.
 
-    ``left_out`` is called with the name of each that is not to be had here, and the reason.
+    ``left_out`` is called with the name of each that is not available here, and the reason.
     """
     with ExitStack() as stack:
         servers: dict[str, Server] = {}

@@ -1,4 +1,4 @@
-"""``taskgate up``: how long until its first right answer, and what it takes in memory at rest."""
+"""Measure ``taskgate up``: the time until its first right answer, and its memory when idle."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ IDLE_AIM = 150.0
 _STARTS = 3
 
 SETTLE_SECONDS = 1.0
-"""How long a server that has just answered is left alone before its memory counts as that of an idle one."""
+"""Seconds after an answer until the memory of a server counts as that of an idle one."""
 
 _POLL_SECONDS = 0.005
 
@@ -24,7 +24,7 @@ _HOW = {"inside Envoy": start_taskgate, "behind Envoy": start_behind}
 
 
 def measure_start(site: Site, settings: Settings, report: Report) -> None:
-    """On a store that exists: the median of some starts, and the memory of the last one."""
+    """Measure on an existing store: the median of some starts, and the memory of the last one."""
     cells = []
     for how, start in _HOW.items():
         times = settings.rounds_of(_STARTS)
@@ -47,7 +47,7 @@ def measure_start(site: Site, settings: Settings, report: Report) -> None:
 
 
 def _start_once(site: Site, start: Starter) -> tuple[float, dict[str, int]]:
-    """Seconds from running the command to its first right answer over REST, and resident bytes a while later."""
+    """Return seconds from running the command to its first right answer over REST, and resident bytes a while later."""
     started = time.monotonic()
     server = start(site)
     with server.process:

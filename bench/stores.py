@@ -1,7 +1,7 @@
-"""taskgate on each of its stores, and a peer on the same PostgreSQL.
+"""Measure taskgate on each of its stores, and a peer on the same PostgreSQL.
 
-Every store holds the same tasks of 2 KB. They are asked for in turn, so that no two calls under way are for one task:
-calls that are share a read of a database on the network. One row where all ask for one task shows what that is worth.
+Every store holds the same tasks of 2 KB. They are requested in turn, so that no two calls in flight are for one task:
+such calls share a read of a database on the network. One row, where all ask for one task, shows the gain from sharing.
 """
 
 import json
@@ -42,7 +42,7 @@ DATABASES: Mapping[str, databases.Running] = {
 }
 
 CONDUCTORS = tuple(f"{store}, layout conductor" for store in (SQLITE, POSTGRESQL, "MySQL", "MariaDB", "Cassandra"))
-"""Those that hold the same tasks as Conductor keeps them."""
+"""Stores that hold the same tasks in Conductor's layout."""
 
 _ROUNDS, _SECONDS = 3, 2.0
 _CONNECTIONS = (MAIN_CONNECTIONS, 1)
@@ -55,7 +55,7 @@ _NOTES = (
 
 
 def measure_stores(site: Site, settings: Settings, report: Report) -> None:
-    """All stores that are to be had, side by side. Raises Missing."""
+    """Measure all available stores, side by side. Raises Missing."""
     find(WRK)
     with _servers(site, report) as servers:
         if CONDUCTORS[-1] in servers:
@@ -67,7 +67,7 @@ def measure_stores(site: Site, settings: Settings, report: Report) -> None:
 
 @contextmanager
 def _servers(site: Site, report: Report) -> Iterator[dict[str, Server]]:
-    """Every store filled, and a server on each, by the store's name; all are stopped in the end."""
+    """Fill every store and start a server on each, by the store's name; stop all in the end."""
     with ExitStack() as stack:
         servers: dict[str, Server] = {}
         for name, running in DATABASES.items():
@@ -105,22 +105,22 @@ def _start(stack: ExitStack, site: Site, name: str, running: databases.Running) 
 
 
 def _warm_up(cassandra: Server, report: Report) -> None:
-    """What Java has not compiled yet takes ten times as long; after 10,000 reads still twice the CPU."""
+    """Warm up Java: code that is not compiled yet takes ten times as long, after 10,000 reads still twice the CPU."""
     report.say("warming up Cassandra")
-    with suppress(Failed):  # which its row will say
+    with suppress(Failed):  # its row reports the failure
         cassandra.process.wait_until(lambda: ask(rest(cassandra)))
         run(_all(cassandra, SMALL), _WARM_UP)
 
 
 def _all(server: Server, document: Document, prefix: str = "") -> Target:
-    """Every task in turn; all answers are of one size."""
+    """Request every task in turn; all answers are of one size."""
     others = (task_id for task_id in task_ids(TASKS) if task_id != document.task_id)
     target = rest(server, document, prefix)
     return replace(target, others=tuple(f"{prefix}/api/tasks/{task_id}" for task_id in others))
 
 
 def _all_of_conductors(server: Server, document: Document) -> Target:
-    """The same; right is the task with the empty members that Conductor adds. Raises Failed if another one comes."""
+    """Request every task in turn, with the empty members that Conductor adds. Raises Failed for another answer."""
     target = _all(server, document)
     answer = ask(target)
     task = json.loads(answer)

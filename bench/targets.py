@@ -1,4 +1,4 @@
-"""What is asked for: a request, the bytes that must come back, and how to ask once and look."""
+"""Define a request and its right answer, and check one answer."""
 
 import http.client
 import operator
@@ -10,7 +10,7 @@ import grpc
 from tools.processes import Failed
 
 ANSWER_TIMEOUT = 30.0
-"""Seconds that the one call which checks an answer may take."""
+"""Seconds that a call to check an answer may take."""
 
 _FRAME_PREFIX = 5
 """Bytes before a gRPC message on the wire: the compression flag and the length."""
@@ -20,9 +20,9 @@ _FRAME_PREFIX = 5
 class Target:
     """``GET`` of a path over HTTP/1.1; with a serialised ``message`` a unary gRPC call of it.
 
-    ``answer`` is the body or serialised response that must come back, by ``same``: byte for byte, unless the order of a
-    map's entries is free. ``others`` are paths that a generator goes round with ``path``; of their answers only the
-    status is looked at.
+    ``answer`` is the required body or serialised response, compared by ``same``: byte for byte, unless the order of a
+    map's entries is free. ``others`` are paths that a generator cycles through with ``path``; only the status of their
+    answers is checked.
     """
 
     authority: str
@@ -43,17 +43,17 @@ class Target:
 
 
 def framed(message: bytes) -> bytes:
-    """The body of a gRPC request: the message, not compressed, behind its length."""
+    """Return the body of a gRPC request: the length, and the uncompressed message."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 def ask(target: Target) -> bytes:
-    """The answer to one call. Raises Failed if it is refused or does not come."""
+    """Return the answer to one call. Raises Failed if it is refused or does not arrive."""
     return _get(target) if target.message is None else _call(target, target.message)
 
 
 def check(target: Target) -> None:
-    """Raise Failed unless the answer to one call is the right one, to the byte."""
+    """Raise Failed unless the answer to one call is exactly the right one."""
     answer, expected = ask(target), target.answer
     if len(answer) != len(expected) or not target.same(answer, expected):
         raise Failed(

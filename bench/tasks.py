@@ -1,4 +1,4 @@
-"""The tasks that are measured with: Conductor's documented one, the same with more output, and rows of 200 bytes."""
+"""Make the tasks of the benchmark: Conductor's documented one, the same with more output, and rows of 200 bytes."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 DOCUMENTED_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
 _CONDUCTOR_KEEPS = {"callbackAfterMs": 0, "idempotent": False, "notifications": {}, "asyncComplete": False}
-"""What a row of Conductor's has, and an answer has not."""
+"""Members of Conductor's rows that its answers lack."""
 
 ROW_BYTES = 200
 """Size of the documents of which there are up to ten million."""
@@ -22,7 +22,7 @@ _NOTE = "The quick brown fox jumps over the lazy dog while the workflow waits fo
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A task by the ``name`` of its size; ``least_bytes`` is how large it is at least, 0 for as documented."""
+    """A task by the ``name`` of its size; ``least_bytes`` is its least size, 0 for the documented task."""
 
     name: str
     task_id: str
@@ -51,7 +51,7 @@ def _body(task_id: str, least_bytes: int) -> bytes:
 
 
 def _items(least_bytes: int) -> list[dict[str, object]]:
-    """Records as an HTTP task brings them home: ten values, of all kinds, for each 300 bytes."""
+    """Make records like the response of an HTTP task: ten values, of all kinds, for each 300 bytes."""
     items: list[dict[str, object]] = []
     size = 0
     while size < least_bytes:
@@ -82,12 +82,12 @@ def write_tasks(path: Path, count: int, others: Iterable[Document] = ()) -> None
 
 
 def task_ids(count: int) -> list[str]:
-    """The IDs of the tasks that ``write_tasks`` writes, without the others."""
+    """Return the IDs of the tasks that ``write_tasks`` writes, without the others."""
     return [*(row_id(number) for number in range(count - 1)), DOCUMENTED_ID]
 
 
 def conductor_rows(count: int) -> dict[str, str]:
-    """The same tasks as Conductor keeps them, by ID."""
+    """Return the same tasks as Conductor keeps them, by ID."""
     text = _compact(json.loads(SMALL.body) | _CONDUCTOR_KEEPS).decode()
     return {task_id: text.replace(DOCUMENTED_ID, task_id) for task_id in task_ids(count)}
 
@@ -99,7 +99,7 @@ def write_rows(path: Path, count: int) -> None:
 
 
 def row(number: int) -> bytes:
-    """Task ``number`` of those of ``ROW_BYTES``."""
+    """Return task ``number`` of those of ``ROW_BYTES``."""
     head = (
         b'{"taskId":"%s","status":"COMPLETED","updateTime":1770621022078,"outputData":{"text":"'
         % row_id(number).encode()
@@ -108,7 +108,7 @@ def row(number: int) -> bytes:
 
 
 def row_id(number: int) -> str:
-    """The ID of task ``number``."""
+    """Return the ID of task ``number``."""
     return str(uuid.uuid5(_NAMESPACE, str(number)))
 
 

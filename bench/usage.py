@@ -1,4 +1,4 @@
-"""CPU time and memory of processes."""
+"""Measure CPU time and memory of processes."""
 
 import time
 from collections.abc import Iterable
@@ -15,17 +15,17 @@ _CPU_CLOCK = 2
 
 
 def cpu_seconds(processes: Iterable[ServerProcess]) -> float:
-    """CPU time of servers and all below them since their start, that of what has ended below them included."""
+    """Return the CPU time of servers and their child processes since their start, including those that have ended."""
     total = 0.0
     for process in (member for server in processes for member in server.family()):
-        with suppress(psutil.NoSuchProcess):  # it has just ended, and its time is in that of who started it
+        with suppress(psutil.NoSuchProcess):  # it has just ended, and its time counts for its parent
             ended = process.cpu_times()
             total += _cpu(process) + ended.children_user + ended.children_system
     return total
 
 
 def resident_bytes(server: ServerProcess) -> dict[str, int]:
-    """Resident memory by program; several processes of one are added up."""
+    """Return resident memory by program, summed over its processes."""
     memory: dict[str, int] = {}
     for process in server.family():
         with suppress(psutil.NoSuchProcess):
@@ -34,9 +34,9 @@ def resident_bytes(server: ServerProcess) -> dict[str, int]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    """CPU seconds of all threads, ended ones included."""
+    """Return CPU seconds of all threads, including those that have ended."""
     try:
-        # /proc/PID/stat counts in hundredths of a second; a round has few of those for servers that have little to do.
+        # /proc/PID/stat counts in hundredths of a second, too coarse for a round of a server with little to do.
         return time.clock_gettime(~process.pid << 3 | _CPU_CLOCK)
     except OSError:  # not Linux
         times = process.cpu_times()

@@ -1,4 +1,4 @@
-"""Rows of real workflows: what a running Conductor wrote, and answered, as ``tests/data`` has it recorded."""
+"""Load rows of real workflows: what a running Conductor wrote and answered, as recorded in ``tests/data``."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 _RECORDING = Path(__file__).parent.parent / "tests" / "data" / "conductor-3.32.3.ndjson"
 
 _BY_CONDUCTOR = "run"
-"""The ``origin`` of rows that Conductor wrote itself; the others were planted to see what it makes of them."""
+"""The ``origin`` of rows that Conductor wrote itself; the others were inserted to see how it answers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class WorkflowRow:
     answer: str
 
     def renamed(self, task_id: str) -> "WorkflowRow":
-        """The same under another ID."""
+        """Return the same task under another ID."""
         stored, answer = (text.replace(self.task_id, task_id) for text in (self.stored, self.answer))
         return WorkflowRow(task_id, self.status, stored, answer)
 
 
 @functools.cache
 def workflow_rows() -> tuple[WorkflowRow, ...]:
-    """Every task that the recorded workflows ran, as often as it occurs in them; a completed one comes first."""
+    """Return every task that the recorded workflows ran, as often as it occurs in them; a completed one comes first."""
     with _RECORDING.open(encoding="utf-8") as lines:
         recorded = [json.loads(line) for line in lines]
     rows = [

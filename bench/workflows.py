@@ -1,7 +1,7 @@
-"""Tasks of real workflows: Conductor and taskgate side by side on Conductor's own SQLite database.
+"""Measure tasks of real workflows: Conductor and taskgate side by side on Conductor's own SQLite database.
 
-The rows are those that a real Conductor wrote, as often as its workflows ran each kind of task. They are asked for in
-turn: few of them again and again, or so many that every call is for a row that taskgate has not converted before.
+A real Conductor wrote the rows, as often as its workflows ran each kind of task. They are requested in turn: a few of
+them repeatedly, or so many that every call is for a row that taskgate has not converted before.
 """
 
 import json
@@ -27,7 +27,7 @@ from tools.processes import Failed
 from tools.servers import WRK, Missing, find
 
 COPIES = 210
-"""Of every row, each with an ID of its own: more bytes than taskgate keeps converted."""
+"""Copies of every row, each with an ID of its own: more bytes than taskgate keeps converted."""
 
 CONDUCTOR = "Conductor"
 INSIDE = "taskgate inside Envoy, on Conductor's database"
@@ -35,16 +35,16 @@ BEHIND_IT = "taskgate behind Envoy, on Conductor's database"
 IMPORTED = "taskgate inside Envoy, the same tasks imported"
 
 _TASKS = Document("tasks of real workflows", "", 0)
-"""Stands for them in a cell; they have no one size."""
+"""Their name in a cell; they have several sizes."""
 
 _AIM = 0.9
-"""Calls for tasks that are made of rows ÷ those for imported ones, both asked for again and again."""
+"""Calls for tasks made from rows ÷ calls for imported ones, both requested repeatedly."""
 
 _ROUNDS, _SECONDS = 5, 2.0
 _CONNECTIONS = (MAIN_CONNECTIONS, 1)
 
 _WARM_UP = Load(16, 40.0)
-"""What Java has not compiled yet runs many times slower; after half a minute its rate grows no more."""
+"""Java code runs many times slower before it is compiled; the rate is stable after half a minute."""
 
 _MOVES = "queueWaitTime"
 """Depends on the clock where a task waits for its callback."""
@@ -53,7 +53,7 @@ _NAMESPACE = uuid.UUID("0c5f0f5a-6f0f-5c86-9d53-f7b6a3c8f5a2")
 
 
 def measure_workflows(site: Site, settings: Settings, report: Report) -> None:
-    """Raises Missing without Conductor: then there is nothing to compare with."""
+    """Compare with Conductor. Raises Missing without it."""
     find(WRK)
     each = len(workflow_rows())
     notes = (
@@ -73,7 +73,7 @@ def measure_workflows(site: Site, settings: Settings, report: Report) -> None:
 
 @contextmanager
 def _servers(site: Site, settings: Settings, report: Report) -> Iterator[dict[str, Server]]:
-    """Conductor with the rows in its database, and taskgate on the same file and on an import; all end afterwards."""
+    """Run Conductor with the rows in its database, and taskgate on the same file and on an import; stop all after."""
     with ExitStack() as stack:
         report.say("starting Conductor, and warming it up; that takes two minutes")
         servers = {CONDUCTOR: conductor.start(site)}
@@ -100,7 +100,7 @@ def _servers(site: Site, settings: Settings, report: Report) -> Iterator[dict[st
 
 
 def copied_rows() -> Iterator[WorkflowRow]:
-    """Every row ``COPIES`` times; the copies of one round come one after the other, in the order of the rows."""
+    """Return every row ``COPIES`` times, one round of copies after the other, each in the order of the rows."""
     for number in range(COPIES):
         for row in workflow_rows():
             yield row.renamed(str(uuid.uuid5(_NAMESPACE, f"{number} {row.task_id}")))
@@ -112,7 +112,7 @@ def _write_documents(path: Path) -> None:
 
 
 def _target(server: Server, _: Document, *, once: bool) -> Target:
-    """Every task once, or those of one round of copies. Raises Failed where an answer is not Conductor's."""
+    """Request every task once, or those of one round of copies. Raises Failed if an answer is not Conductor's."""
     rows = list(islice(copied_rows(), len(workflow_rows())))
     answers = [ask(Target(server.http, f"/api/tasks/{row.task_id}", b"")) for row in rows]
     for row, answer in zip(rows, answers, strict=True):
@@ -133,7 +133,7 @@ def _task_ids() -> tuple[str, ...]:
 
 
 def _still(answer: bytes | str) -> object:
-    """The members that do not move with the clock."""
+    """Return the members that do not depend on the clock."""
     return {name: value for name, value in json.loads(answer).items() if name != _MOVES}
 
 

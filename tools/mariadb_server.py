@@ -1,4 +1,4 @@
-"""How MariaDB is started for tests and the benchmark, and what a new data folder needs first."""
+"""Make the command that starts MariaDB for tests and the benchmark, and prepare a new data folder."""
 
 import os
 import subprocess
@@ -12,16 +12,16 @@ _SYSTEM_TABLES = ("mysql_system_tables.sql", "mysql_performance_tables.sql", "my
 
 
 def command(*options: str) -> list[str]:
-    """How to run it. Raises Missing, and Failed if its own files are not where it is."""
+    """Return the command line. Raises Missing, and Failed if its own files are not beside the program."""
     program = find(MARIADB)
     found = [str(program), "--no-defaults", f"--lc-messages-dir={_share(program)}", *options]
-    if os.geteuid() == 0:  # which it refuses unless it is told by name
+    if os.geteuid() == 0:  # it refuses root unless named as the user
         found.append("--user=root")
     return found
 
 
 def make_data(run: Sequence[str], data: Path, *statements: str) -> None:
-    """The system tables in an empty folder, by the program's own SQL files; then ``statements``. Raises Failed."""
+    """Create the system tables in an empty folder, with its own SQL files; then run ``statements``. Raises Failed."""
     share = _share(Path(run[0]))
     tables = [(share / name).read_text() for name in _SYSTEM_TABLES]
     script = "\n".join(("CREATE DATABASE mysql;", "USE mysql;", *tables, "FLUSH PRIVILEGES;", *statements))
@@ -33,7 +33,7 @@ def make_data(run: Sequence[str], data: Path, *statements: str) -> None:
 
 
 def _share(program: Path) -> Path:
-    """The folder of a server's SQL files and message files. Raises Failed."""
+    """Return the folder of a server's SQL files and message files. Raises Failed."""
     unpacked = program.is_relative_to(SERVERS)
     places = (SERVERS / "root/usr",) if unpacked else (program.resolve().parent.parent, Path("/usr"))
     folders = [place / "share" / name for place in places for name in ("mysql", "mariadb")]

@@ -1,7 +1,7 @@
-"""Maven on the machine's own Java, or on a wheel's with the authorities that the machine trusts.
+"""Run Maven on the machine's own Java, or on a wheel's Java with the authorities that the machine trusts.
 
-A Java from a wheel trusts public authorities only. Behind a proxy with a private authority it can fetch nothing, while
-the machine's own Java, pip and npm can.
+A Java from a wheel trusts only public authorities. Behind a proxy with a private authority it cannot fetch anything,
+while the machine's own Java, pip and npm can.
 """
 
 import os
@@ -28,17 +28,17 @@ _CAUSES = (
     r"Connection refused[^\n]*|Connect(?:ion)? timed out[^\n]*",
     r"Could not (?:transfer|find) [^\n]+",
 )
-"""What tells most, first: Maven wraps each in several lines that tell less."""
+"""Most specific first: Maven wraps each in several less specific lines."""
 
 
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
-"""In full: where a short name cannot be resolved, Maven does not say why."""
+"""The full name: if a short name cannot be resolved, Maven does not say why."""
 
 
 def run_maven(maven: str, goal: str, *options: str, folder: Path, wheels_java: Path) -> None:
     """Run a ``goal`` of the dependency plugin with the program ``maven`` in ``folder``, where a pom.xml is read.
 
-    Maven runs on the machine's own Java, or on ``wheels_java`` where there is none. Raises Missing with the root cause.
+    Maven runs on the machine's own Java, or else on ``wheels_java``. Raises Missing with the root cause.
     """
     environment = dict(os.environ)
     if not _has_java(environment):
@@ -57,12 +57,12 @@ def run_maven(maven: str, goal: str, *options: str, folder: Path, wheels_java: P
 
 
 def find_maven() -> str:
-    """The machine's own Maven, or Debian's, unpacked below ``.venv``. Raises Missing."""
+    """Return the machine's own Maven, or Debian's, unpacked below ``.venv``. Raises Missing."""
     return shutil.which("mvn") or _debians_maven()
 
 
 def _debians_maven() -> str:
-    """The program, unpacked with all that it needs but a Java. Raises Missing."""
+    """Return the program, unpacked with all that it needs except a Java. Raises Missing."""
     home = SERVERS / "root" / "usr" / "share" / "maven"
     program = home / "bin" / "mvn"
     if not program.exists():
@@ -70,7 +70,7 @@ def _debians_maven() -> str:
             raise Missing("there is no mvn, and no apt to get one from; please put Maven on PATH")
         print(f"maven: unpacking Debian's into {SERVERS} (10 MB; nothing is installed)")
         unpack("mvn", _packages_of_maven())
-        (home / "conf").unlink()  # it leads to /etc of the machine
+        (home / "conf").unlink()  # a link to /etc of the machine
         (home / "conf").symlink_to(SERVERS / "root" / "etc" / "maven")
     return str(program)
 
@@ -85,12 +85,12 @@ def _packages_of_maven() -> list[str]:
 def _has_java(environment: dict[str, str]) -> bool:
     if home := environment.get("JAVA_HOME"):
         return Path(home, "bin", "java").exists()
-    java = shutil.which("java")  # macOS has one that only tells where to get Java
+    java = shutil.which("java")  # macOS has a stub that only says where to get Java
     return java is not None and subprocess.run([java, "-version"], capture_output=True, check=False).returncode == 0
 
 
 def _trust_options() -> list[str]:
-    """Options that have a Java trust what SSL_CERT_FILE or this machine does; none where no such file is found."""
+    """Return options that make a Java trust SSL_CERT_FILE or this machine's authorities; none if no file is found."""
     bundle = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
     if bundle is None or not Path(bundle).is_file():
         return []
@@ -108,7 +108,7 @@ def _trust_options() -> list[str]:
 
 
 def _authorities(bundle: str) -> list[x509.Certificate]:
-    """The certificates of a PEM file that can be read; a bundle may hold old ones that break today's rules."""
+    """Return the certificates of a PEM file that can be read; a bundle may hold old ones that break today's rules."""
     found = []
     for text in re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", bundle, re.DOTALL):
         with suppress(ValueError), warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):
@@ -117,7 +117,7 @@ def _authorities(bundle: str) -> list[x509.Certificate]:
 
 
 def _cause(output: str) -> str:
-    """What stopped Maven: the root cause where its output has one, and its first error."""
+    """Return what stopped Maven: the root cause, if its output has one, and its first error."""
     error = next((line for line in output.splitlines() if "[ERROR]" in line), output.strip()[-400:]).strip()
     root = next(filter(None, (re.search(pattern, output) for pattern in _CAUSES)), None)
     return error if root is None or root[0] in error else f"{root[0]} ({error})"

@@ -1,11 +1,11 @@
-"""MySQL itself for the tests: this machine's own, or Debian unstable's, unpacked with every library that it needs.
+"""Provide MySQL itself for the tests: this machine's own, or Debian unstable's, unpacked with all its libraries.
 
-Debian's releases have MariaDB only. Unstable's MySQL wants a newer C library than a release has, so the program is
-started through the dynamic loader that is unpacked with it. apt is told of unstable in files of its own below
-``.venv``, takes it from where this machine takes its Debian, and checks signatures by this machine's keys. Nothing is
-installed, and no list of packages of the machine's own changes.
+Debian's releases have only MariaDB. Unstable's MySQL needs a newer C library than a release has, so the program is
+started through the dynamic loader that is unpacked with it. apt gets files of its own below ``.venv`` that name
+unstable, fetches from this machine's Debian mirror, and checks signatures by this machine's keys. Nothing is installed,
+and the machine's own package lists do not change.
 
-Tests do without it where it cannot be had, and say why.
+If it is not available, tests are left out and say why.
 """
 
 import os
@@ -19,13 +19,13 @@ from pathlib import Path
 from tools.servers import SERVERS, SYSTEM, Missing, extract, last_line, run
 
 ROOT = SERVERS / "mysql"
-"""What is unpacked, C library and all: apart from what runs with this machine's own."""
+"""The unpacked packages with their C library, separate from programs that use this machine's own."""
 
 _SCRIPT = SERVERS / "bin" / "mysqld"
-"""Starts what is unpacked."""
+"""The script that starts the unpacked program."""
 
 _WHY_NOT = SERVERS / "mysql-is-missing"
-"""The reason, from ``provide_mysqld`` for the tests."""
+"""Why it is missing, from ``provide_mysqld`` for the tests."""
 
 _PACKAGE = "mysql-server-core"
 _SUITE = "unstable"
@@ -62,11 +62,11 @@ Maintainer: nobody
 Description: for scripts that are not used here
 
 """
-"""Nothing is there already, so that every library is fetched; but what only scripts need is left out."""
+"""No package counts as installed, so that every library is fetched, except perl, which only scripts need."""
 
 
 def find_mysqld() -> Path:
-    """The program, of MySQL 8 or newer. Raises Missing."""
+    """Return the program, of MySQL 8 or newer. Raises Missing."""
     if _WHY_NOT.exists():
         raise Missing(_WHY_NOT.read_text())
     found = _machines_own() or _SCRIPT
@@ -76,23 +76,23 @@ def find_mysqld() -> Path:
 
 
 def command(program: Path) -> list[str]:
-    """How to run it on little memory, and without care for a machine that loses its power."""
+    """Return a command line for little memory, without durability against a power failure."""
     found = [
         *(str(program), "--no-defaults", "--innodb-redo-log-capacity=16M", "--innodb-buffer-pool-size=32M"),
         *("--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=OFF"),
         *("--skip-log-bin", "--loose-mysqlx=OFF"),
-        "--secure-file-priv=NULL",  # no folder of the machine's
+        "--secure-file-priv=NULL",  # no access to folders of the machine
     ]
-    if program.is_relative_to(SERVERS):  # where it was not built to be
+    if program.is_relative_to(SERVERS):  # not where it was built to be
         share, plugins = ROOT / "usr" / "share" / "mysql", ROOT / "usr" / "lib" / "mysql" / "plugin"
         found += [f"--lc-messages-dir={share}", f"--character-sets-dir={share / 'charsets'}", f"--plugin-dir={plugins}"]
-    if os.geteuid() == 0:  # which it refuses unless it is told by name
+    if os.geteuid() == 0:  # it refuses root unless named as the user
         found.append("--user=root")
     return found
 
 
 def provide_mysqld() -> Path:
-    """``find_mysqld``, after unpacking it if need be and making sure that it runs. Raises Missing."""
+    """Return ``find_mysqld``, after unpacking it if necessary and checking that it runs. Raises Missing."""
     SERVERS.mkdir(parents=True, exist_ok=True)
     _WHY_NOT.unlink(missing_ok=True)
     try:
@@ -107,14 +107,14 @@ def provide_mysqld() -> Path:
 
 
 def make_data(program: Path, data: Path, *options: str) -> None:
-    """A new data folder, in which root has no password. Raises Missing."""
+    """Make a new data folder, in which root has no password. Raises Missing."""
     made = run([*command(program), f"--datadir={data}", *options, "--initialize-insecure"], data)
     _must(made, f"{program} does not run")
 
 
 @cache
 def _machines_own() -> Path | None:
-    """The one on PATH, if it is MySQL and not MariaDB, which has a program of that name too."""
+    """Return the one on PATH, if it is MySQL and not MariaDB, which has a program of that name too."""
     found = shutil.which("mysqld") or shutil.which("mysqld", path=SYSTEM)
     if found is None:
         return None
@@ -125,7 +125,7 @@ def _machines_own() -> Path | None:
 
 
 def _unpacked() -> Path:
-    """The script that starts Debian's. Raises Missing."""
+    """Unpack Debian's program and return the script that starts it. Raises Missing."""
     if not _SCRIPT.exists():
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
             raise Missing("there is no mysqld of MySQL 8 or newer on PATH, and this is no Debian to get it from")
@@ -139,7 +139,7 @@ def _unpacked() -> Path:
 
 
 def _download(folder: Path) -> None:
-    """The package and all that it depends on, as ``.deb`` files. Raises Missing."""
+    """Download the package and all its dependencies as ``.deb`` files. Raises Missing."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "unstable.sources").write_text(_SOURCES.format(mirror=_mirror(), suite=_SUITE) + _signed_by())
@@ -155,7 +155,7 @@ def _download(folder: Path) -> None:
 
 
 def _mirror() -> str:
-    """Where this machine takes its Debian from. Raises Missing."""
+    """Return this machine's Debian mirror. Raises Missing."""
     wanted = ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(SUITE)", "Created-By: Packages"]
     for line in run(wanted, SERVERS).stdout.splitlines():
         uri, origin, suite = line.split("|")
@@ -167,7 +167,7 @@ def _mirror() -> str:
 
 
 def _signed_by() -> str:
-    """Debian's keys, where they are not among those that apt trusts for everything."""
+    """Return the option that names Debian's keys, which apt may not trust for all sources."""
     return f"Signed-By: {_KEYS}\n" if _KEYS.exists() else ""
 
 

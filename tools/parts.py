@@ -1,7 +1,7 @@
-"""What some tests need and a machine may lack: database servers, packages of other languages, Conductor's jar.
+"""Fetch what some tests need and a machine may lack: database servers, packages of other languages, Conductor's jar.
 
-``python -m tools.parts`` fetches each (``make test-all`` runs it). One that cannot be had stops nothing: the reason is
-kept, and the tests that need it are left out, with that reason, in a list at the end of their run.
+``python -m tools.parts`` fetches each (``make test-all`` runs it), and continues after one that is not available. The
+reason is kept. The tests that need the part are left out, and listed with that reason at the end of their run.
 """
 
 import os
@@ -18,21 +18,21 @@ from tools.servers import SERVERS, Missing, last_line, run
 ROOT = Path(__file__).parent.parent
 
 _REASONS = SERVERS / "reasons"
-"""One file for each part that was asked for: empty if it is there, else the reason why not."""
+"""One file for each requested part: empty if the part is available, else the reason why not."""
 
 _BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``provide`` fetches it, unless it is there, or raises Missing; ``remedy`` is what a person can do then."""
+    """``provide`` fetches the part if necessary, or raises Missing; ``remedy`` is what a person can do then."""
 
     provide: Callable[[], object]
     remedy: str
 
 
 def _npm_packages() -> None:
-    """The JavaScript clients; their lock files name no registry, so npm uses the configured one. Raises Missing."""
+    """Install the JavaScript clients. Lock files without a registry make npm use the configured one. Raises Missing."""
     path = os.pathsep.join((str(_BIN), os.environ.get("PATH", os.defpath)))
     for folder in ("tests/sdk/javascript", "tests/interop/javascript"):
         wanted, installed = (ROOT / folder / name for name in ("package-lock.json", "node_modules/.package-lock.json"))
@@ -44,7 +44,7 @@ def _npm_packages() -> None:
 
 
 def _go_modules() -> None:
-    """The modules of the Go client and of the benchmark's Go peer. Raises Missing."""
+    """Fetch the modules of the Go client and of the benchmark's Go peer. Raises Missing."""
     for manifest in (ROOT / "tests/interop/go/go.mod", *sorted(ROOT.glob("bench/**/go.mod"))):
         done = run([str(_BIN / "go"), "mod", "download"], manifest.parent, {"GOTOOLCHAIN": "local"})
         if done.returncode:
@@ -66,11 +66,11 @@ PARTS = {
     "go modules": Part(_go_modules, "let Go reach a proxy (GOPROXY)"),
     "conductor": Part(conductor_jar.find_jar, f"{_MAVEN}, or name the jar in CONDUCTOR_JAR"),
 }
-"""By the name that ``pytest.mark.needs`` has."""
+"""Parts by their names in ``pytest.mark.needs``."""
 
 
 def why_missing(name: str) -> str | None:
-    """Why this machine lacks a part, as ``main`` found; None if it is there."""
+    """Return why this machine lacks a part, as ``main`` found; None if it is available."""
     try:
         return (_REASONS / name).read_text() or None
     except FileNotFoundError:
@@ -78,7 +78,7 @@ def why_missing(name: str) -> str | None:
 
 
 def main() -> int:
-    """Fetch all parts; the exit code is 0 whatever is missing, since the tests say what they left out."""
+    """Fetch all parts. The exit code is 0 even if parts are missing, since the tests say what they left out."""
     _REASONS.mkdir(parents=True, exist_ok=True)
     for name, part in PARTS.items():
         print(f"{name} ...", flush=True)

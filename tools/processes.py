@@ -1,4 +1,4 @@
-"""A server in a process of its own, for tests and the benchmark: started, waited for, stopped with all below it."""
+"""Run a server in a process of its own, for tests and the benchmark, and stop it with all its child processes."""
 
 import os
 import signal
@@ -20,13 +20,13 @@ LOG_TAIL = 2000
 
 
 class Failed(Exception):
-    """Something does not do what it must; the message is a sentence."""
+    """A program does not do what it must; the message is a sentence."""
 
 
 class ServerProcess:
-    """One command and all processes below it. What it writes goes to the file ``log``; a context manager that stops it.
+    """One command and all its child processes; a context manager that stops them. Output goes to the file ``log``.
 
-    Settings of the person who runs it (``TASKGATE_*``) do not reach it; ``environment`` does.
+    The command gets ``environment``, without the ``TASKGATE_*`` settings of the person who runs it.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 env=kept | dict(environment or {}),
                 cwd=folder,
-                start_new_session=True,  # Ctrl-C reaches only who started it, who then stops all servers in order
+                start_new_session=True,  # Ctrl-C reaches only the parent, which stops all servers in order
             )
 
     def wait_until(
@@ -71,14 +71,14 @@ class ServerProcess:
                 return
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code; None if it runs on for so many ``seconds``."""
+        """Wait for the exit code; None if the process still runs after ``seconds``."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def family(self) -> list[psutil.Process]:
-        """It and all processes below it. Raises Failed if it has ended."""
+        """Return it and all its child processes. Raises Failed if it has ended."""
         try:
             parent = psutil.Process(self._process.pid)
             return [parent, *parent.children(recursive=True)]
@@ -86,13 +86,13 @@ class ServerProcess:
             raise Failed(f"{self._name} has ended:\n{self.log_tail()}") from error
 
     def freeze(self) -> None:
-        """Let it do nothing until it is ``awake``: for servers that keep themselves busy."""
+        """Freeze it until it is ``awake``: for servers that use CPU while idle."""
         self._process.send_signal(signal.SIGSTOP)
         self._frozen = True
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let it run for a while if it is frozen."""
+        """Let it run within the context if it is frozen."""
         frozen = self._frozen
         self._thaw()
         try:
@@ -102,7 +102,7 @@ class ServerProcess:
                 self.freeze()
 
     def stop(self) -> None:
-        """Ask it to stop, wait, and end whatever is left of it."""
+        """Ask it to stop, wait, and kill the processes that are left."""
         self._thaw()
         family = self.family() if self._process.poll() is None else []
         if family:
@@ -113,7 +113,7 @@ class ServerProcess:
         self._process.wait()
 
     def log_tail(self) -> str:
-        """The end of what it has written."""
+        """Return the end of its output."""
         return self._log.read_text(errors="replace")[-LOG_TAIL:]
 
     def __enter__(self) -> Self:
@@ -131,7 +131,7 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """A TCP port that is free now, for servers that have to be told one."""
+    """Return a TCP port that is free now, for servers that cannot choose one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -139,5 +139,5 @@ def free_port() -> int:
 
 
 def free_address() -> str:
-    """HOST:PORT on the loopback interface that is free now."""
+    """Return a HOST:PORT on the loopback interface that is free now."""
     return f"127.0.0.1:{free_port()}"

@@ -1,9 +1,9 @@
-"""A protoc plugin for buf: ``*_pb2_grpc.py`` and its types, for the files that declare a service.
+"""Generate ``*_pb2_grpc.py`` and its types as a protoc plugin for buf, for the files that declare a service.
 
-grpcio-tools writes these stubs only from inside its own protoc, while buf speaks to plugins: a serialised
-``CodeGeneratorRequest`` on standard input, a ``CodeGeneratorResponse`` on standard output. This plugin hands the
-request on to that protoc, and its files back. Both generators would write an empty module for a file without a service;
-those files are not handed on.
+grpcio-tools writes these stubs only from inside its own protoc, while buf calls plugins: a serialised
+``CodeGeneratorRequest`` on standard input, a ``CodeGeneratorResponse`` on standard output. This plugin passes the
+request to that protoc, and returns its files. Both generators would write an empty module for a file without a service;
+those files are left out.
 """
 
 import sys
@@ -16,7 +16,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped] # the wheel ships 
 
 
 def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
-    """The stubs for ``request``; raises SystemExit if protoc fails, which has then said why on standard error."""
+    """Return the stubs for ``request``. Raises SystemExit if protoc fails; protoc prints why on standard error."""
     response = CodeGeneratorResponse(supported_features=CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL)
     wanted = set(request.file_to_generate)
     names = [file.name for file in request.proto_file if file.service and file.name in wanted]

@@ -25,14 +25,14 @@ STUBS = Path("server/taskgate/v1")
 DESCRIPTOR_SET = Path("gateway/taskgate.binpb")
 
 ALSO_IN_DESCRIPTOR_SET = ("google/rpc/error_details.proto",)
-"""Files that no proto of ours imports: to read ``grpc-status-details-bin``, Envoy has to know ``ErrorInfo``."""
+"""Files that none of our protos imports: to read ``grpc-status-details-bin``, Envoy has to know ``ErrorInfo``."""
 
 _WHEEL = Path(annotations_pb2.__file__).resolve().parents[2]
 _IMPORT = re.compile(r'^import (?:public |weak )?"(google/(?!protobuf/)[^"]+)";', re.MULTILINE)
 
 
 def main() -> int:
-    """Run one command; the exit code is 0 if all is well."""
+    """Run one command. The exit code is 0 on success."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, text in (
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def generate() -> int:
-    """Replace everything generated, so that nothing outlives the proto it was made from."""
+    """Replace all generated files, so that none outlives its proto."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         if code := generate_into(fresh):
@@ -69,7 +69,7 @@ def generate() -> int:
 
 
 def check() -> int:
-    """Compare what is in the tree with a fresh generation."""
+    """Compare the files in the tree with freshly generated ones."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         if code := generate_into(fresh):
@@ -102,12 +102,12 @@ def format_check() -> int:
 
 
 def build() -> int:
-    """Compile, and keep nothing."""
+    """Compile without keeping the output."""
     return buf("build", PROTOS)
 
 
 def breaking(against: str | None) -> int:
-    """Compare with an earlier state of the protos in git; if there is none, say so and pass."""
+    """Compare with an earlier state of the protos in git; without one, say so and pass."""
     if not (ROOT / ".git").exists():
         return not_checked("this is not a git repository")
     try:
@@ -138,16 +138,16 @@ def compare_with(archive: bytes) -> int:
 
 
 def not_checked(reason: str) -> int:
-    """Pass, but loudly: nobody should take this for a comparison that found nothing."""
+    """Pass with a notice, which tells this from a comparison that found no changes."""
     print(f"breaking: NOT CHECKED: {reason}, so there is nothing to compare with", file=sys.stderr)
     return 0
 
 
 def base_revision() -> str:
-    """The commit whose promises must be kept; empty if there is none.
+    """Return the commit with which the protos must stay compatible; empty without one.
 
-    On a branch, main. On main itself, what has been published of it (origin/main); where that is also this very commit,
-    as in the pipeline of main, or unknown: the commit itself if the tree has changes to it, otherwise the one before.
+    On a branch, this is main. On main itself, it is the published state (origin/main). If that is this very commit, as
+    in the pipeline of main, or unknown: the commit itself if the tree has changes to it, otherwise the one before.
     """
     head = git("rev-parse", "HEAD")
     for name in ("main", "origin/main"):
@@ -158,7 +158,7 @@ def base_revision() -> str:
 
 
 def commit_of(revision: str) -> str:
-    """The commit's full hash; empty if there is no such revision."""
+    """Return the commit's full hash; empty for an unknown revision."""
     try:
         return git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     except subprocess.CalledProcessError:
@@ -186,7 +186,7 @@ def lay_out_imports(tree: Path) -> None:
 
 
 def imports_of(sources: Iterable[str]) -> set[str]:
-    """The files under ``google/`` that ``sources`` import, but for ``google/protobuf``, which buf itself has."""
+    """Return the files under ``google/`` that ``sources`` import, except ``google/protobuf``, which buf itself has."""
     return {name for source in sources for name in _IMPORT.findall(source)}
 
 
@@ -199,14 +199,14 @@ def generate_into(folder: Path) -> int:
 
 
 def generated_files(tree: Path) -> Iterator[Path]:
-    """The generated files that are in ``tree``, relative to it."""
+    """Return the generated files in ``tree``, relative to it."""
     yield from (path.relative_to(tree) for path in (tree / STUBS).glob("*_pb2*.py*") if path.is_file())
     if (tree / DESCRIPTOR_SET).is_file():
         yield DESCRIPTOR_SET
 
 
 def difference(checked_in: Path, fresh: Path) -> str:
-    """What is wrong with one checked-in file; empty if nothing."""
+    """Return what is wrong with one checked-in file; empty if it is correct."""
     if not checked_in.is_file():
         return "missing"
     if not fresh.is_file():
@@ -215,7 +215,7 @@ def difference(checked_in: Path, fresh: Path) -> str:
 
 
 def buf(*arguments: str) -> int:
-    """Run buf in the root of the tree; returns its exit code."""
+    """Run buf in the root of the tree and return its exit code."""
     folder = Path(sys.executable).parent  # buf looks for `python` and the plugins on PATH
     path = os.pathsep.join((str(folder), os.environ.get("PATH", "")))
     program = shutil.which("buf", path=path)
@@ -226,12 +226,12 @@ def buf(*arguments: str) -> int:
 
 
 def git(*arguments: str) -> str:
-    """What git says, without the final newline."""
+    """Return git's output without the final newline."""
     return git_bytes(*arguments).decode().strip()
 
 
 def git_bytes(*arguments: str) -> bytes:
-    """What git says. Raises CalledProcessError if it fails."""
+    """Return git's output. Raises CalledProcessError if it fails."""
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True).stdout
 

@@ -1,7 +1,7 @@
-"""The servers that the tests start and that are in no wheel: found on this machine, or unpacked from Debian's packages.
+"""Provide the servers for the tests that no wheel has: found on this machine, or unpacked from Debian's packages.
 
-Nothing is installed: packages are downloaded by apt and unpacked into ``.venv/servers``, so this needs no root, and no
-server is started behind anybody's back.
+apt downloads the packages, and they are unpacked into ``.venv/servers``. Nothing is installed, so this needs no root
+and no package starts its server.
 """
 
 import os
@@ -13,18 +13,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 SERVERS = Path(__file__).parent.parent / ".venv" / "servers"
-"""Programs to run are in ``bin`` below it; what was unpacked is in ``root``."""
+"""Programs to run are in its folder ``bin``; unpacked packages are in ``root``."""
 
 
 class Missing(Exception):
-    """A server is not to be had; the text is one sentence for whoever runs the tests."""
+    """A server is not available; the text is one sentence for the person who runs the tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A program, the Debian ``packages`` that it comes in, and ``libraries`` that few machines have.
+    """A program, the Debian ``packages`` that contain it, and ``libraries`` that few machines have.
 
-    Of a library whose package has another name in each release, all names are listed; those that there are, are taken.
+    If the package of a library has another name in each release, all names are listed; those that exist are taken.
     """
 
     program: str
@@ -33,7 +33,7 @@ class Server:
 
 
 REDIS = Server("redis-server", ("redis-tools", "redis-server"), ("libjemalloc2", "liblzf1", "libatomic1"))
-"""redis-sentinel is the same program, called with ``--sentinel``."""
+"""Also serves as redis-sentinel, with ``--sentinel``."""
 
 PGBOUNCER = Server("pgbouncer", ("pgbouncer",), ("libevent-2.1-7", "libevent-2.1-7t64", "libc-ares2"))
 
@@ -42,20 +42,20 @@ MARIADB = Server(
     ("mariadb-server-core",),
     ("libaio1", "libaio1t64", "libnuma1", "liburing2", "libpcre2-8-0", "libsystemd0"),
 )
-"""Its own SQL files, from which a new data folder is made, are in the same package."""
+"""Its own SQL files, which make a new data folder, are in the same package."""
 
 H2LOAD = Server("h2load", ("nghttp2-client",), ("libnghttp2-14", "libev4", "libev4t64", "libjansson4", "libjemalloc2"))
-"""No server, but the load generator of the benchmark, which comes in the same way."""
+"""The load generator of the benchmark, provided in the same way."""
 
 WRK = Server("wrk", ("wrk",), ("libluajit2-5.1-2", "libluajit-5.1-2", "libluajit-5.1-common"))
-"""Likewise, for requests that differ from one another."""
+"""The load generator for requests that differ from one another."""
 
 SYSTEM = os.pathsep.join(("/usr/local/sbin", "/usr/sbin"))
-"""Where Debian puts some servers; not on everybody's PATH."""
+"""Where Debian puts some servers; not on every PATH."""
 
 
 def find(server: Server) -> Path:
-    """The program: the machine's own, or the one that ``provide`` unpacked. Raises Missing."""
+    """Return the machine's own program, or the one that ``provide`` unpacked. Raises Missing."""
     elsewhere = os.pathsep.join((SYSTEM, str(SERVERS / "bin")))
     found = shutil.which(server.program) or shutil.which(server.program, path=elsewhere)
     if found is None:
@@ -64,7 +64,7 @@ def find(server: Server) -> Path:
 
 
 def provide(server: Server) -> Path:
-    """``find``, after unpacking the packages if need be. Raises Missing."""
+    """Return ``find``, after unpacking the packages if necessary. Raises Missing."""
     try:
         return find(server)
     except Missing:
@@ -78,7 +78,7 @@ def provide(server: Server) -> Path:
     program = _wrap(server.program)
     checked = run([str(program), "--version"], SERVERS)
     if checked.returncode not in {0, 1}:  # wrk prints its version, and ends with 1
-        program.unlink()  # not to be found the next time
+        program.unlink()  # hide it from the next ``find``
         raise Missing(f"the {server.program} of {', '.join(server.packages)} does not run: {last_line(checked)}")
     return program
 
@@ -88,13 +88,13 @@ def unpack(program: str, packages: Sequence[str], libraries: Sequence[str] = ())
     downloads = SERVERS / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     fetched = run(["apt-get", "download", *packages], downloads)
-    if fetched.returncode:  # a new machine has no package lists, an old one outdated ones
+    if fetched.returncode:  # package lists are missing on a new machine, outdated on an old one
         updated = run(["apt-get", "update"], downloads)
         fetched = run(["apt-get", "download", *packages], downloads)
         if fetched.returncode:
             problem = last_line(updated if updated.returncode else fetched)
             raise Missing(f"the tests need {program}, and apt-get cannot download it: {problem}")
-    for library in libraries:  # one call each, since one unknown name makes all of a call fail
+    for library in libraries:  # one call each: an unknown name makes the whole call fail
         run(["apt-get", "download", library], downloads)
     extract(downloads, SERVERS / "root")
     shutil.rmtree(downloads)
@@ -109,7 +109,7 @@ def extract(downloads: Path, root: Path) -> None:
 
 
 def _wrap(program: str) -> Path:
-    """A script of the same name, which lets the unpacked program find the libraries unpacked with it."""
+    """Write a script of the same name, which lets the unpacked program find the libraries unpacked with it."""
     root = SERVERS / "root" / "usr"
     libraries = ":".join(str(folder) for folder in sorted({path.parent for path in (root / "lib").rglob("*.so.*")}))
     binary = next(path for folder in ("bin", "sbin") if (path := root / folder / program).exists())
@@ -123,13 +123,13 @@ def _wrap(program: str) -> Path:
 def run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str] = MappingProxyType({})
 ) -> subprocess.CompletedProcess[str]:
-    """A command in a folder, with what it prints, and more ``environment`` than ours."""
+    """Run a command in a folder, capture its output, and add ``environment`` to ours."""
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command that failed has said about it."""
+    """Return what a failed command has printed about its failure."""
     lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"

@@ -1,7 +1,7 @@
-"""``taskgate import`` without its command line: files of task documents into a store.
+"""Import files of task documents into a store: ``taskgate import`` without its command line.
 
 ``source`` opens files, ``reader`` finds the documents in them, ``validation`` decides which of them are tasks,
-``importer`` writes those in batches and counts.
+``importer`` writes them in batches and counts.
 """
 
 from taskgate.importing.importer import ImportSummary, Progress, Reject, SourceSummary, run_import

@@ -1,4 +1,4 @@
-"""Documents from many sources into one store: in batches, with everything counted."""
+"""Import documents from many sources into one store, in batches, and count the outcomes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +14,7 @@ from taskgate.stores.base import StoredTask, TaskWriter, WriteCounts
 
 BATCH_TASKS = 4000
 BATCH_BYTES = 8 * 1024 * 1024
-"""A batch is written when it has so many tasks, or so many bytes of documents."""
+"""A batch is written when it reaches ``BATCH_TASKS`` tasks or ``BATCH_BYTES`` bytes of documents."""
 
 _EVENTS_PER_REPORT = 4000
 _EVENTS_AHEAD = 4  # two batches, each followed by a report, are read while one is written
@@ -22,7 +22,7 @@ _EVENTS_AHEAD = 4  # two batches, each followed by a report, are read while one 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A document that is not stored, or a fault of its source; ``line`` is None where there are no lines."""
+    """A document that is not stored, or a fault of its source; ``line`` is None for a fault of the whole source."""
 
     source: str
     line: int | None
@@ -31,7 +31,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the source that is being read has got; ``total_bytes`` is None where it cannot be known.
+    """Progress in the current source; ``total_bytes`` is None if it cannot be known.
 
     ``documents`` and ``rejects`` are those of the whole import.
     """
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclass(slots=True)
 class SourceSummary:
-    """What was in one source: task documents that were accepted, and rejects."""
+    """Counts of one source: accepted task documents, and rejects."""
 
     name: str
     documents: int = 0
@@ -54,9 +54,9 @@ class SourceSummary:
 
 @dataclass(slots=True)
 class ImportSummary:
-    """What an import did.
+    """Outcome of an import.
 
-    ``written`` counts what is in the store, exactly, also if the import was stopped. ``stopped_by`` is the
+    ``written`` is the exact count of what is in the store, also if the import was stopped. ``stopped_by`` is the
     KeyboardInterrupt or StoreUnavailable that ended it early, else None.
     """
 
@@ -66,7 +66,7 @@ class ImportSummary:
 
     @property
     def documents(self) -> int:
-        """Task documents that were accepted; more than were written only if the import was stopped."""
+        """Accepted task documents; more than were written only if the import was stopped."""
         return sum(source.documents for source in self.sources)
 
     @property
@@ -76,7 +76,7 @@ class ImportSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was given is in the store now."""
+        """Whether everything in the sources is in the store now."""
         return self.stopped_by is None and not self.rejects
 
 
@@ -90,12 +90,12 @@ def run_import(
 ) -> ImportSummary:
     """Write the tasks of all sources with ``writer``, which must be new.
 
-    A source that cannot be read is a reject, and the others go on. A stop, by Ctrl-C or by the store, loses the batch
-    that is not yet written, as a whole, and is told in the summary. The callbacks are called in this thread.
+    A source that cannot be read is a reject, and the import continues with the others. A stop, by Ctrl-C or by the
+    store, loses the whole batch that is not yet written; the summary reports it. The callbacks run in this thread.
     """
     summary = ImportSummary(writer.total)
     try:
-        # SQLite writes without the interpreter lock: meanwhile a thread can read and check what comes next.
+        # SQLite writes without the interpreter lock: meanwhile a thread can read and check the next documents.
         with closing(ahead(_events(sources, task_id_format, summary), _EVENTS_AHEAD)) as events:
             for event in events:
                 match event:
@@ -113,7 +113,7 @@ def run_import(
 def _events(
     sources: Sequence[Source], task_id_format: TaskIdFormat, summary: ImportSummary
 ) -> Iterator[list[StoredTask] | Reject | Progress]:
-    """Batches to write, and what there is to tell."""
+    """Yield batches to write, rejects, and progress."""
     batch: list[StoredTask] = []
     batch_bytes = 0
     for source in sources:
@@ -141,7 +141,7 @@ class _Reading:
         summary.sources.append(self._counts)
 
     def events(self) -> Iterator[StoredTask | Reject | Progress]:
-        """All tasks and rejects, in order, with reports of progress between them and at the end."""
+        """Yield all tasks and rejects in order, with progress reports between them and at the end."""
         try:
             stream = self._source.open()
         except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Work done in a thread, ahead of the one that needs it."""
+"""Prefetch items in a thread, ahead of their consumer."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def ahead(items: Iterator[T], depth: int) -> Generator[T]:
-    """The same ``items``, up to ``depth`` of them made in a thread while the caller is busy with earlier ones.
+    """Yield the same ``items``, up to ``depth`` of them made in a thread while the caller is busy with earlier ones.
 
-    Closing the generator ends the thread, at the latest when it has made the item that it is at.
+    Closing the generator ends the thread, at the latest when it has made its current item.
     """
     results: Queue[tuple[T] | BaseException | None] = Queue(depth)
     stopped = threading.Event()
@@ -23,10 +23,10 @@ def ahead(items: Iterator[T], depth: int) -> Generator[T]:
                 if stopped.is_set():
                     return
             results.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised where the items are needed
+        except BaseException as error:  # noqa: BLE001 - raised in the consumer
             results.put(error)
 
-    # A daemon: it may be waiting for standard input when the program has to end.
+    # A daemon, because it may be waiting for standard input when the program has to end.
     threading.Thread(target=work, name="ahead", daemon=True).start()
     try:
         while (result := results.get()) is not None:
@@ -35,5 +35,5 @@ def ahead(items: Iterator[T], depth: int) -> Generator[T]:
             yield result[0]
     finally:
         stopped.set()
-        while not results.empty():  # make room for what the thread may be waiting to put
+        while not results.empty():  # make room for an item that the thread may be waiting to put
             results.get()

@@ -1,13 +1,13 @@
 r"""Find the JSON documents in a stream of bytes.
 
-A stream is read in one of two ways, whichever its first two lines suggest:
+The first two lines of a stream decide in which of two ways it is read:
 
 - *Line by line* (NDJSON), in little memory, however long the stream: every line is by itself a document or a list of
-  documents. A line that is neither is a fault, and the next line is a new start.
-- *As one text*, read whole, up to ``MAX_WHOLE_BYTES``: documents and lists of documents, one after the other, over as
-  many lines as they like. Reading ends where brackets and quotes do not pair up: nothing behind that can be trusted.
+  documents. A line that is neither is a fault, and reading starts again at the next line.
+- *As one text*, read whole, up to ``MAX_WHOLE_BYTES``: documents and lists of documents, one after the other, over any
+  number of lines. Reading ends where brackets and quotes do not pair up: nothing after that can be trusted.
 
-Documents are only found here, and keep every byte; ``validation`` decides whether they are well-formed.
+The reader only finds documents, and keeps every byte; ``validation`` decides whether they are well-formed.
 """
 
 import json
@@ -20,10 +20,10 @@ import msgspec
 from taskgate.documents.document import MAX_DOCUMENT_BYTES
 
 CHUNK_BYTES = 1024 * 1024
-"""Bytes asked for at a time."""
+"""Bytes to read at a time."""
 
 MAX_TEXT_BYTES = 2 * MAX_DOCUMENT_BYTES
-"""The longest document that is looked at, before its whitespace is removed."""
+"""The longest document that is accepted, before its whitespace is removed."""
 
 MAX_WHOLE_BYTES = 1024 * 1024 * 1024
 """The longest text, and the longest line, that is held in memory as a whole."""
@@ -31,18 +31,18 @@ MAX_WHOLE_BYTES = 1024 * 1024 * 1024
 Bytes = bytes | bytearray
 
 Read = Callable[[int], bytes]
-"""About so many bytes of a stream, or fewer; none at its end."""
+"""Returns about the given number of bytes of a stream, or fewer; none at its end."""
 
 
 class Found(NamedTuple):
-    """A document, or whatever is in a document's place, and the number of the line on which it begins."""
+    """A document, or any other value in its place, and the number of the line on which it begins."""
 
     line: int
     text: bytes
 
 
 class Fault(NamedTuple):
-    """Why there is no document, and the number of the line on which that shows; None where it is the whole stream."""
+    """Why a document cannot be found, and the number of the line of the fault; None if it is the whole stream."""
 
     line: int | None
     reason: str
@@ -68,20 +68,20 @@ class Reader:
     """Reads one stream."""
 
     def __init__(self, read: Read) -> None:
-        """``read`` gives the stream, bit by bit."""
+        """``read`` returns the stream in parts."""
         self._read = read
         self._received = 0
-        self._begun = bytearray()  # what is not cut into lines or documents yet
+        self._begun = bytearray()  # not yet cut into lines or documents
         self._text: _Text | None = None
 
     @property
     def share(self) -> float:
-        """How much of what was received is dealt with, from 0 to 1."""
+        """The processed share of the received bytes, from 0 to 1."""
         waiting = self._text.left if self._text else len(self._begun)
         return 1 - waiting / self._received if self._received else 1.0
 
     def pieces(self) -> Iterator[Piece | None]:
-        """All documents in order, and the faults between them; None after each chunk while a text is received."""
+        """Yield all documents in order, and the faults between them; None after each chunk while a text is received."""
         begun = self._begun
         yield from self._grow(_BYTES_THAT_TELL)
         if begun.startswith(_BYTE_ORDER_MARK):
@@ -102,7 +102,7 @@ class Reader:
             yield from _read_text(self._text)
 
     def _grow(self, size: int) -> Generator[None, None, bool]:
-        """Receive ``size`` bytes of what is read as a whole; False if the stream ends before."""
+        """Receive the first ``size`` bytes; False if the stream ends before."""
         while len(self._begun) < size:
             if not (chunk := self._receive()):
                 return False
@@ -127,7 +127,7 @@ class Reader:
                 self._text = None
 
     def _lines(self) -> Iterator[Bytes]:
-        """All lines; of one that is too long only the first ``MAX_WHOLE_BYTES`` and some."""
+        """Yield all lines; of a line that is too long, only the first ``MAX_WHOLE_BYTES`` and some more."""
         line, self._begun = self._begun, bytearray()
         end = line.index(b"\n")
         chunk = bytes(line[end:])
@@ -145,7 +145,7 @@ class Reader:
 
 
 def read_workflow(workflow: Found) -> Iterator[Piece]:
-    """The elements of ``tasks`` in a document that was found and is well-formed."""
+    """Yield the elements of ``tasks`` in a well-formed document."""
     return _read_tasks(_Text(workflow.text, workflow.line))
 
 
@@ -166,7 +166,7 @@ def _has_two_lines(text: bytearray) -> bool:
 
 
 def _is_line_by_line(text: bytearray) -> bool:
-    """Whether what begins with ``text`` is to be read line by line; a single line is as well read as a text."""
+    """Whether to read the stream that begins with ``text`` line by line; a single line is read as a text."""
     lines = _first_lines(text)
     if lines is None:
         return False
@@ -174,13 +174,13 @@ def _is_line_by_line(text: bytearray) -> bool:
         return True
     if not _is_whole(text, *lines.span(2)):
         return False
-    # Either the first line is damaged, or the two are the beginning of a text in which the second has a place.
+    # Either the first line is damaged, or both lines belong to one text.
     first = lines[1].strip()
     return not (first.startswith((b"{", b"[")) and first.endswith((b"[", b",", b":")))
 
 
 def _is_whole(text: bytearray, start: int, end: int) -> bool:
-    """Whether the line at this place is one object or one list, from end to end."""
+    """Whether the line from ``start`` to ``end`` is one whole object or list."""
     line = _Text(text, start=start, end=end)
     if line.next_byte() not in (b"{", b"["):
         return False
@@ -212,7 +212,7 @@ def _read_text(text: "_Text") -> Iterator[Piece]:
 
 
 def _read_value(text: "_Text") -> Iterator[Piece]:
-    """A document or a list of documents."""
+    """Read a document or a list of documents."""
     match text.next_byte():
         case b"[":
             yield from _read_list(text)
@@ -231,7 +231,7 @@ def _read_list(text: "_Text", *, in_workflow: bool = False) -> Iterator[Piece]:
 
 
 def _read_object(text: "_Text") -> Iterator[Piece]:
-    """A document; or the tasks of a Workflow that is damaged, or longer than a document may be."""
+    """Read a document; or the tasks of a Workflow that is damaged, or longer than a document may be."""
     end = text.sound_end()
     if end is None or end - text.position > MAX_TEXT_BYTES:
         end = end or text.bracket_end()
@@ -257,7 +257,7 @@ def _is_workflow(text: "_Text") -> bool:
 
 
 def _read_tasks_up_to(end: int | None, text: "_Text") -> Iterator[Piece]:
-    """The elements of ``tasks``; where the object's ``end`` is known, a fault in it is not one of all that follows."""
+    """Read the elements of ``tasks``. If the object's ``end`` is known, reading can continue there after a fault."""
     if end is None:
         yield from _read_tasks(text)
         return
@@ -281,7 +281,7 @@ def _read_tasks(text: "_Text") -> Iterator[Piece]:
 
 
 class _Broken(Exception):
-    """The text cannot be followed any further."""
+    """The text cannot be parsed any further."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -302,10 +302,10 @@ _TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 
 
 class _Text:
-    """Bytes that are all there, and a position in them."""
+    """A complete text in bytes, and a position in it."""
 
     def __init__(self, text: Bytes, line: int = 1, start: int = 0, end: int | None = None) -> None:
-        """``line`` is the number of the line at ``start``; nothing from ``end`` on is looked at."""
+        """``line`` is the number of the line at ``start``; bytes from ``end`` on are ignored."""
         self.text = text
         self.position = start
         self.end = len(text) if end is None else end
@@ -323,7 +323,7 @@ class _Text:
 
     @property
     def left(self) -> int:
-        """Bytes behind the position."""
+        """Number of bytes after the position."""
         return len(self.text) - self.position
 
     def next_byte(self) -> Bytes:
@@ -335,9 +335,9 @@ class _Text:
         return byte
 
     def elements(self, closing: bytes) -> Iterator[Bytes]:
-        """Move from a bracket to each element behind it, returning its first byte, and finally behind ``closing``.
+        """Move from a bracket to each element after it, yielding its first byte, and finally past ``closing``.
 
-        The caller moves behind one element before it asks for the next.
+        The caller moves past one element before it asks for the next.
         """
         self.position += 1
         if self.next_byte() != closing:
@@ -366,7 +366,7 @@ class _Text:
             return None
 
     def take(self, end: int | None) -> Piece:
-        """Move behind the value that ends at ``end``, and return it; a fault if it is longer than a document may be."""
+        """Move past the value that ends at ``end``, and return it; a fault if it is longer than a document may be."""
         line, start = self.line, self.position
         if end is None:
             raise _Broken(line, _TORN)
@@ -374,25 +374,25 @@ class _Text:
         return Fault(line, _TOO_LONG) if end - start > MAX_TEXT_BYTES else Found(line, bytes(self._view[start:end]))
 
     def skip_value(self) -> None:
-        """Move behind the value at the position."""
+        """Move past the value at the position."""
         end = self.value_end()
         if end is None:
             raise _Broken(self.line, _TORN)
         self.position = end
 
     def is_all_before(self, end: int) -> bool:
-        """Whether nothing but whitespace comes from ``end`` on."""
+        """Whether only whitespace comes from ``end`` on."""
         return _match_end(_GAP, self.text, end, self.end) == self.end
 
     def value_end(self) -> int | None:
-        """Where the value at the position ends; None if it does not."""
+        """Return where the value at the position ends; None if it does not."""
         return self.sound_end() or self.bracket_end()
 
     def sound_end(self) -> int | None:
-        """Where the object, list or string at the position ends, if it is well-formed.
+        """Return where the object, list or string at the position ends, if it is well-formed.
 
-        It is what msgspec complains about when it is asked to decode everything from there on, in a sixth of the time
-        that following the brackets takes. Should the complaint be worded otherwise one day, only the time is lost.
+        The end is in the error of msgspec when it decodes everything from the position on, in a sixth of the time that
+        following the brackets takes. If msgspec changes the wording, only this speed is lost.
         """
         end = self.end
         if self.text[self.position] not in b'{["':
@@ -400,7 +400,7 @@ class _Text:
         try:
             _skim(self._view[self.position : end])
         except msgspec.DecodeError as error:
-            # The complaint is about the first byte behind the value that is not whitespace, counted from 1.
+            # The error names the first byte after the value that is not whitespace, counted from 1.
             if (trailing := _TRAILING.search(str(error))) is None:
                 return None
             end = self.position + int(trailing[1]) - 1
@@ -411,7 +411,7 @@ class _Text:
         return end
 
     def bracket_end(self) -> int | None:
-        """Where the value at the position ends by its brackets and quotes; None if not within the text."""
+        """Return where the value at the position ends by its brackets and quotes; None if not within the text."""
         if self.text[self.position] not in b"[{":
             pattern = _STRING if self.text[self.position] in b'"' else _SCALAR
             scalar = pattern.match(self.text, self.position, self.end)
@@ -433,7 +433,7 @@ class _Text:
 
 
 def _match_end(pattern: re.Pattern[bytes], text: Bytes, position: int, end: int) -> int:
-    """Where ``pattern``, which matches anywhere if only nothing, ends."""
+    """Return where the match of ``pattern`` ends; it always matches, possibly the empty string."""
     match = pattern.match(text, position, end)
     assert match is not None  # noqa: S101
     return match.end()

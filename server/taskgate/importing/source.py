@@ -1,4 +1,4 @@
-"""Where documents come from: files, standard input, compressed or not."""
+"""Open the sources of documents: files and standard input, compressed or not."""
 
 import gzip
 import os
@@ -14,10 +14,10 @@ _MAGIC_BYTES = 4
 
 
 class Readable(Protocol):
-    """The part of a binary stream that is needed here."""
+    """The required part of a binary stream."""
 
     def read(self, size: int, /) -> bytes:
-        """Up to ``size`` bytes, fewer at will, none at the end."""
+        """Return up to ``size`` bytes, possibly fewer; none at the end."""
         ...
 
 
@@ -25,8 +25,8 @@ class Readable(Protocol):
 class Source:
     """One stream of documents.
 
-    ``name`` is what messages call it, ``open`` is called once and may raise OSError, ``size`` is in bytes and None
-    where it cannot be known.
+    ``name`` is what messages call it. ``open`` is called once and may raise OSError. ``size`` is in bytes, and None if
+    it cannot be known.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Source:
 
     @classmethod
     def of(cls, argument: str) -> Self:
-        """The file at a path, or standard input for ``-``; whether there is such a file shows when it is opened."""
+        """Return the file at a path, or standard input for ``-``. A missing file raises only when it is opened."""
         if argument == "-":
             return cls("standard input", _standard_input)
         path = Path(argument)
@@ -43,9 +43,9 @@ class Source:
 
 
 class Intake:
-    """The bytes of an opened source, decompressed where they are gzip.
+    """The bytes of an opened source, decompressed if they are gzip.
 
-    A fault while reading ends the stream: ``fault`` then says why, and what was read before still counts.
+    A fault while reading ends the stream: ``fault`` then says why, and the bytes before it still count.
     """
 
     def __init__(self, stream: Readable) -> None:
@@ -57,7 +57,7 @@ class Intake:
         self._plain: Readable | None = None
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; none at the end, and from a fault on."""
+        """Return up to ``size`` bytes; none at the end or after a fault."""
         if self.fault is not None:
             return b""
         try:
@@ -94,7 +94,7 @@ class _Raw:
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with a file, without its name."""
+    """Return what is wrong with a file, without its name."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error)

@@ -1,4 +1,4 @@
-"""Decides which documents are tasks that may be stored, and in what form."""
+"""Decide which documents are tasks that may be stored, and in what form."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from taskgate.stores.base import StoredTask
 
 
 class Refused(Exception):
-    """A document that is not stored; ``reason`` names the fault and quotes nothing but the ID."""
+    """A document that is not stored; ``reason`` names the fault and quotes only the ID."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 class _Head(msgspec.Struct, rename="camel"):
-    """What an import needs to know of a document; decoding it checks the syntax of all of it."""
+    """The members of a document that an import needs; decoding them checks the syntax of the whole document."""
 
     task_id: str | None = None
     update_time: int | None = None
@@ -31,20 +31,20 @@ class _Head(msgspec.Struct, rename="camel"):
 _decode_head = msgspec.json.Decoder(_Head).decode
 
 MAX_TASK_ID_CHARACTERS = 255
-"""The width of the ``task_id`` column in Conductor's own databases, and in MySQL in ours."""
+"""The width of the ``task_id`` column in Conductor's own databases, and in our layout in MySQL."""
 
 _LARGEST_TIME = 2**63 - 1
 _MOST_DIGITS = 400
-"""A number of more digits is beyond any double, too; Python would not even convert one of 5,000."""
+"""A number of more digits is beyond any double; Python refuses to convert one of 5,000."""
 
 
 def admit(text: bytes, task_id_format: TaskIdFormat) -> StoredTask | None:
-    """The task that ``text`` is, or None if it is a Workflow with a list of ``tasks``.
+    """Return the task that ``text`` is, or None if it is a Workflow with a list of ``tasks``.
 
-    Where a key comes twice, the last one counts, as in every parser that Conductor and its SDKs use.
+    If a key comes twice, the last one counts, as in every parser that Conductor and its SDKs use.
 
     Raises:
-        Refused: it is neither, or it is one that could not be served.
+        Refused: it is neither, or it is a task that could not be served.
     """
     try:
         check_text(text)
@@ -70,7 +70,7 @@ def _head(text: bytes) -> _Head:
         return _decode_head(text)
     except (msgspec.DecodeError, RecursionError):
         check_document(text)
-    # It is a document, but one with a lone surrogate, or these keys have values of other types.
+    # It is a document, but it has a lone surrogate, or these keys have values of other types.
     values = json.loads(text, parse_int=_whole_number, parse_float=float)
     tasks = msgspec.Raw(b"[]") if isinstance(values.get("tasks"), list) else None
     return _Head(_checked_task_id(values.get("taskId")), _checked_update_time(values.get("updateTime")), tasks)

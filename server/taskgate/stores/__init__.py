@@ -1,4 +1,4 @@
-"""Databases that hold tasks, chosen by URL. ``base`` says what each of them must do."""
+"""Choose the database that holds the tasks by its URL. ``base`` says what each store must do."""
 
 import importlib.util
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from taskgate.stores.sqlite.writer import SqliteWriter
 from taskgate.stores.url_hints import refused_url, unknown_url
 
 _FILES_OF_A_STORE = 24
-"""Three for each thread that reads SQLite; connections where there is no pool_size, and those that are replaced."""
+"""Covers three files for each thread that reads SQLite, connections without a pool_size, and replaced connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Backend:
-    """How one scheme's URLs are understood: ``locate`` turns what follows ``scheme://`` into the others' argument.
+    """How to handle the URLs of one scheme: ``locate`` parses the part after ``scheme://`` for the other functions.
 
-    What it makes of the URL of a database on a network has a ``name``, which messages call the store. Without
-    ``example``, the scheme is known but not offered.
+    For a database on a network, its result has a ``name``, which messages call the store. A scheme without ``example``
+    is accepted but not suggested.
     """
 
     example: str | None
@@ -37,25 +37,25 @@ class _Backend:
     open_writer: Callable[[Any], TaskWriter]
     embedded: bool = False
     check: Callable[[Layout], None] = lambda _: None
-    """Raises SettingsError if there is no store of that layout, or no driver for one."""
+    """Raises SettingsError if the database does not support the layout, or its driver is not installed."""
 
 
 def check_store(url: str, layout: Layout) -> None:
-    """Find out what can be known of a store without asking it, and without loading its driver.
+    """Check the settings of a store without connecting to it and without loading its driver.
 
-    Raises SettingsError as ``open_store`` does. To be called before anything is started for it.
+    Raises SettingsError as ``open_store`` does. Call it before starting anything for the store.
     """
     backend, _ = _resolve(url)
     backend.check(layout)
 
 
 def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
-    """The store that ``url`` names, for reading. The database itself is first touched by the first read.
+    """Open the store that ``url`` names, for reading. The first read connects to the database.
 
     ``sqlite:///tasks.db`` is a path relative to the working directory, ``sqlite:////var/lib/tasks.db`` an absolute one;
     ``%3F`` and the like stand for single bytes. ``postgresql://user@host:5432/conductor`` is as libpq takes it; see
     ``postgresql_url``, ``mysql_url``, ``cassandra_url``, and ``redis.location`` for the URLs of Redis. Raises
-    SettingsError if the URL is not one that taskgate knows, or needs a driver that is not installed.
+    SettingsError if taskgate does not know the URL, or the driver is not installed.
     """
     backend, location = _resolve(url)
     backend.check(layout)
@@ -63,27 +63,27 @@ def open_store(url: str, layout: Layout = Layout.TASKGATE) -> TaskStore:
 
 
 def store_name(url: str) -> str:
-    """``url`` as messages and logs may show it, without user and password. Raises SettingsError as ``open_store``."""
+    """Return ``url`` without user and password, for messages and logs. Raises SettingsError as ``open_store`` does."""
     backend, location = _resolve(url)
     return url if backend.embedded else str(location.name)
 
 
 def is_embedded(url: str) -> bool:
-    """Whether the store is a file of this machine, which taskgate makes where it is missing. Raises SettingsError."""
+    """Whether the store is a local file, which taskgate creates if it is missing. Raises SettingsError."""
     backend, _ = _resolve(url)
     return backend.embedded
 
 
 def files_of(url: str) -> int:
-    """How many files and connections one process opens at the most to read from the store. Raises SettingsError."""
+    """Return the most files and connections that one process opens to read from the store. Raises SettingsError."""
     _, location = _resolve(url)
     return _FILES_OF_A_STORE + int(getattr(location, "pool_size", 0))
 
 
 def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
-    """The store that ``url`` names, for writing; creates the database and its table if they are missing.
+    """Open the store that ``url`` names, for writing. Create the database and its table if they are missing.
 
-    Raises SettingsError as ``open_store`` does, and StoreUnavailable if the database cannot be made or is not ours.
+    Raises SettingsError as ``open_store`` does, and StoreUnavailable if the database cannot be created or is not ours.
     """
     backend, location = _resolve(url)
     if layout is Layout.CONDUCTOR:
@@ -92,7 +92,7 @@ def open_writer(url: str, layout: Layout = Layout.TASKGATE) -> TaskWriter:
 
 
 def _resolve(url: str) -> tuple[_Backend, Any]:
-    if "\0" in unquote(url):  # it ends names and passwords on their way to a server, or keeps them from being sent
+    if "\0" in unquote(url):  # it would truncate names and passwords, or keep them from being sent
         raise SettingsError("store: the URL has a zero byte in it (%00), which no part of one can hold")
     scheme, separator, rest = url.partition("://")
     backend = _BACKENDS.get(scheme.lower()) if separator else None
@@ -132,7 +132,7 @@ def _file_path(rest: str) -> str:
 
 
 def _postgresql_store(url: PostgresqlUrl, layout: Layout) -> TaskStore:
-    from taskgate.stores.postgresql.store import PostgresqlStore  # noqa: PLC0415 - no driver is loaded that is not used
+    from taskgate.stores.postgresql.store import PostgresqlStore  # noqa: PLC0415 - load only the driver in use
 
     return SingleFlight(PostgresqlStore(url, layout))
 

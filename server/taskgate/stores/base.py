@@ -1,6 +1,6 @@
-"""What a store must do. Every "must" here has a test in ``tests/conformance``, run against every store.
+"""Define what a store must do. Every "must" here has a test in ``tests/conformance``, run against every store.
 
-A store knows tasks as documents under IDs and nothing about RPC; the layer above knows nothing about databases.
+A store maps IDs to documents and knows nothing about RPC; the layer above knows nothing about databases.
 """
 
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ from typing import Protocol, Self
 
 
 class TaskStore(Protocol):
-    """Read access for the server: used by many calls of one event loop at once."""
+    """Read access for the server, used by many calls of one event loop at once."""
 
     async def get_document(self, task_id: str) -> bytes | None:
-        """The stored document of ``task_id``, or None if no task has exactly this ID.
+        """Return the stored document of ``task_id``, or None if no task has exactly this ID.
 
-        - Must return the bytes as stored, whatever they are and however many.
+        - Must return the bytes as stored, whatever their content and number.
         - Must compare IDs exactly: case, spaces and Unicode forms count.
-        - Must take any string; one that no database could hold is an ID that no task has.
+        - Must accept any string; a string that no database could hold is the ID of no task.
         - Must see every write that was finished before the read began.
         - Must return the old document or the new one, whole, while a writer replaces it.
         - Must leave the event loop free while the database is locked or away, or waits for its disk.
-        - Must answer later reads as usual after a read was cancelled; none must stand in a queue behind it, and no
-          small one behind many large ones.
-        - Over a network, must fail at once when the database is known to be away, but for one read at a time.
+        - Must answer later reads as usual after a read was cancelled. No read must queue behind the cancelled one, and
+          no small read behind many large ones.
+        - Over a network, must fail at once when the database is known to be away, except for one read at a time.
 
         Raises:
             StoreUnavailable: must be raised within 3 seconds when the database is away, locked, damaged or closed. The
-                message must be one sentence without a driver's words, and without anything that says where the
-                database is; ``private`` must name it, without its password.
-            Overloaded: must be raised at once when more reads wait than there is room for.
+                message must be one sentence without a driver's words, and must not say where the database is;
+                ``private`` must name the database, without its password.
+            Overloaded: must be raised at once when more reads wait than the queue has room for.
             DocumentUnreadable: must be raised when the stored value is neither text nor bytes.
         """
         ...
@@ -38,7 +38,7 @@ class TaskStore(Protocol):
         """Return if a read would be answered now.
 
         - Must raise StoreUnavailable where a read would, in the same words.
-        - Must not be refused because many reads wait: those that are under way are answered.
+        - Must not be refused because many reads wait: the reads in flight are answered.
         - Must return again, without a new store object, once the database is back.
         """
         ...
@@ -54,7 +54,7 @@ class TaskStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """One task to write: ``document`` in UTF-8, its ``update_time`` in epoch milliseconds (0 where it has none)."""
+    """One task to write: ``document`` in UTF-8, its ``update_time`` in epoch milliseconds (0 if it has none)."""
 
     task_id: str
     update_time: int
@@ -63,7 +63,7 @@ class StoredTask:
 
 @dataclass(slots=True)
 class WriteCounts:
-    """What writing did; the four add up to the number of tasks given."""
+    """Outcomes of a write; the four add up to the number of tasks given."""
 
     added: int = 0
     replaced: int = 0
@@ -82,12 +82,12 @@ class WriteCounts:
 class TaskWriter(Protocol):
     """Write access for an import: synchronous, for one thread, a context manager that closes itself.
 
-    Opening one must create the database and the layout where they are missing, must leave alone what somebody else
-    made, and must raise StoreUnavailable, in the same kind of words as a read, where it can do neither.
+    Opening a writer must create the database and the layout if they are missing, and must not touch the data of another
+    program. If it can do neither, it must raise StoreUnavailable, in the same kind of words as a read.
     """
 
     created: bool
-    """Must tell whether opening made the layout; False if it was there before."""
+    """Must tell whether opening created the layout; False if it existed before."""
 
     total: WriteCounts
     """Must be the sum over all writes that are in the database, exactly, also after Ctrl-C or an error.
@@ -96,15 +96,15 @@ class TaskWriter(Protocol):
     """
 
     def write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
-        """Write ``tasks`` in one transaction and say what that did.
+        """Write ``tasks`` in one transaction and return the outcomes.
 
         - Must have written all of them or none, whatever interrupts it.
         - Must count a task as *added* if its ID is new; as *unchanged* if the same ``update_time`` and bytes are
-          stored; as *older*, keeping what is stored, if that is the later version; else as *replaced*.
-        - Must take for the later version the one of the later ``update_time`` or, between two of one ``update_time``,
-          of the greater ``Standing``: the same versions leave the same one, in whatever order and number of writes.
+          stored; as *older*, keeping the stored version, if that is the later one; else as *replaced*.
+        - Must treat the version with the later ``update_time`` as the later one; if these are equal, the version with
+          the greater ``Standing``. The same versions leave the same one, in any order and number of writes.
         - Must treat several tasks with one ID as if they were written one after the other.
-        - Must never hold up a reader.
+        - Must never block a reader.
         - Must wait a while for another writer to finish.
 
         Raises:

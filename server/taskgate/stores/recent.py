@@ -1,12 +1,12 @@
-"""A bounded memory of which keys were seen a short while ago."""
+"""Remember the keys that were seen recently, in bounded memory."""
 
 
 class Recent:
-    """Keys that were added within the last ``seconds``, and the last ``size`` of them; some for up to twice as much.
+    """The last ``size`` keys that were added within the last ``seconds``; some for up to twice as much.
 
-    There are two generations, and the older one is dropped as a whole: that costs no bookkeeping for each key. What is
-    kept is hashes. Two keys that share one are taken for each other, so that an answer is a hint and no proof. All
-    times are of ``time.monotonic``.
+    Keys are kept in two generations, and the older one is dropped as a whole, which saves bookkeeping for each key.
+    Only hashes are kept. Keys with equal hashes are confused, so an answer is a hint and not a proof. All times are of
+    ``time.monotonic``.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
@@ -25,7 +25,7 @@ class Recent:
         self._young.add(hash(key))
 
     def discard(self, key: str) -> None:
-        """Forget ``key``, if it is here."""
+        """Forget ``key``, if it is known."""
         self._young.discard(hash(key))
         self._old.discard(hash(key))
 
@@ -37,7 +37,7 @@ class Recent:
         return number in self._young or number in self._old
 
     def _grow_older(self, now: float) -> None:
-        if now >= self._turns_at + self._seconds:  # nothing was asked for that long: all of it is old
+        if now >= self._turns_at + self._seconds:  # unused for so long that all keys are old
             self._young.clear()
         self._turn(now)
 

@@ -1,4 +1,4 @@
-"""Refusals that stores have in common, in public words."""
+"""Define the refusals that stores have in common, in public words."""
 
 from typing import Final
 
@@ -9,5 +9,5 @@ CLOSED: Final = "it is closed"
 
 
 def overloaded(waiting: int) -> Overloaded:
-    """For a read that finds ``waiting`` others before it, as many as may be: the database itself is not the fault."""
+    """Return the refusal of a read that finds the queue full, at ``waiting`` reads. The database is not at fault."""
     return Overloaded(f"Overloaded: {waiting} reads wait for the store; try again", limit="store_reads_waiting")

@@ -1,7 +1,7 @@
-"""What reads share and what they may take from one another: a ``TaskStore`` around a ``TaskStore``.
+"""Share identical reads, and limit large ones: a ``TaskStore`` around a ``TaskStore``.
 
-Many identical reads at once cost a database no more than one. Large documents are read a few at a time, so that there
-are always connections, or threads, for small ones.
+Many identical reads at once cost a database no more than one. Large documents are read a few at a time, which keeps
+connections, or threads, free for small ones.
 """
 
 import asyncio
@@ -13,40 +13,39 @@ from taskgate.stores.base import TaskStore
 from taskgate.stores.recent import Recent
 
 LARGE_DOCUMENT: Final = 256 * 1024
-"""Bytes of a document that is slow to read wherever it comes from."""
+"""Bytes of a document that is slow to read from any store."""
 
 LONGEST_WAIT: Final = 0.5
 """Seconds that a read waits for the one before it: short, because both together must fail within three."""
 
-
 _LARGE_AT_ONCE: Final = 4
-"""Reads of documents known to be large that a store has at once: half of a database's connections."""
+"""Concurrent reads of documents known to be large: half of a database's connections."""
 
 HUGE_DOCUMENT: Final = 1024 * 1024
 HUGE_AT_ONCE: Final = 2
-"""Larger ones, of which so many are read at once: the other turns are for large ones that take less time."""
+"""Concurrent reads of documents above ``HUGE_DOCUMENT``: the other turns are for large ones that take less time."""
 
 _KNOWN_LARGE: Final = (10_000, 600.0)
-"""How many tasks are known to be large, for how many seconds; twice that at most."""
+"""How many tasks are remembered as large, for how many seconds; twice that at most."""
 
 
 class AbandonableStore(TaskStore, Protocol):
-    """A store that can be told that a read is in vain."""
+    """A store that can abandon a read without callers."""
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
-        """Cancel the task ``read``, which is in ``get_document``, unless that costs others more than it saves."""
+        """Cancel the task ``read``, which runs ``get_document``, unless that costs other reads more than it saves."""
         ...
 
 
 class SingleFlight:
-    """Reads of one ID share a flight, if it has not yet left when they come.
+    """Share one read (a flight) among the callers that ask for the same ID before it starts.
 
-    A flight that is on its way may have looked before a write that its new passenger must see. So whoever comes late
-    takes the next one, which leaves when the first is back: a crowd costs two reads at a time, not one for each caller.
+    A read in flight may have missed a write that a new caller must see. So a late caller joins the next flight, which
+    starts when the first one ends: many callers cost two reads, not one for each.
     """
 
     def __init__(self, store: AbandonableStore, *, patient: bool = False, cancellable: bool = False) -> None:
-        """``store`` does the reading. If ``patient``, a flight waits for the one before it however long that takes.
+        """``store`` does the reading. If ``patient``, a flight waits for the one before it without a limit.
 
         If ``cancellable``, a cancelled read costs the store nothing: a small document that no other caller is reading
         is then read in the caller's own task, for less than half of the CPU time of a flight.
@@ -63,7 +62,7 @@ class SingleFlight:
         self._huge_turns = asyncio.Semaphore(HUGE_AT_ONCE)
 
     async def get_document(self, task_id: str) -> bytes | None:
-        """See ``TaskStore``. A shared read goes on when a caller is cancelled, but the last one."""
+        """See ``TaskStore``. A shared read outlives its callers; only cancelling the last one abandons it."""
         loop = asyncio.get_running_loop()
         if self._cancellable and task_id not in self._flying and not self._large.has(task_id, time.monotonic()):
             return await self._read_alone(task_id, loop.create_future())
@@ -80,7 +79,7 @@ class SingleFlight:
             return await passenger
         except asyncio.CancelledError:
             flight.wanted -= 1
-            # A large one keeps its turn until the store is done with it: an answer that is on its way comes anyway.
+            # A large read keeps its turn until the store is done: an answer that is being sent arrives anyway.
             if not flight.wanted and flight.left and not flight.large and flight.task is not None:
                 self._store.abandon(flight.task)
             raise
@@ -96,7 +95,7 @@ class SingleFlight:
             await asyncio.wait(self._tasks)
 
     async def _read_alone(self, task_id: str, end: asyncio.Future[None]) -> bytes | None:
-        """Read in the caller's task. Who comes before the ``end`` boards the next flight, which waits for it."""
+        """Read in the caller's task. Callers that come before the ``end`` join the next flight, which waits for it."""
         self._flying[task_id] = end
         try:
             document = await self._store.get_document(task_id)
@@ -110,11 +109,11 @@ class SingleFlight:
     async def _fly(self, task_id: str, flight: "_Flight") -> None:
         try:
             document = await self._read(task_id, flight)
-        except asyncio.CancelledError:  # nobody wants it any more, or the loop is being closed
+        except asyncio.CancelledError:  # abandoned by all callers, or the loop is being closed
             for passenger in flight.passengers:
                 passenger.cancel()
             raise
-        except Exception as error:  # noqa: BLE001 - it is raised where the question was asked
+        except Exception as error:  # noqa: BLE001 - raised in each caller
             for passenger in flight.passengers:
                 if not passenger.done():
                     passenger.set_exception(error)
@@ -135,7 +134,7 @@ class SingleFlight:
                 if flight.large:
                     await turn.enter_async_context(self._large_turns)
             finally:
-                del self._boarding[task_id]  # the read begins: from here on nobody else may come along
+                del self._boarding[task_id]  # the read begins: later callers join the next flight
             return await self._depart(task_id, flight) if flight.wanted else None
 
     async def _depart(self, task_id: str, flight: "_Flight") -> bytes | None:
@@ -163,13 +162,13 @@ class SingleFlight:
 
 
 class _Flight:
-    """A read, and who waits for it."""
+    """A read and its waiting callers."""
 
     __slots__ = ("large", "left", "passengers", "task", "wanted")
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.passengers: list[asyncio.Future[bytes | None]] = []
-        self.wanted = 0  # by how many passengers that were not cancelled
+        self.wanted = 0  # passengers that were not cancelled
         self.left = False
         self.large = False

@@ -1,7 +1,7 @@
-"""What to write instead: hints for values of ``store`` that are no URL of ours, in the forms that people have.
+"""Suggest a URL in place of a ``store`` value in the form of another program.
 
-Such a value may hold a password in places that only its own program knows. A hint therefore shows names of hosts and
-databases that look like nothing else, and never a user, a password or the value of any other parameter.
+Such a value may hold a password in places that only that program knows. A hint therefore shows only names of hosts and
+databases that cannot be mistaken, and never a user, a password or the value of any other parameter.
 """
 
 import os
@@ -20,7 +20,7 @@ _PATH: Final = re.compile(r"[^\s:;=?#@]+")
 _DATABASE_FILE: Final = re.compile(r"\.(db3?|sqlite3?)$", re.IGNORECASE)
 
 _SIMILAR: Final = 0.6
-"""How alike two names must be for one to be taken for a slip of the other (``difflib``)."""
+"""Least similarity of two names for one to count as a misspelling of the other (``difflib``)."""
 
 # Other names of the databases that taskgate reads, in lower case.
 _SCHEMES: Final = {
@@ -59,7 +59,7 @@ _DATABASE_TYPES: Final = {
     "redis_cluster": "redis+cluster",
 }
 
-# Other properties of Conductor's: where their values belong.
+# Where the values of Conductor's other properties belong in a URL.
 _PROPERTIES: Final = {
     "spring.datasource.username": "the user stands before the host, as in postgresql://USER:PASSWORD@HOST:5432/DATABASE",
     "spring.datasource.password": "the password stands before the host, as in"
@@ -82,7 +82,7 @@ _TIMEOUTS: Final = "timeouts are taskgate's own; leave it out"
 _FOR_REDISS: Final = "ca_file is for TLS, in a URL that begins with rediss"
 _NOT_NEEDED: Final = "leave it out: taskgate does not need it"
 
-# What people know from JDBC, from other drivers and from Conductor, without - and _ and in lower case, by kind of URL.
+# Parameters of JDBC, other drivers and Conductor, without - and _ and in lower case, by kind of URL.
 _PARAMETERS: Final[Mapping[str, Mapping[str, str]]] = {
     "postgresql": {
         "currentschema": "it is called schema",
@@ -161,16 +161,16 @@ _PARAMETERS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Jdbc:
-    """How one database's JDBC URLs are put into ours."""
+    """How to translate the JDBC URLs of one database."""
 
     scheme: str
     port: str
     kept: Mapping[str, Callable[[str], str]]
-    """Parameters that say the same here, in lower case, and what they become."""
+    """Parameters with an equivalent here, in lower case, and their translations."""
 
 
 def _named(name: str) -> Callable[[str], str]:
-    """The same value under ``name``, if it is a plain word; else a place for it."""
+    """Put the same value under ``name`` if it is a plain word; else a placeholder."""
     return lambda value: f"{name}={value if _NAME.fullmatch(value) else 'VALUE'}"
 
 
@@ -196,7 +196,7 @@ _JDBC_NAMES: Final = {**_JDBC, "mariadb": _JDBC["mysql"]}
 
 
 def unknown_url(url: str, schemes: Collection[str]) -> str | None:
-    """What to write in place of ``url``, which begins with none of ``schemes``; None if it looks like nothing known."""
+    """Suggest a replacement for ``url``, which begins with none of ``schemes``; None if its form is not recognised."""
     for look in (_careless, _property, _jdbc, _redis_hosts, _keywords):
         if hint := look(url, schemes):
             return hint
@@ -205,22 +205,22 @@ def unknown_url(url: str, schemes: Collection[str]) -> str | None:
 
 
 def refused_url(scheme: str, rest: str) -> str | None:
-    """The same for ``rest`` of a URL with a scheme that is known, and that could not be understood."""
-    # Before an @ may stand a password, with colons in it.
+    """Suggest a replacement for a URL with a known ``scheme`` and a ``rest`` that could not be parsed; else None."""
+    # A password, which may have colons in it, can stand before an @.
     return _redis_hosts(rest, ()) if scheme.startswith("redis") and "@" not in rest else None
 
 
 def other_parameter(kind: str, name: str) -> str | None:
-    """What to write for ``name``, a parameter that is known elsewhere and not in a URL of ``kind``; else None.
+    """Suggest what to write for ``name``, a parameter known elsewhere but not in a URL of ``kind``; else None.
 
-    With an answer, ``name`` is a public word, and may be shown.
+    If the result is not None, ``name`` is a public word and may be shown.
     """
     advice = _PARAMETERS.get(kind, {}).get(_bare(name))
     return None if advice is None else advice.format(kind=kind)
 
 
 def similar(name: str, known: Collection[str]) -> str | None:
-    """The one of ``known`` that ``name`` is a slip of, or another spelling."""
+    """Return the one of ``known`` that ``name`` misspells or spells differently; None if none is similar."""
     bare = {_bare(candidate): candidate for candidate in known}
     close = get_close_matches(_bare(name), bare, n=1, cutoff=_SIMILAR)
     return bare[close[0]] if close else None
@@ -231,7 +231,7 @@ def _bare(name: str) -> str:
 
 
 def _careless(url: str, schemes: Collection[str]) -> str | None:
-    """Quotes that a shell would have taken away, and blanks."""
+    """Recognise an empty value, quotes that a shell would have removed, and blanks."""
     del schemes
     if not url.strip():
         return "it is empty"
@@ -243,7 +243,7 @@ def _careless(url: str, schemes: Collection[str]) -> str | None:
 
 
 def _property(url: str, schemes: Collection[str]) -> str | None:
-    """A line of Conductor's configuration, or a value of ``conductor.db.type``."""
+    """Recognise a line of Conductor's configuration, or a value of ``conductor.db.type``."""
     if kind := _DATABASE_TYPES.get(url):
         return f"this is a value of Conductor's conductor.db.type; the place is a URL, as in {_EXAMPLES[kind]}"
     match = _PROPERTY.match(url)
@@ -293,9 +293,9 @@ def _from_jdbc(jdbc: _Jdbc, rest: str) -> str:
 
 
 def _redis_hosts(url: str, schemes: Collection[str]) -> str | None:
-    """``host:port:rack[:password];…``, as Conductor's ``conductor.redis.hosts``."""
+    """Recognise ``host:port:rack[:password];…``, as in Conductor's ``conductor.redis.hosts``."""
     del schemes
-    # The port makes it certain; what follows the rack is a password, with anything in it.
+    # The port makes it certain; after the rack comes a password, which may contain anything.
     nodes = [re.match(r"([^:;@/]+):([0-9]{1,5}):([A-Za-z][\w-]*)(:.*)?$", node) for node in url.strip(";").split(";")]
     if not nodes or not all(nodes):
         return None
@@ -311,7 +311,7 @@ def _redis_hosts(url: str, schemes: Collection[str]) -> str | None:
 
 
 def _keywords(url: str, schemes: Collection[str]) -> str | None:
-    """``host=… dbname=…``, as libpq takes it beside URLs."""
+    """Recognise ``host=… dbname=…``, which libpq accepts besides URLs."""
     del schemes
     if re.match(r"\s*(host|hostaddr|dbname|port|user|password)\s*=", url):
         return f"these are libpq's keywords; write a URL, as in {_EXAMPLES['postgresql']}"
@@ -333,7 +333,7 @@ def _scheme(scheme: str, schemes: Collection[str]) -> str | None:
 
 
 def _plain(url: str) -> str | None:
-    """A path, or a host and its port."""
+    """Recognise a path, or a host and its port."""
     if re.match(r"sqlite3?:", url, re.IGNORECASE):
         return f"a file is written {_sqlite_url(url.partition(':')[2]) or _EXAMPLES['sqlite']}"
     if url.startswith(("/", "./", "../", "~")) or (_DATABASE_FILE.search(url) and "=" not in url):
@@ -346,11 +346,11 @@ def _plain(url: str) -> str | None:
 
 
 def _sqlite_url(path: str) -> str | None:
-    """The URL of a file; None if the path might be more than one, or begins at a home that cannot be found."""
+    """Return the URL of a file; None if the path may be something else, or its home folder cannot be found."""
     if not path or not _PATH.fullmatch(path):
         return None
     path = os.path.expanduser(path) if path.startswith("~") else path.removeprefix("./")  # noqa: PTH111 - Path raises
-    if path.startswith("~"):  # of a user who is not there, or has no home
+    if path.startswith("~"):  # of a user who does not exist, or has no home
         return None
     return f"sqlite:///{quote(os.fsencode(path))}"
 

@@ -1,1 +1,1 @@
-"""What the stores behind a network share: pools, circuits, URLs."""
+"""Code shared by the stores on a network: connection pools, circuit breakers, URLs."""

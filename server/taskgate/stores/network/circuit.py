@@ -1,4 +1,4 @@
-"""What is known of an outage: while it lasts, reads are refused at once, but for one at a time, which looks again."""
+"""Circuit breaker: during an outage, refuse all reads at once, except for one probe at a time."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,20 +7,20 @@ from typing import Any, Final, TypeVar
 T = TypeVar("T")
 
 PROBE_PATIENCE: Final = 0.25
-"""Seconds for which a caller waits for what it has sent out to look: enough for a server that is back."""
+"""Seconds that a caller waits for its probe: enough for a server that has recovered."""
 
 
 class Circuit:
-    """Opened by whoever finds the database away, closed by whoever gets an answer.
+    """Opened by a read that finds the database unavailable, closed by a read that gets an answer.
 
-    A look is nobody's own. It goes on after its caller was refused, so that a caller who tries again and again, or for
-    whom Envoy does, is not held up by each attempt; and what it finds is known to the next one.
+    The probe is independent of its caller: it continues after the caller is refused. So a caller that retries, or for
+    which Envoy retries, waits little in each attempt, and the next caller benefits from the result.
     """
 
     def __init__(self, refusal: Callable[[str], Exception]) -> None:
-        """``refusal`` makes of a reason what is raised."""
+        """``refusal`` turns a reason into the exception to raise."""
         self.reason: str | None = None
-        """Why reads are refused; None while they are not."""
+        """Why reads are refused; None while the circuit is closed."""
         self._refusal = refusal
         self._probe: asyncio.Task[Any] | None = None
 
@@ -29,15 +29,15 @@ class Circuit:
         self.reason = reason
 
     def close(self) -> None:
-        """Refuse nobody."""
+        """Allow all reads from now on."""
         self.reason = None
 
     async def probe(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What ``read`` returns, if none is looking yet and it returns soon; else raises the refusal.
+        """Run ``read`` as the probe and return its result if it ends soon; raise the refusal otherwise.
 
-        Only for a circuit that is open.
+        Raise the refusal at once if another probe is in flight. Only for a circuit that is open.
         """
-        assert self.reason is not None  # noqa: S101 - as was just said
+        assert self.reason is not None  # noqa: S101 - see the docstring
         refusal = self._refusal(self.reason)
         if self._probe is None:
             probe: asyncio.Task[T] = asyncio.create_task(read())
@@ -51,4 +51,4 @@ class Circuit:
     def _see_end(self, probe: asyncio.Task[Any]) -> None:
         self._probe = None
         if not probe.cancelled():
-            probe.exception()  # seen, though it may be that nobody waits for it any more
+            probe.exception()  # mark it as retrieved: the caller may be gone

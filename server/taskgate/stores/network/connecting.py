@@ -2,7 +2,7 @@
 
 An event loop's own ``create_connection`` tries the addresses one after the other and waits for each: an address that
 drops packets takes all the time of the call. Here the next attempt starts while the first is still waiting, and the
-first connection that is made wins (RFC 8305, "Happy Eyeballs"). uvloop has no such option.
+first established connection wins (RFC 8305, "Happy Eyeballs"). uvloop has no such option.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ async def connect(host: str, port: int) -> socket.socket:
 
 
 async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
-    """The addresses of ``host`` in the order in which the system would try them (RFC 6724)."""
+    """Return the addresses of ``host`` in the order in which the system would try them (RFC 6724)."""
     return list(await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 

@@ -1,4 +1,4 @@
-"""Public words for what goes wrong on the way to a database; the system's own stay in the exception chain."""
+"""Describe network faults on the way to a database in public words; the system's words stay in the exception chain."""
 
 import socket
 import ssl
@@ -14,9 +14,9 @@ _REASONS: Final[dict[type[OSError], str]] = {
     FileNotFoundError: "nothing listens there",
     TimeoutError: "it does not answer",
 }
-"""The first that fits counts."""
+"""The first match counts."""
 
 
 def network_reason(error: OSError) -> str:
-    """Why the store is unavailable, as a clause about it."""
+    """Return why the store is unavailable, as a clause about it."""
     return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), LOST)

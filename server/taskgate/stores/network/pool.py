@@ -1,7 +1,7 @@
-"""A bounded set of connections to a database on the network, for the reads of one event loop.
+"""Connection pool to a database on the network, for the reads of one event loop.
 
-Bounded in everything: connections, reads that wait for one, and the time that a read may take. When the database is
-known to be away, one read at a time finds out whether it is back, and all others are refused at once (``Circuit``).
+Everything is bounded: connections, reads that wait for one, and the time that a read may take. When the database is
+known to be away, one read at a time probes it, and all others are refused at once (``Circuit``).
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.refusals import CLOSED, overloaded
 
 LONGEST_READ = 10.0
-"""Seconds, not counting those in the queue, after which a read is given up though others are answered: it hangs."""
+"""Seconds outside the queue after which a read counts as hung and is cancelled, even if others are answered."""
 
 _WATCH_INTERVAL = 0.1
-"""Seconds between two looks for reads that take too long: one timer for all of them costs a read nothing."""
+"""Seconds between two checks for reads that take too long: one timer for all of them costs a read nothing."""
 
 
 class PooledConnection(Protocol):
-    """What is asked of a connection."""
+    """What the pool requires of a connection."""
 
     def is_closed(self) -> bool:
         """Whether the connection is known to be lost."""
@@ -41,11 +41,11 @@ Answer = TypeVar("Answer")
 class Connections(Generic[C]):
     """Up to ``size`` connections, made by ``connect`` when they are needed.
 
-    ``store`` is what messages call the database. ``explain`` turns a driver's exception into a public one; what it
-    returns None for says nothing about the database, and is raised as it is.
+    ``store`` is what messages call the database. ``explain`` turns a driver's exception into a public one. It returns
+    None for an exception that says nothing about the database, which is raised unchanged.
 
-    A read fails with Overloaded if it finds ``max_waiting`` others in the queue, and with StoreUnavailable when it has
-    taken ``timeout`` seconds and for as long nobody has been answered: a queue behind large documents is no outage.
+    A read fails with Overloaded if it finds ``max_waiting`` others in the queue. It fails with StoreUnavailable after
+    ``timeout`` seconds in which no read was answered: a queue behind large documents is no outage.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Connections(Generic[C]):
         self._size = size
         self._max_waiting = max_waiting
         self._timeout = timeout
-        self._open = 0  # connections there are, those being made included
-        self._idle: list[C] = []  # the one used last comes first: its caches are warm, and the others can be closed
+        self._open = 0  # including connections being made
+        self._idle: list[C] = []  # last in, first out: its caches are warm, and the others can be closed
         self._queue: deque[asyncio.Future[C | None]] = deque()  # None: there is room for a new connection
-        self._reads: dict[asyncio.Task[object], float] = {}  # when each began
+        self._reads: dict[asyncio.Task[object], float] = {}  # start times
         self._waiting: set[asyncio.Task[object]] = set()
-        self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often each was cancelled by us
+        self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often the pool has cancelled each
         self._watch: asyncio.TimerHandle | None = None
         self._answered = 0.0
         self._circuit = Circuit(self._unavailable)
@@ -77,14 +77,14 @@ class Connections(Generic[C]):
 
     @property
     def moving(self) -> bool:
-        """Whether reads wait while others are answered: the database is busy, and there."""
+        """Whether reads wait while others are answered: the database is busy but available."""
         return bool(self._queue) and time.monotonic() - self._answered < self._timeout
 
     async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
-        """What ``read`` returns, given a connection; a lost one is replaced, and ``read`` begins anew.
+        """Run ``read`` with a connection and return its result. If the connection is lost, retry on another one.
 
-        ``refusable`` is False for a read that tries even if the database is known to be away or many wait, and passes
-        those that wait.
+        With ``refusable`` False, the read tries even if the database is known to be away or many reads wait, and goes
+        to the front of the queue.
 
         Raises StoreUnavailable or Overloaded.
         """
@@ -95,16 +95,16 @@ class Connections(Generic[C]):
         return await self._run_watched(read, refusable=refusable)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
-        """Nobody wants the answer of the task ``read`` any more: it leaves the queue, if it is there.
+        """Cancel the task ``read``, whose answer is not wanted any more, if it is in the queue.
 
-        One that has a connection goes on: ended in the middle of an answer, it would cost the connection too. So does
-        one that makes a connection, for the next read.
+        A read that has a connection continues: ended in the middle of an answer, it would cost the connection too. A
+        read that is making a connection continues as well, for the next read.
         """
         if read in self._waiting:
             read.cancel()
 
     def close(self) -> None:
-        """Terminate all connections; reads under way fail, and so does every later one."""
+        """Terminate all connections; reads in flight and all later ones fail."""
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
@@ -125,7 +125,7 @@ class Connections(Generic[C]):
             cancelled = self._overdue.pop(task, 0)
             for _ in range(cancelled):
                 task.uncancel()
-            if cancelled and not task.cancelling():  # it was not cancelled by anybody else
+            if cancelled and not task.cancelling():  # only the pool cancelled it
                 raise self._failed_overdue() from None
             raise
         else:
@@ -153,16 +153,16 @@ class Connections(Generic[C]):
                 if new:
                     self._note_trouble(public)
                     raise public from error
-                self._discard_idle()  # the server was restarted, it seems, and the same error waits in all of them
+                self._discard_idle()  # the server seems to have restarted: all of them would fail
             except BaseException:
-                self._discard(connection)  # in the middle of an answer that nobody will read
+                self._discard(connection)  # in the middle of an unread answer
                 raise
             else:
                 self._release(connection)
                 return answer
 
     async def _acquire(self, *, refusable: bool) -> tuple[C, bool]:
-        """A connection, and whether it is new."""
+        """Return a connection, and whether it is new."""
         while True:
             while self._idle:
                 connection = self._idle.pop()
@@ -182,7 +182,7 @@ class Connections(Generic[C]):
                 self._discard(given)
 
     async def _make(self) -> C | None:
-        """A new connection; None if there cannot be one more than there are, so that it is best to wait for those."""
+        """Return a new connection; None if it fails while others are open: the caller then waits for those."""
         self._open += 1
         try:
             return await self._connect()
@@ -202,7 +202,7 @@ class Connections(Generic[C]):
             raise
 
     async def _wait(self, *, refusable: bool) -> C | None:
-        """Wait for another read to end: its connection, or None if there is room for a new one."""
+        """Wait for another read to end. Return its connection, or None if a new one may be made."""
         turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
         if not refusable:
             self._queue.appendleft(turn)
@@ -224,7 +224,7 @@ class Connections(Generic[C]):
             raise
         finally:
             self._waiting.discard(task)
-        # Its own time begins where others were answered until now; where nobody was, it has been running all along.
+        # Its time begins with the last answer to others in the meantime; without one, it runs from the start.
         self._reads[task] = max(self._reads[task], self._answered)
         return given
 
@@ -246,7 +246,7 @@ class Connections(Generic[C]):
             self._release(given)
 
     def _offer(self, given: C | None) -> bool:
-        """Give a connection, or room for one, to who has waited longest; False if nobody waits."""
+        """Give a connection, or room for one, to the first read in the queue; False if the queue is empty."""
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
@@ -266,14 +266,14 @@ class Connections(Generic[C]):
             hangs = now - began >= LONGEST_READ and task not in self._waiting
             if hangs or max(began, self._answered) <= quiet_since:
                 self._give_up(task)
-        if self._overdue:  # before they give their connections up: those would go to others, who begin to wait anew
+        if self._overdue:  # before they release their connections to others, whose time would begin anew
             self._note_trouble(self._silent())
         self._watch = None
         if self._reads:
             self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
 
     def _give_up(self, task: asyncio.Task[object]) -> None:
-        """Cancel it; once more where it takes its time to end."""
+        """Cancel the task; may be called again if the task is slow to end."""
         self._overdue[task] += 1
         task.cancel()
 
@@ -291,12 +291,12 @@ class Connections(Generic[C]):
         return StoreUnavailable(reason, store=self._store)
 
     def _note_trouble(self, error: StoreUnavailable) -> None:
-        """Refuse others, unless there were answers until now: then one read says little."""
+        """Refuse other reads, unless some were answered recently: then one failure says little."""
         if time.monotonic() - self._answered >= self._timeout:
             self._refuse(error)
 
     def _refuse(self, error: StoreUnavailable) -> None:
-        """Refuse those that wait, and others from now on but for one at a time."""
+        """Refuse the waiting reads and all later ones, except for one probe at a time."""
         if self._closed:
             return
         self._circuit.open(error.reason)

@@ -1,4 +1,4 @@
-"""TLS to a database: the files that a URL names for it, and the context that they make."""
+"""TLS to a database: make an SSL context from the files that a URL names."""
 
 import ssl
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from taskgate.stores.network.url_parts import Check, file, text
 
 
 class TlsNames(NamedTuple):
-    """What an engine calls its parameters for TLS; empty for those that it does not have."""
+    """Names of an engine's parameters for TLS; empty for those that it does not have."""
 
     ca: str
     cert: str
@@ -19,29 +19,29 @@ class TlsNames(NamedTuple):
     password: str = ""
 
     def parameters(self) -> dict[str, Check]:
-        """Rows for the engine's grammar."""
+        """Return the entries for the engine's ``Grammar``."""
         return {name: text if name == self.password else file for name in self if name}
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files in PEM; an empty name stands for none. Without authorities, those of the system are trusted."""
+    """Files in PEM; an empty name means no file. Without ``ca_file``, the system's authorities are trusted."""
 
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
-    """Empty where the key is in the certificate's file."""
+    """Empty if the key is in the certificate's file."""
     crl_file: str = ""
     key_password: str = field(default="", repr=False)
     check_names: bool = True
-    """Whether a certificate must be for the name or address that its server is reached by."""
+    """Whether a certificate must match the name or address of the server."""
 
     @classmethod
     def of(cls, parameters: Mapping[str, str], names: TlsNames, *, check_names: bool = True) -> Self:
-        """What the parameters of a URL say.
+        """Create it from the parameters of a URL.
 
         Raises SettingsError for a key without a certificate, and for files that OpenSSL cannot use: the first
-        connection would be too late to say so.
+        connection would be too late to report them.
         """
         ca, cert, key, crl, password = (parameters.get(name, "") for name in names)
         if key and not cert:
@@ -54,16 +54,16 @@ class Tls:
             (cls(crl_file=crl), f"{names.crl} is not a list of revoked certificates in PEM that can be read"),
         ):
             try:
-                if part != cls():  # which would read the system's authorities for nothing
+                if part != cls():  # an empty one would load the system's authorities in vain
                     part.context()
             except (OSError, ValueError) as error:  # SSLError is an OSError
                 raise SettingsError(f"store: {fault}") from error
         return cls(ca, cert, key, crl, password, check_names)
 
     def context(self) -> ssl.SSLContext:
-        """A client's context that always verifies. Raises OSError or ValueError for files that cannot be used.
+        """Return a client's context that always verifies. Raises OSError or ValueError for files that cannot be used.
 
-        Made anew for each connection, it takes up files that have been renewed.
+        Make a new one for each connection, so that renewed files take effect.
         """
         context = ssl.create_default_context(cafile=self.ca_file or None)
         context.check_hostname = self.check_names

@@ -1,8 +1,8 @@
-"""The one grammar of the URLs of databases on a network; a ``Grammar`` for each engine says what differs.
+"""Parse the URLs of databases on a network, which share one grammar; a ``Grammar`` for each engine says what differs.
 
-``[user[:password]@][host[:port][,host[:port]…]][/path][?name=value[&name=value…]]``, with per cent signs as in any
-URL. Each refusal is a SettingsError that says what is wrong and how it is written. It never quotes a user, a password
-or a value.
+``[user[:password]@][host[:port][,host[:port]…]][/path][?name=value[&name=value…]]``, with percent encoding as in any
+URL. Each refusal is a SettingsError that says what is wrong and how to write it. It never quotes a user, a password or
+a value.
 """
 
 import os
@@ -19,87 +19,87 @@ from taskgate.base.errors import SettingsError
 from taskgate.stores.url_hints import other_parameter, similar
 
 Endpoint = Address
-"""Where a server listens."""
+"""Host and port of a server."""
 
 DEFAULT_POOL_SIZE: Final = 8
 _MOST_CONNECTIONS: Final = 200
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PASSWORDS: Final = re.compile(r"(?<![^&])\w*password=[^&]*")
-"""Parameters that may hold anything."""
+"""Parameters that may contain any character."""
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z_]{1,40}")
 _HOSTS: Final = "%:,[]"
 _AFTER_HOSTS: Final = "%/?=&+"
-"""What has a meaning there. The rest is quoted: the library drops blanks and control characters, and takes a comma in a
-path for one between hosts."""
+"""Characters with a meaning there. The rest is quoted: the library drops blanks and control characters, and takes a
+comma in a path for one between hosts."""
 
 _ZONED: Final = re.compile(r"\[[0-9A-Fa-f:]+%[^\]]+\]")
-"""An address of IPv6 with a zone, which the library takes only as a name."""
+"""An IPv6 address with a zone, which the library accepts only as a name."""
 
 Check = Callable[[str], str | None]
-"""What is wrong with the value of a parameter, as the end of a sentence; None for a good value."""
+"""Returns what is wrong with the value of a parameter, as the end of a sentence; None for a valid value."""
 
 
 def text(_: str) -> None:
-    """Take any value."""
+    """Accept any value."""
 
 
 def one_of(*values: str) -> Check:
-    """Take one of ``values``."""
+    """Accept one of ``values``."""
     return lambda value: None if value in values else f"is one of {', '.join(values)}"
 
 
 def number(most: int) -> Check:
-    """Take a number from 1 to ``most``, in digits."""
+    """Accept a number from 1 to ``most``, in digits."""
     digits = re.compile(f"[0-9]{{1,{len(str(most))}}}")
     return lambda value: None if digits.fullmatch(value) and 0 < int(value) <= most else f"is a number from 1 to {most}"
 
 
 def file(value: str) -> str | None:
-    """Take the name of a file that is there."""
+    """Accept the name of a file that exists."""
     return None if os.path.isfile(value) else "names a file that does not exist"  # noqa: PTH113 - Path may raise
 
 
 pool_size: Final = number(_MOST_CONNECTIONS)
-"""Take the number of connections that one process may have."""
+"""Accept the number of connections that one process may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """The parts of a URL, decoded but for the path."""
+    """The parts of a URL, decoded except for the path."""
 
     user: str | None = field(repr=False)
     password: str | None = field(repr=False)
     hosts: tuple[Endpoint, ...]
     path: str
-    """Without its first slash, as it stands there: %2F is no separator."""
+    """Without its first slash, and not decoded: %2F is no separator."""
     parameters: Mapping[str, str] = field(repr=False)
 
     @property
     def pool_size(self) -> int:
-        """How many connections one process may have."""
+        """The most connections that one process may have."""
         return int(self.parameters.get("pool_size", DEFAULT_POOL_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What the URLs of one engine may say."""
+    """What the URLs of one engine may contain."""
 
     kind: str
     """What messages call such a URL."""
     example: str
     port: int
-    """Of hosts that have none."""
+    """The default port of a host."""
     parameters: Mapping[str, Check]
     host: str = ""
-    """In place of a first host that is left out; empty where there must be one."""
+    """The default for a first host that is left out; empty if the host is required."""
 
     def parse(self, rest: str) -> StoreUrl:
-        """The parts of what follows ``scheme://``. A password may have an @ in it as it is, but no /, ? or #.
+        """Parse the part after ``scheme://``. A password may contain a bare @, but no /, ? or #.
 
-        The part after one of those would be taken for a path or a parameter, which messages and logs show; the @ that
-        then follows tells of it.
+        The rest of such a password would be taken for a path or a parameter, which messages and logs show. A later @
+        reveals this case.
         """
         if re.search("[/?#].*@", rest, re.DOTALL):
             raise SettingsError(
@@ -128,7 +128,7 @@ class Grammar:
         )
 
     def hosts(self, written: str) -> tuple[Endpoint, ...]:
-        """The same for hosts that are written elsewhere, with no per cent signs; a slash begins a socket's folder."""
+        """Parse hosts from outside a URL, without percent encoding; a slash begins a socket's folder."""
         return self._hosts(self._split(quote(written, safe=":,[]", errors="replace")))
 
     def _split(self, place: str) -> MultiHostUrl:
@@ -137,7 +137,7 @@ class Grammar:
         hosts = _ZONED.sub(lambda address: quote(address[0], safe="%"), hosts)
         try:
             return MultiHostUrl(f"store://{quote(hosts, safe=_HOSTS, errors='replace')}{after}")
-        except ValidationError as error:  # which quotes the URL, but for its reason
+        except ValidationError as error:  # only its reason does not quote the URL
             reason = error.errors(include_input=False)[0]["ctx"]["error"]
             raise self._refused_hosts(reason) from None
 
@@ -173,10 +173,10 @@ class Grammar:
         return parameters
 
     def _unknown(self, name: str, query: str) -> SettingsError:
-        """What to raise for parameter ``name`` of ``query``, which is none of ours.
+        """Return the error for the unknown parameter ``name`` of ``query``.
 
-        The name may be a piece of a password, as where a value that is one has an & in it. It is shown only where it
-        looks like nothing of the kind.
+        The name may be a piece of a password, for example of a value that contains an &. It is shown only if it does
+        not look like one.
         """
         known: Collection[str] = self.parameters
         if advice := other_parameter(self.kind, name):

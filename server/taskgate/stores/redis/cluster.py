@@ -1,6 +1,6 @@
-"""Ask the node of a Redis Cluster that has the key. The slot map is read again whenever a node fails or refuses.
+"""Ask the node of a Redis Cluster that has the key. Read the slot map again whenever a node fails or refuses.
 
-Only primaries are asked: so every read sees each finished write.
+Only primaries are asked, so that every read sees each finished write.
 """
 
 import asyncio
@@ -26,28 +26,28 @@ from taskgate.stores.redis.slots import SlotMap, slot_of
 _CLUSTER_SLOTS = pack("CLUSTER", "SLOTS")
 
 _ELSEWHERE = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN"})
-"""Errors that another node may answer better."""
+"""Errors after which another node may have the answer."""
 
 _ASKED_AT_ONCE = 5
-"""Nodes that are asked for the map together; the next time it is others."""
+"""Nodes that are asked for the map together; chosen anew each time."""
 
 _TRY_AGAIN_AFTER = 0.05
 """Seconds to wait when a node answers TRYAGAIN: keys are moving."""
 
 _GRACE = 0.05
-"""Seconds that a check gives the other nodes when one has answered: those that are back are then known to be."""
+"""Seconds that a check gives the other nodes when one has answered, which closes the circuits of recovered nodes."""
 
 _TRIES = 6
-"""Nodes that one question may be sent to; more redirections than two mean that slots are moving right now."""
+"""Nodes that one command may be sent to; more than two redirections mean that slots are being moved."""
 
 _UNSERVED = reply_reason(ReplyError("CLUSTERDOWN"))
 
 
 class Cluster:
-    """See ``Servers``. Starts from any of ``seeds``; the nodes that these name are then known as well."""
+    """See ``Servers``. Starts from any of ``seeds``, and learns the other nodes from them."""
 
     def __init__(self, seeds: Sequence[Endpoint], dialer: Dialer, timeouts: Timeouts) -> None:
-        """Nothing is opened here."""
+        """Open no connection yet."""
         self._seeds = seeds
         self._dialer = dialer
         self._timeouts = timeouts
@@ -84,8 +84,8 @@ class Cluster:
     async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
         """See ``Servers``. One node that answers is enough.
 
-        All taskgates see the same cluster: were they not ready for want of one node, an outage of some tasks would be
-        one of all.
+        All taskgates see the same cluster: if one missing node made them unready, an outage of some tasks would become
+        an outage of all.
         """
         try:
             await self._check_any(prefix, read)
@@ -113,7 +113,7 @@ class Cluster:
     async def _ask_around(
         self, slot: int, command: bytes, until: float, failed: tuple[Endpoint, Unreachable] | None = None
     ) -> Any:
-        """Ask as a new map has it, and go where nodes point to; ``failed`` has just not answered, and why."""
+        """Ask the owner in a new map, and follow redirections; ``failed`` is the node that just failed, and why."""
         try:
             async with asyncio.timeout_at(until):
                 await self._new_map.outcome()
@@ -135,7 +135,7 @@ class Cluster:
                 case "MOVED":
                     node, asking = _named(reply, node), False
                     self._map.owners[slot] = node
-                case "ASK":  # this question only: the slot has not moved yet
+                case "ASK":  # this command only: the slot has not moved yet
                     node, asking = _named(reply, node), True
                 case "TRYAGAIN":
                     await asyncio.sleep(_TRY_AGAIN_AFTER)
@@ -166,33 +166,33 @@ class Cluster:
             raise
 
     def _whom_to_ask(self) -> Iterable[Endpoint]:
-        """A few nodes: connected ones first, in no order beyond that."""
+        """Return a few nodes, connected ones first, otherwise in random order."""
         nodes = list(self._map.nodes.union(self._seeds))
         random.shuffle(nodes)
         nodes.sort(key=lambda node: node not in self._multiplexers or not self._multiplexers[node].connected)
         return islice(nodes, _ASKED_AT_ONCE)
 
     async def _map_of(self, node: Endpoint) -> list[tuple[int, int, list[Endpoint]]]:
-        """Ranges of slots as ``node`` knows them, each with its primary and then its replicas."""
+        """Return the ranges of slots that ``node`` knows, each with its primary and then its replicas."""
         try:
             reply = checked(await self._ask_node(node, _CLUSTER_SLOTS))
-        except Overloaded as error:  # another one may be less so
+        except Overloaded as error:  # another node may not be
             raise Unreachable(error.message) from error
         except Unreachable as error:
-            raise Unreachable(error.reason) from error  # without the node: callers see it only if none has answered
+            raise Unreachable(error.reason) from error  # without the node: raised only if none has answered
         return [
             (first, last, [Endpoint(host.decode() if host else node.host, port) for host, port, *_ in nodes])
             for first, last, *nodes in reply
         ]
 
     async def _forget_departed(self) -> None:
-        """Close what leads to nodes that no map names any more, as when every node was replaced one after another."""
+        """Close connections to nodes that left the map, for example after a rolling replacement of all nodes."""
         departed = self._multiplexers.keys() - self._map.nodes - set(self._seeds)
         for multiplexer in [self._multiplexers.pop(node) for node in departed if self._multiplexers[node].idle]:
             await multiplexer.close()
 
 
 def _named(error: ReplyError, asked: Endpoint) -> Endpoint:
-    """The node that MOVED or ASK names; without a host it is another port of the one that was asked."""
+    """Return the node that MOVED or ASK names; without a host it is another port of the node ``asked``."""
     host, _, port = str(error).split(" ")[-1].rpartition(":")
     return Endpoint(host or asked.host, int(port))

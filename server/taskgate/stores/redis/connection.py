@@ -1,10 +1,10 @@
 """One connection to one Redis server, shared by any number of callers.
 
 Redis answers in the order of the commands, so many can be in flight at once: those of one turn of the event loop leave
-in one packet, and each answer goes to the oldest command. A caller that goes away leaves its place in that queue: so no
-later caller can get an answer meant for another.
+in one packet, and each answer goes to the oldest command. The place of a cancelled caller stays in the queue, so that
+no later caller gets its answer.
 
-hiredis parses, from the makers of Redis. ``docs/architecture.md`` says why redis-py does not do the rest.
+hiredis, from the makers of Redis, parses. ``docs/architecture.md`` says why redis-py does not do the rest.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ import hiredis
 from taskgate.stores.redis.faults import CLOSED_BY_SERVER, NOT_REDIS, ConnectionLost, reply_reason, silence_reason
 
 _LAST_CHANCE = 0.05
-"""Seconds for the event loop to read what came while it was busy elsewhere, before a server counts as silent."""
+"""Seconds for a busy event loop to read what has arrived, before a server counts as silent."""
 
 _LARGE_PART = 64 * 1024
 """Bytes of an unfinished answer that make it a large one."""
 
 _SLOW_ANSWER = 0.01
-"""Seconds without a sign of life after which the answer that comes next is taken for a large one."""
+"""Seconds without a byte from the server after which the next answer counts as a large one."""
 
 _MORE = object()
 
 
 def pack(*command: str | bytes) -> bytes:
-    """A command and its arguments as ``Connection.send`` takes them."""
+    """Return a command and its arguments in the form that ``Connection.send`` takes."""
     packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub means any number of them
     return packed
 
@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
     """An open connection, as ``Dialer.connect`` makes it."""
 
     def __init__(self, silence: float) -> None:
-        """A server that owes an answer and sends nothing at all for ``silence`` seconds is given up."""
+        """Give up a server that owes an answer and sends nothing for ``silence`` seconds."""
         self._loop = asyncio.get_running_loop()
         self._silence = silence
         self._replies = hiredis.Reader(notEnoughData=_MORE)
@@ -49,29 +49,29 @@ class Connection(asyncio.Protocol):
         self._suspected = False
         self._ended = self._loop.create_future()
         self.problem: str | None = None
-        """Why it is of no use any more, or None."""
+        """Why the connection cannot be used any more, or None."""
 
     @property
     def waiting(self) -> int:
-        """How many answers are owed."""
+        """The number of answers owed."""
         return len(self._waiting)
 
     @property
     def held_up(self) -> bool:
-        """Whether a large answer is coming, or being made: whatever is asked now has to wait for all of it."""
+        """Whether a large answer is arriving or being made: a new command has to wait for all of it."""
         return self._replies.len() > _LARGE_PART or (
             bool(self._waiting) and self._loop.time() - self._heard > _SLOW_ANSWER
         )
 
     def heard_within(self, seconds: float) -> bool:
-        """Whether anything came within the last ``seconds``."""
+        """Whether a byte arrived within the last ``seconds``."""
         return self._loop.time() - self._heard < seconds
 
     def send(self, command: bytes) -> asyncio.Future[Any]:
-        """Send one command as ``pack`` makes it.
+        """Send one command that ``pack`` made.
 
-        The result is the answer: bytes, None, an integer, a list, or a ``hiredis.ReplyError``, which is not raised.
-        Raises ConnectionLost, from the future.
+        The future's result is the answer: bytes, None, an integer, a list, or a ``hiredis.ReplyError``, which is not
+        raised. The future raises ConnectionLost.
         """
         answer: asyncio.Future[Any] = self._loop.create_future()
         if self.problem is not None:
@@ -88,13 +88,13 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def close(self) -> None:
-        """End it at once; all that wait get ConnectionLost."""
+        """Close at once; all waiting callers get ConnectionLost."""
         self._end("the connection was closed")
         await asyncio.wait((self._ended,), timeout=1)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by name
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
             while (reply := self._replies.gets()) is not _MORE:
                 if waiting:
                     answer = waiting.popleft()
-                    if not answer.done():  # its caller may have gone
+                    if not answer.done():  # its caller may have been cancelled
                         answer.set_result(reply)
                 else:
                     self._unasked(reply)
@@ -126,11 +126,11 @@ class Connection(asyncio.Protocol):
         self._unsent.clear()
 
     def _unasked(self, reply: object) -> None:
-        """Redis says by an error why it is about to close a connection; nothing else comes without a question."""
+        """End the connection: Redis sends an unasked reply only as an error, which says why it is about to close."""
         self._end(reply_reason(reply) if isinstance(reply, hiredis.ReplyError) else NOT_REDIS)
 
     def _listen(self) -> None:
-        """Give up a server that owes an answer and says nothing."""
+        """Give up a server that owes an answer and is silent."""
         self._watch = None
         if not self._waiting:
             return

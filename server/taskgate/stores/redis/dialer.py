@@ -13,7 +13,7 @@ from taskgate.stores.redis.faults import Unreachable, checked, connect_reason, s
 from taskgate.stores.redis.location import Credentials, Tls
 
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-"""Seconds and tries after which the system gives up an idle connection whose other end has vanished."""
+"""Seconds and probes after which the system gives up an idle connection whose other end has vanished."""
 
 
 class Dialer:
@@ -22,7 +22,7 @@ class Dialer:
     def __init__(
         self, credentials: Credentials, tls: Tls | None, *, connect_timeout: float, silence: float, database: int = 0
     ) -> None:
-        """``connect_timeout`` seconds for a connection to be ready, ``silence`` as ``Connection`` has it."""
+        """``connect_timeout`` is in seconds until a connection is ready; ``silence`` as in ``Connection``."""
         self._connect_timeout = connect_timeout
         self._silence = silence
         self._tls = tls
@@ -35,7 +35,7 @@ class Dialer:
             self._greeting.append(("SELECT", str(database)))
 
     async def connect(self, endpoint: Endpoint, *, must_be_primary: bool = False) -> Connection:
-        """A connection that is ready for use; raises Unreachable."""
+        """Return a connection that is ready for use. Raises Unreachable."""
         connection: Connection | None = None
         try:
             async with asyncio.timeout(self._connect_timeout):
@@ -71,7 +71,7 @@ class Dialer:
 
 
 async def _see_that_it_is_primary(connection: Connection) -> None:
-    """Ask by HELLO and not by ROLE: every user may send it."""
+    """Ask by HELLO, which every user may send, and not by ROLE."""
     reply = checked(await connection.send(pack("HELLO", "2")))
     fields = dict(zip(reply[::2], reply[1::2], strict=True))
     if fields.get(b"role") != b"master":

@@ -1,4 +1,4 @@
-"""What can be wrong with a Redis server, in words for people; Redis' own stay in the exception chain."""
+"""Describe faults of a Redis server in public words; Redis' own words stay in the exception chain."""
 
 import socket
 import ssl
@@ -10,9 +10,9 @@ from taskgate.base.errors import StoreUnavailable
 
 
 class Unreachable(Exception):
-    """There is no answer to be had; ``reason`` is public, and says why as a clause about the store.
+    """The store does not answer; ``reason`` is public, and says why as a clause about the store.
 
-    ``node`` is which of several servers it was, for the log.
+    ``node`` names the server, one of several, for the log.
     """
 
     def __init__(self, reason: str, *, node: str = "") -> None:
@@ -22,7 +22,7 @@ class Unreachable(Exception):
 
 
 class ConnectionLost(Unreachable):
-    """A connection ended, or was given up, before the answer came. ``silent``: the server is there and says nothing."""
+    """A connection ended, or was given up, before the answer. ``silent``: still connected, but no byte arrived."""
 
     def __init__(self, reason: str, *, silent: bool = False) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ _REASONS = {
     "DENIED": "it is in protected mode, in which it serves its own machine alone",
     "WRONGTYPE": "a key where a task should be holds something else",
 }
-"""Public words for the first word of an error that Redis answers."""
+"""Public words by the first word of a Redis error."""
 
 _ERR_REASONS = {
     "max number of clients": "it has as many clients as it allows",
@@ -63,16 +63,16 @@ _ERR_REASONS = {
     "unknown command": "it does not know a command that taskgate needs",
     "unknown subcommand": "it does not know a command that taskgate needs",
 }
-"""The same for errors that all begin with ERR, by a part of the text."""
+"""Public words for errors that begin with ERR, by a part of the text."""
 
 
 def code_of(error: ReplyError) -> str:
-    """The first word, which says what kind of error it is."""
+    """Return the first word, which is the kind of the error."""
     return str(error).partition(" ")[0]
 
 
 def reply_reason(error: ReplyError) -> str:
-    """Why the store is unavailable, if that is what it answers."""
+    """Return why the store is unavailable if it answers with ``error``."""
     text = str(error)
     code = code_of(error)
     if code == "ERR":
@@ -88,13 +88,13 @@ def checked(reply: Any) -> Any:
 
 
 def see_that_it_reads(reply: object) -> None:
-    """Raise Unreachable if this answer to a read says that reads are not answered now."""
+    """Raise Unreachable if this answer to a read shows that the server does not serve reads now."""
     if not (isinstance(reply, ReplyError) and code_of(reply) == "WRONGTYPE"):
         checked(reply)
 
 
 def connect_reason(error: OSError) -> str:
-    """Why no connection can be made; TimeoutError is for the caller, who knows how long it waited."""
+    """Return why no connection can be made. The caller handles TimeoutError: it knows how long it waited."""
     match error:
         case ssl.SSLCertVerificationError():
             return "its TLS certificate is not to be trusted"
@@ -111,10 +111,10 @@ def connect_reason(error: OSError) -> str:
 
 
 def silence_reason(seconds: float) -> str:
-    """The words for a server that has let ``seconds`` pass."""
+    """Return the reason for a server that did not answer for ``seconds``."""
     return f"it did not answer within {seconds:g} s"
 
 
 def unavailable(name: str, error: Unreachable) -> StoreUnavailable:
-    """What a caller of the store is told."""
+    """Return the public error for a caller of the store."""
     return StoreUnavailable(error.reason, store=name, node=error.node)

@@ -1,4 +1,4 @@
-"""What the URL of a Redis store says."""
+"""Parse the URL of a Redis store."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ __all__ = ["Credentials", "Kind", "Location", "Tls", "locate"]
 
 
 class Kind(Enum):
-    """How many servers there are, and who says which of them to ask; the value is what stands in a URL's scheme."""
+    """One server, a primary that Sentinel names, or a cluster; the value is the suffix of the URL's scheme."""
 
     STANDALONE = ""
     SENTINEL = "+sentinel"
@@ -23,18 +23,18 @@ class Kind(Enum):
 
 
 class Credentials(NamedTuple):
-    """What AUTH sends; ``user`` is empty for the default user, ``password`` where there is none to send."""
+    """Arguments of AUTH; ``user`` is empty for the default user, ``password`` if none is sent."""
 
     user: str
     password: str
 
     def __repr__(self) -> str:
-        return "Credentials(...)"  # they may come into a log through somebody's repr
+        return "Credentials(...)"  # a repr may end up in a log
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One store: where it is, how to get in, and the keys that tasks have there."""
+    """One store: its address, its credentials, and the keys of its tasks."""
 
     name: str
     """The URL without user, password and parameters: what messages call the store."""
@@ -51,13 +51,13 @@ class Location:
     domain: str
 
     def keyspace(self, layout: Layout) -> str:
-        """What all keys begin with: the parts of Conductor's keys that are not blank (``BaseDynoDAO``)."""
+        """Return the prefix of all keys: the non-blank parts of Conductor's keys (``BaseDynoDAO``)."""
         stack = _DEFAULT_STACK[layout] if self.stack is None else self.stack
         return "".join(f"{part}." for part in (self.namespace, stack, self.domain) if part.strip())
 
 
 _DEFAULT_STACK = {Layout.CONDUCTOR: "test", Layout.TASKGATE: "taskgate"}
-"""``conductor.app.stack`` where Conductor's configuration does not name one, and a name of our own beside it."""
+"""Conductor's default for ``conductor.app.stack``, and a name of our own beside it."""
 
 _KEY_PARAMETERS: Final[Mapping[str, Check]] = dict.fromkeys(("namespace", "stack", "domain"), text)
 _SENTINEL_PARAMETERS: Final[Mapping[str, Check]] = dict.fromkeys(("sentinel_user", "sentinel_password"), text)
@@ -67,7 +67,7 @@ _MOST_DIGITS = 9
 
 
 def locate(kind: Kind, rest: str, *, tls: bool) -> Location:
-    """What follows ``scheme://``; raises SettingsError, which quotes nothing that may be a password."""
+    """Parse the part after ``scheme://``. Raises SettingsError, which quotes nothing that may be a password."""
     url = _grammar(kind, tls=tls).parse(rest)
     if kind is Kind.STANDALONE and len(url.hosts) > 1:
         raise SettingsError(
@@ -104,7 +104,7 @@ def _grammar(kind: Kind, *, tls: bool) -> Grammar:
 
 
 def _path(kind: Kind, path: str) -> tuple[str, int]:
-    """The primary's name (Sentinel only) and the number of the database."""
+    """Return the primary's name (Sentinel only) and the number of the database."""
     if kind is Kind.CLUSTER:
         if path not in {"", "0"}:
             raise SettingsError("store: a Redis Cluster has no databases to choose from; its URL ends after the hosts")

@@ -1,4 +1,4 @@
-"""Connections to one Redis server, shared by all callers: opened when they are needed, replaced when they break."""
+"""Share connections to one Redis server among all callers. Open them on demand, and replace broken ones."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,17 +16,17 @@ MAX_WAITING: Final = 1024
 """Commands in flight; one more is refused at once."""
 
 _MAX_CONNECTIONS: Final = 4
-"""One does all the work; the others let small answers pass a large one."""
+"""The first does most of the work; the others let small answers pass a large one."""
 
 _BUSY: Final = 64
-"""Answers owed from which a server that keeps sending counts as busy and there: it needs no probe."""
+"""Answers owed from which a server that keeps sending counts as busy and available: it needs no probe."""
 
 _ASKING: Final = pack("ASKING")
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait, in seconds, and what a timeout means."""
+    """How long to wait, in seconds, and whether to fail fast."""
 
     connect: float
     """For a connection to be ready."""
@@ -42,10 +42,10 @@ class Timeouts:
 
 
 class Multiplexer:
-    """Sends commands to the server that ``connect`` leads to, which may be another one each time.
+    """Sends commands to the server that ``connect`` reaches, which may be a different one each time.
 
-    An outage fails fast. While there is no connection, all callers wait for the one attempt under way, and share its
-    failure. Once the outage is known, callers are refused (``Circuit``).
+    An outage fails fast. Without a connection, all callers wait for the one attempt in flight and share its failure.
+    Once the outage is known, callers are refused (``Circuit``).
     """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], timeouts: Timeouts) -> None:
@@ -59,12 +59,12 @@ class Multiplexer:
 
     @property
     def busy(self) -> bool:
-        """Whether many answers are owed and are coming."""
+        """Whether many answers are owed and some are arriving."""
         return self._waiting >= _BUSY and any(map(self._heard, self._connections))
 
     @property
     def idle(self) -> bool:
-        """Whether no caller waits for anything."""
+        """Whether no command and no connection attempt is in flight."""
         return not self._waiting and not self._connecting.under_way
 
     @property
@@ -75,9 +75,9 @@ class Multiplexer:
     async def ask(self, command: bytes, *, asking: bool = False, refusable: bool = True) -> Any:
         """Return the answer, as ``Connection.send`` does. ``asking`` sends ASKING first (Redis Cluster).
 
-        A command that meets the end of a connection is sent once more, on another one: the server may have restarted
-        since the last command. With ``refusable`` False, it is sent even to a server that is known to be away or has
-        many commands in flight. Raises Unreachable, or Overloaded.
+        If the connection ends, the command is sent again on another one: the server may have restarted since the last
+        command. With ``refusable`` False, it is sent even to a server that is known to be away or has many commands in
+        flight. Raises Unreachable, or Overloaded.
         """
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self.ask(command, asking=asking, refusable=False))
@@ -103,7 +103,7 @@ class Multiplexer:
         self._connections.clear()
 
     async def _ask(self, command: bytes, *, asking: bool) -> Any:
-        for _ in range(_MAX_CONNECTIONS):  # a restart ends all of them, and each is known to be lost when it is tried
+        for _ in range(_MAX_CONNECTIONS):  # a restart ends all of them, and each shows it only when it is tried
             try:
                 return await _send(self._pick() or await self._connected(), command, asking=asking)
             except ConnectionLost as lost:
@@ -124,7 +124,7 @@ class Multiplexer:
         return connection.heard_within(self._timeouts.silence)
 
     def _pick(self) -> Connection | None:
-        """Return a connection that no large answer holds up; if there can be no more, the one with the least to do."""
+        """Return a connection that no large answer holds up; at the limit, the one that owes the fewest answers."""
         for connection in self._connections:
             if connection.problem is None and not connection.held_up:
                 return connection
@@ -132,7 +132,7 @@ class Multiplexer:
         return None if len(alive) < _MAX_CONNECTIONS else min(alive, key=attrgetter("waiting"))
 
     async def _connected(self) -> Connection:
-        """Return a new connection; if there can be none, one that works. Raises Unreachable."""
+        """Return a new connection; if that fails, a working one. Raises Unreachable."""
         try:
             return await self._connecting.outcome()
         except Unreachable:
@@ -144,7 +144,7 @@ class Multiplexer:
         self._connections = self._alive()
         try:
             connection = await self._connect()
-        except ConnectionLost as lost:  # cut while it was made, as by the restart that it is made for
+        except ConnectionLost as lost:  # cut while being made, for example by the restart that ended the last one
             if lost.silent:
                 raise
             connection = await self._connect()

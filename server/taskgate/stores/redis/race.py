@@ -1,4 +1,4 @@
-"""Several servers asked at once, because some may be away."""
+"""Ask several servers at once, because some may be away."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def first_answer(questions: Iterable[Coroutine[Any, Any, T]], grace: float = 0) -> T:
-    """Return the first result; raise no Unreachable while another may answer. Cancel the rest after ``grace`` seconds.
+    """Return the first result, and cancel the rest after ``grace`` seconds.
 
-    Raises Unreachable, the last one, if all of them do. There must be at least one.
+    Raises the last Unreachable if all of them raise it. ``questions`` must not be empty.
     """
     tasks = [asyncio.ensure_future(question) for question in questions]
     problem: Unreachable | None = None
@@ -30,5 +30,5 @@ async def first_answer(questions: Iterable[Coroutine[Any, Any, T]], grace: float
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    assert problem is not None  # noqa: S101 - there was a question
+    assert problem is not None  # noqa: S101 - ``questions`` is not empty
     raise problem

@@ -1,4 +1,4 @@
-"""Which server is the primary, by the word of any Redis Sentinel."""
+"""Ask Redis Sentinels which server is the primary."""
 
 import hiredis
 
@@ -11,7 +11,7 @@ from taskgate.stores.redis.race import first_answer
 
 
 class Sentinels:
-    """The Sentinels of a URL. They are asked before every new connection; nothing is remembered."""
+    """The Sentinels of a URL. They are asked before every new connection, without a cache."""
 
     def __init__(self, location: Location, *, connect_timeout: float) -> None:
         self._endpoints = location.endpoints
@@ -24,7 +24,7 @@ class Sentinels:
         )
 
     async def primary(self) -> Endpoint:
-        """Return where the primary listens, by the Sentinel that answers first. Raises Unreachable."""
+        """Return the primary's address from the Sentinel that answers first. Raises Unreachable."""
         return await first_answer(self._ask(endpoint) for endpoint in self._endpoints)
 
     async def _ask(self, endpoint: Endpoint) -> Endpoint:

@@ -1,4 +1,4 @@
-"""The servers to ask about a key: the one server, the primary that Sentinel names, or the nodes of a cluster."""
+"""Select the servers to ask about a key: one server, the primary that Sentinel names, or the nodes of a cluster."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -16,15 +16,15 @@ class Servers(Protocol):
     """One server or many, behind questions about keys."""
 
     async def ask(self, key: bytes, command: bytes) -> Any:
-        """The answer to ``command``, which is about ``key``: as ``Connection.send`` has it. Raises Unreachable."""
+        """Return the answer to ``command``, which is about ``key``, as ``Connection.send`` does. Raises Unreachable."""
         ...
 
     async def each(self) -> Sequence[Callable[[bytes], Awaitable[Any]]]:
-        """For every server that holds keys, what puts a command to it. Raises Unreachable, as they do."""
+        """Return a function for every server with keys, which sends it a command. Raises Unreachable, as they do."""
         ...
 
     async def check(self, prefix: bytes, read: Callable[[bytes], bytes]) -> None:
-        """Return if a key that begins with ``prefix`` can be read now, by the command that ``read`` makes of it.
+        """Return if a key that begins with ``prefix`` can be read now; ``read`` makes the command for a key.
 
         Raises Unreachable.
         """
@@ -36,7 +36,7 @@ class Servers(Protocol):
 
 
 def servers_of(location: Location, timeouts: Timeouts) -> Servers:
-    """The servers that ``location`` names; nothing is opened here."""
+    """Return the servers that ``location`` names, without connecting to them."""
     dialer = Dialer(
         location.credentials,
         location.tls,
@@ -61,7 +61,7 @@ def servers_of(location: Location, timeouts: Timeouts) -> Servers:
 
 
 class OneServer:
-    """See ``Servers``: all keys are on one server, which may change."""
+    """See ``Servers``. All keys are on one server, which may change."""
 
     def __init__(self, multiplexer: Multiplexer) -> None:
         self._multiplexer = multiplexer

@@ -1,4 +1,4 @@
-"""One attempt at a time, shared by all that wait for its outcome."""
+"""Make one attempt at a time, and share its outcome among all callers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,9 +14,9 @@ _PAUSE: Final = 0.05
 
 
 class SharedAttempt(Generic[T]):
-    """Calls ``attempt`` for the first that waits; all others that come before its end share the outcome.
+    """Calls ``attempt`` for the first caller; all callers that come before its end share the outcome.
 
-    A caller that is cancelled does not cancel the attempt.
+    The attempt continues when a caller is cancelled.
     """
 
     def __init__(self, attempt: Callable[[], Awaitable[T]], *, pause_after_success: bool) -> None:

@@ -1,4 +1,4 @@
-"""The slots of a Redis Cluster: which slot a key is in, and which node has it (Redis Cluster specification)."""
+"""Map keys to the slots of a Redis Cluster, and slots to nodes (Redis Cluster specification)."""
 
 from binascii import crc_hqx
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from taskgate.stores.network.url_parts import Endpoint
 SLOTS: Final = 16384
 
 _KEYS_TRIED: Final = 2000
-"""Keys that are tried to find one in a slot of each node."""
+"""Keys to try in search of one for each node."""
 
 
 def slot_of(key: bytes) -> int:
-    """CRC-16/XMODEM of the key, or of what is between its first brace and the next closing one, if anything is."""
+    """Return CRC-16/XMODEM of the key, or of its hash tag: a non-empty text from its first ``{`` to the next ``}``."""
     opening = key.find(b"{")
     if opening >= 0:
         closing = key.find(b"}", opening)
@@ -26,10 +26,10 @@ class SlotMap:
     """The owner of each slot, as one node of the cluster sees it."""
 
     def __init__(self, ranges: Iterable[tuple[int, int, Sequence[Endpoint]]] = ()) -> None:
-        """``ranges`` have the first slot, the last one, and their nodes: the primary and then its replicas."""
+        """Each of ``ranges`` has the first slot, the last slot, and their nodes: the primary and then its replicas."""
         self.owners: list[Endpoint | None] = [None] * SLOTS
         self.nodes: set[Endpoint] = set()
-        """All nodes with slots, replicas too."""
+        """All nodes with slots, including replicas."""
         self._keys: dict[Endpoint, bytes] | None = None
         for first, last, nodes in ranges:
             self.owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
@@ -41,7 +41,7 @@ class SlotMap:
         return list(dict.fromkeys(owner for owner in self.owners if owner is not None))
 
     def key_of_each(self, prefix: bytes) -> dict[Endpoint, bytes]:
-        """Return a key that begins with ``prefix`` for each primary, as far as a few tries find one."""
+        """Return a key that begins with ``prefix`` for each primary for which a limited search finds one."""
         if self._keys is None:
             self._keys = {}
             for number in range(_KEYS_TRIED):

@@ -1,4 +1,4 @@
-"""Reading tasks from Redis: one command about one key, in either layout."""
+"""Read tasks from Redis: one command about one key, in either layout."""
 
 import asyncio
 from typing import Any
@@ -19,14 +19,14 @@ _COMMANDS = {
     Layout.CONDUCTOR: (b"*2\r\n$3\r\nGET\r\n", b""),
     Layout.TASKGATE: (b"*3\r\n$4\r\nHGET\r\n", b"$8\r\ndocument\r\n"),
 }
-"""What stands before and after the key. Conductor keeps strings, taskgate hashes (``writer``)."""
+"""The command before and after the key. Conductor keeps strings, taskgate hashes (``writer``)."""
 
 
 class RedisStore:
     """Reads keys ``[namespace.][stack.][domain.]TASK.<task ID>``, as Conductor's ``BaseDynoDAO``."""
 
     def __init__(self, location: Location, layout: Layout = Layout.TASKGATE) -> None:
-        """Nothing is opened here."""
+        """Open no connection yet."""
         self._name = location.name
         self._prefix = f"{location.keyspace(layout)}TASK.".encode()
         self._before, self._after = _COMMANDS[layout]
@@ -51,7 +51,7 @@ class RedisStore:
         raise DocumentUnreadable(task_id)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
-        """See ``AbandonableStore``. A read leaves nothing behind here but its place in a connection's queue."""
+        """See ``AbandonableStore``. A cancelled read leaves only its place in a connection's queue."""
         read.cancel()
 
     async def check(self) -> None:

@@ -1,8 +1,8 @@
-"""Writing tasks into Redis: what ``taskgate import`` does there.
+"""Write tasks into Redis, for ``taskgate import``.
 
 A task is a hash under ``[namespace.][stack.][domain.]TASK.<task ID>`` with fields ``document`` and ``update_time``, so
-that one command reads it and a script sees whether it is still the one that was compared. The string ``[...]LAYOUT``
-marks keys that begin so as taskgate's; others are left alone.
+that one command reads it and a script can tell whether it has changed since it was compared. The string ``[...]LAYOUT``
+marks keys with this prefix as taskgate's; others are left alone.
 """
 
 import asyncio
@@ -29,26 +29,26 @@ from taskgate.stores.writing.standing import Standing, digest_of, standing_of
 from taskgate.stores.writing.writer import Writer, compare, portions
 
 LAYOUT_VERSION = b"1"
-"""What the mark says of the layout above."""
+"""The value of the LAYOUT mark for this layout."""
 
 _TIMEOUTS = Timeouts(connect=2.0, silence=30.0, total=35.0, fail_fast=False)
 
 WRITE_TIMEOUT = 20.0
-"""Seconds for which a write is tried again while no server takes it: a failover, a restart."""
+"""Seconds for which a write is retried while no server accepts it, as in a failover or a restart."""
 
 _PASSING = frozenset({"LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "TRYAGAIN", "NOREPLICAS"})
-"""Errors worth waiting for the end of."""
+"""Temporary errors, after which a retry makes sense."""
 
 _RETRY_PAUSE = 0.2
 
 _INTERRUPT_GRACE = 3.0
-"""Seconds that Ctrl-C waits for the answers to what was sent."""
+"""Seconds that Ctrl-C waits for the answers to commands in flight."""
 
 _SLOTS_AT_ONCE = 256
-"""Scripts that are on their way to a cluster at a time."""
+"""Scripts in flight to a cluster at a time."""
 
 _SCAN_KEYS = "1000"
-"""Keys that the server looks at in one go, half a millisecond or so."""
+"""Keys that the server scans in one step of about half a millisecond."""
 
 _PUT = files("taskgate.stores.redis").joinpath("put.lua").read_text()
 
@@ -60,13 +60,13 @@ return found
 
 
 class _Stored:
-    """What is known of a task that is stored: its update time, as text too, and of its document what is compared."""
+    """A stored task: its update time, also as text, and the parts of its document that are compared."""
 
     def __init__(self, time_text: bytes, size: int, document: bytes | None) -> None:
-        """``document`` is None where it has not been read."""
+        """``document`` is None if it has not been read."""
         self.time_text = time_text
         self.size = size
-        self.update_time = int(time_text) if time_text.removeprefix(b"-").isdigit() else 0  # 0: nobody knows
+        self.update_time = int(time_text) if time_text.removeprefix(b"-").isdigit() else 0  # 0: unknown
         self.standing = None if document is None else standing_of(document)
         self.sum = "" if document is None else hashlib.sha1(document, usedforsecurity=False).hexdigest()
 
@@ -74,20 +74,20 @@ class _Stored:
 class RedisWriter(Writer):
     """See ``TaskWriter``.
 
-    On one server, Sentinel or not, ``write`` is one script: all of it, or nothing. In a cluster no transaction spans
-    nodes: there each slot's tasks are written at once, and an interruption (Ctrl-C, an outage) may leave those of some
-    slots and not of others; ``total`` counts what was written, and the same import run again writes the rest.
+    On one server, with or without Sentinel, ``write`` is one script: all or nothing. In a cluster no transaction spans
+    nodes. There the tasks of each slot are written at once, so an interruption (Ctrl-C, an outage) may leave only the
+    tasks of some slots written. ``total`` counts what was written, and a repeated import writes the rest.
 
-    Where a connection is lost before the answer came, the same is sent again. What had been written by then counts as
-    unchanged; what cannot be sent again counts as not written, though it may have been.
+    If a connection is lost before the answer, the script is sent again. Tasks that were already written then count as
+    unchanged. If it cannot be sent again, they count as not written, though they may have been.
     """
 
     def __init__(self, location: Location) -> None:
-        """Connect, and mark the keys as ours; raises StoreUnavailable if that fails or they are not."""
+        """Connect, and mark the keys as ours. Raises StoreUnavailable if that fails or the keys are not ours."""
         super().__init__(location.name)
         self._keyspace = location.keyspace(Layout.TASKGATE)
         self._in_one = location.kind is not Kind.CLUSTER
-        self._interrupts: Sequence[int] = ()  # what came while a write was under way
+        self._interrupts: Sequence[int] = ()  # received during a write
         self._looking = asyncio.Lock()
         self._thread = LoopThread()
         self._servers = servers_of(location, _TIMEOUTS)
@@ -102,7 +102,7 @@ class RedisWriter(Writer):
 
     def _write(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         for task in tasks:
-            task.document.decode()  # what is not UTF-8 is refused before anything is written
+            task.document.decode()  # refuse what is not UTF-8 before writing anything
         counts = WriteCounts()
         try:
             with interrupts_held() as held:
@@ -120,7 +120,7 @@ class RedisWriter(Writer):
         self._thread.close()
 
     async def _put_all(self, tasks: Sequence[StoredTask], counts: WriteCounts) -> None:
-        """Write ``tasks`` and add to ``counts`` whatever the database has confirmed, as it does."""
+        """Write ``tasks``, and add to ``counts`` as the database confirms them."""
         if self._in_one:
             parts = [tasks] if tasks else []
         else:
@@ -147,8 +147,8 @@ class RedisWriter(Writer):
     async def _put_part(self, tasks: Sequence[StoredTask]) -> WriteCounts:
         """Write ``tasks``, whose keys are on one server, all at once.
 
-        What is stored is taken to be nothing until the server says otherwise. Should another writer come in between,
-        the server says so, writes nothing, and it begins anew with what that one wrote.
+        Assume that none is stored until the server answers otherwise. If another writer has changed one meanwhile, the
+        server writes nothing and returns the stored state, and the comparison starts again from there.
         """
         there: dict[str, _Stored] = {}
 
@@ -176,13 +176,13 @@ class RedisWriter(Writer):
         values: list[str | bytes] = []
         for task in tasks:
             stored = there.get(task.task_id)
-            # Of a document that an earlier update time rules out, nobody has asked for the sum.
+            # The sum is empty for a document that its update time alone decided: it was not read.
             expected = ("", "") if stored is None else (stored.time_text, stored.sum)
             values += (str(task.update_time), task.document, *expected)
         return pack("EVAL", _PUT, str(len(keys)), *keys, *values)
 
     async def _look(self, tasks: Sequence[StoredTask], there: dict[str, _Stored]) -> None:
-        """Read those stored documents of ``there`` that share the update time of one of ``tasks`` and are not known."""
+        """Read the unknown documents of ``there`` that have the same update time as one of ``tasks``."""
         unknown = {
             task.task_id: task
             for task in tasks
@@ -192,7 +192,7 @@ class RedisWriter(Writer):
         }
         for part in portions(unknown.values(), lambda task: there[task.task_id].size):
             keys = [self._key(task) for task in part]
-            async with self._looking:  # in a cluster others are written meanwhile, and a portion may have megabytes
+            async with self._looking:  # a cluster has many writes in flight, and a portion may have megabytes
                 reply = await self._ask_until_answered(keys[0], pack("EVAL", _GET, str(len(keys)), *keys))
             for task, (time_text, document) in zip(part, reply, strict=True):
                 del there[task.task_id]
@@ -203,7 +203,7 @@ class RedisWriter(Writer):
         return f"{self._keyspace}TASK.{task.task_id}".encode()
 
     async def _ask_until_answered(self, key: bytes, command: bytes) -> Any:
-        """Return the answer; ask again while the server refuses for a passing reason. Raises Unreachable."""
+        """Return the answer; retry while the server refuses for a temporary reason. Raises Unreachable."""
         until = time.monotonic() + WRITE_TIMEOUT
         while True:
             try:
@@ -221,7 +221,7 @@ class RedisWriter(Writer):
             await asyncio.sleep(_RETRY_PAUSE)
 
     async def _claim(self) -> bool:
-        """See that the keys are ours; True if they have become so just now. Raises Unreachable."""
+        """Ensure that the keys are ours. Return True if they were claimed just now. Raises Unreachable."""
         mark = f"{self._keyspace}LAYOUT".encode()
         while True:
             version = await self._answer(mark, "GET", mark)
@@ -232,14 +232,14 @@ class RedisWriter(Writer):
             if not await self._has_keys():
                 if await self._answer(mark, "SET", mark, LAYOUT_VERSION, "NX") is not None:
                     return True
-            elif await self._answer(mark, "GET", mark) is None:  # else another writer was first, and these are its keys
+            elif await self._answer(mark, "GET", mark) is None:  # else another taskgate has claimed them
                 raise Unreachable(
                     f"what has keys {self._keyspace}* there belongs to another program (Conductor's own?), and taskgate"
                     " writes only where nobody else does; 'stack' in the URL chooses other keys"
                 )
 
     async def _has_keys(self) -> bool:
-        """Whether any key begins as ours do."""
+        """Whether any key has our prefix."""
         found = await asyncio.gather(*(self._server_has_keys(ask) for ask in await self._servers.each()))
         return any(found)
 
