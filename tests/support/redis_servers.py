@@ -29,7 +29,7 @@ class RedisServer(DatabaseServer):
         super().__init__(folder, free_port())
         lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", f"logfile {folder}/log", *options]
         if sentinel_of is None:
-            # Without sync: data in the kernel survives the end of a process. Clients stay below the limit of open files.
+            # Without sync: data in the kernel survives the end of a process. Clients are fewer than open files may be.
             lines += ['save ""', "appendonly yes", "appendfsync no", f'requirepass "{PASSWORD}"', "maxclients 500"]
             lines += [f'masterauth "{PASSWORD}"', "repl-diskless-sync-delay 0"]
         else:
