@@ -160,7 +160,7 @@ def test_reads_go_on_during_an_import(tmp_path: Path, system: System, doors: tup
 
 
 def test_deadline_that_passes_is_504(tmp_path: Path) -> None:
-    """A call that the store delays past the limit: 504 and DEADLINE_EXCEEDED, retryable, whoever notices first."""
+    """A call that the store delays past the limit: 504 and DEADLINE_EXCEEDED, retryable, whichever side notices it."""
     with (
         running_system(tmp_path / "tasks.db", "--demo", "--request-timeout", "0.2", workers=1) as system,
         locked(system.database),

@@ -122,7 +122,7 @@ class TestMalformed(test_errors.TestMalformed):
 
 
 class TestRequestId(test_rest.TestRequestId):
-    """Named exception: without metadata, there is no comparison with it."""
+    """Named exception: this mode has no metadata to compare with."""
 
     def test_callers_request_id_is_kept(self, ask: Ask) -> None:
         assert ask(f"{PATH}x", headers=[("x-request-id", "caller:42")]).header("x-request-id") == "caller:42"
