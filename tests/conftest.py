@@ -1,6 +1,6 @@
-"""For all tests: how many examples Hypothesis tries, what signals do, and what all tests share one of.
+"""Settings of all tests: Hypothesis examples, signals, and what tests share.
 
-Hypothesis measures no time, which says more about the machine than about what is tested.
+Hypothesis checks no deadlines, which depend more on the machine than on the code under test.
 """
 
 import os
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", settings.get_profile("thorough"), max_examples=15)
-settings.load_profile("quick")  # unless the command line says otherwise, as that of ``make test-all`` does
+settings.load_profile("quick")  # unless the command line sets another, as ``make test-all`` does
 
 _MOST_PROCESSES = 8
-"""More would start more servers at once than a run is sped up by."""
+"""With more, a run starts more servers at once without getting faster."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends a run as Ctrl-C does: fixtures stop the servers that they started.
 
-    What the caller's environment has is as most have it, for the processes that tests start too: a script that runs the
-    tests in the background has SIGINT ignored, and a proxy would be asked for servers on this machine.
+    Common settings replace the caller's, also for processes that tests start: a script that runs the tests in the
+    background ignores SIGINT, and a proxy would receive requests for servers on this machine.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes of ``-n auto`` for a processor: tests mostly wait, for servers to start, to stop, to fail."""
+    """Two processes of ``-n auto`` for each processor: tests mostly wait for servers to start, stop or fail."""
     return min(2 * (os.cpu_count() or 1), _MOST_PROCESSES)
 
 

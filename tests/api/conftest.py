@@ -22,7 +22,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., System]]:
-    """Starts ``taskgate up`` with the documented task, once for the same arguments; all are stopped at the end."""
+    """Start ``taskgate up`` with the documented task, once for the same arguments; stop all systems at the end."""
     with ExitStack() as running:
 
         @cache
@@ -57,7 +57,7 @@ def door(request: pytest.FixtureRequest, system: System) -> Iterator[Door]:
 
 @pytest.fixture(scope="session", params=DOORS)
 def any_id_door(request: pytest.FixtureRequest, any_id_system: System) -> Iterator[Door]:
-    """Each front door of the system that takes any ID."""
+    """Each front door of the system that accepts any ID."""
     opened = open_door(request.param, any_id_system.http, any_id_system.grpc)
     yield opened
     opened.close()

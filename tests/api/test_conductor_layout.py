@@ -1,4 +1,4 @@
-"""Tasks straight from the SQLite file that Conductor writes: ``--layout conductor``, through every front door."""
+"""Tasks directly from the SQLite file that Conductor writes: ``--layout conductor``, through every front door."""
 
 import json
 import sqlite3
@@ -29,13 +29,13 @@ CREATE TABLE task (
 
 
 def row(task_id: str, **changes: Any) -> str:
-    """The documented task as Conductor keeps it."""
+    """The documented task as Conductor stores it."""
     stored = {"callbackAfterMs": 0, "idempotent": False, "notifications": {}, "asyncComplete": False}
     return compact(json.loads(DOCUMENTED) | stored | {"taskId": task_id} | changes).decode()
 
 
 def answer(**changes: Any) -> bytes:
-    """What Conductor answers for it: the documented task, and what current versions add."""
+    """Conductor's answer for it: the documented task, and the additions of current versions."""
     task = json.loads(DOCUMENTED)
     task["workflowTask"]["metadata"] = {}
     task |= changes
@@ -48,7 +48,7 @@ def answer(**changes: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def conductor(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """``taskgate up --layout conductor`` beside a writer that has the file open, as Conductor has."""
+    """``taskgate up --layout conductor`` beside a writer that keeps the file open, as Conductor does."""
     database = tmp_path_factory.mktemp("conductor") / "c123.db"
     with closing(sqlite3.connect(database)) as writer:
         writer.executescript(CONDUCTORS_FILE)
@@ -102,7 +102,7 @@ def test_what_conductor_writes_meanwhile_is_answered(conductor: System, conducto
 
 
 def test_queue_wait_time_of_a_task_with_a_callback_counts_on(conductor: System, conductor_door: Door) -> None:
-    """``Task.getQueueWaitTime()`` depends on the clock: no answer of it is kept."""
+    """``Task.getQueueWaitTime()`` depends on the clock: no such answer is cached."""
     task_id = str(uuid.uuid4())
     put_row(conductor.database, task_id, row(task_id, callbackAfterSeconds=1))
 
@@ -167,7 +167,7 @@ def test_large_row_is_answered(conductor: System, conductor_door: Door) -> None:
 def test_answer_that_is_smaller_than_its_row_is_whole(
     conductor: System, conductor_door: Door, subtests: pytest.Subtests
 ) -> None:
-    """Of a row over 64 KiB, whose spaces are not in the answer."""
+    """For a row over 64 KiB, whose spaces are not in the answer."""
     for size in (1_000, 40_000, 70_000):
         task_id = str(uuid.uuid4())
         changes = {"status": "FAILED", "outputData": {"a": "x" * size}}
@@ -181,7 +181,7 @@ def test_answer_that_is_smaller_than_its_row_is_whole(
 
 
 def test_row_as_deep_as_allowed_is_answered(conductor: System, conductor_door: Door, subtests: pytest.Subtests) -> None:
-    """In the threads of every server, whichever way it is read and written."""
+    """In the threads of every server, however it is read and written."""
     for way, value in (("read at once", "1"), ("read leniently", '"\\uD800"')):
         task_id = str(uuid.uuid4())
         deep = "[" * (MAX_NESTING - 2) + value + "]" * (MAX_NESTING - 2)

@@ -1,4 +1,4 @@
-"""Faults that no real store shows on request, over every front door: on both transports."""
+"""Faults that no real store shows on request, over every front door and both transports."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from taskgate.processes.reserved_ports import Reservation
 from taskgate.transports.grpcio import GrpcServer
 from taskgate.v1.task_service_pb2 import GetTaskRequest
 
-# Server, Envoy and tests share one event loop; the doors block, and so are asked in threads.
+# Server, Envoy and tests share one event loop; the doors block, so they run in threads.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -46,12 +46,12 @@ def limited_to(seconds: float) -> Settings:
 
 
 HURRIED, PATIENT = limited_to(0.5), limited_to(300)
-"""One limit for slow reads to reach, and one that no test waits for: whatever ends a call there is not the limit."""
+"""A limit for slow reads to reach, and one that tests never reach: another cause must end their calls."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def serving() -> AsyncIterator[Serving]:
-    """Serves over a transport with a limit: each pair is started once, and stopped at the end."""
+    """Serve over a transport with a limit: start each pair once, and stop it at the end."""
     running: dict[tuple[str, float], Addresses] = {}
     async with AsyncExitStack() as stack:
 
@@ -122,20 +122,20 @@ ROWS = {
     UNREADABLE: (500, "DATA_LOSS", "ERROR_REASON_DOCUMENT_UNREADABLE", False),
     SLOW: (504, "DEADLINE_EXCEEDED", "ERROR_REASON_DEADLINE_EXCEEDED", True),
 }
-"""HTTP status, gRPC code, reason, and whether trying again may help, by task ID."""
+"""HTTP status, gRPC code, reason, and whether a retry may help, by task ID."""
 
 MESSAGES = {
     UNEXPECTED: "Internal error; the server's log has it under request ID my-id",
     AWAY: "The store is unavailable: it is away",
     FULL: "Overloaded: 1024 reads wait for the store; try again",
     UNREADABLE: f"The stored document of task {UNREADABLE} cannot be read",
-    SLOW: "The call did not finish within 0.",  # 0.5 s, less what its message took to come
+    SLOW: "The call did not finish within 0.",  # 0.5 s, less the time that its message took to arrive
 }
 
 
 @pytest.mark.parametrize("task_id", ROWS, ids=["unexpected", "away", "full", "unreadable", "slow"])
 async def test_each_fault_has_its_row_of_the_error_table(faulty_door: Door, task_id: str) -> None:
-    """Same status and words everywhere; nothing of an exception that nobody foresaw reaches any caller."""
+    """Same status and words everywhere; nothing of an unforeseen exception reaches any caller."""
     status, code, reason, retryable = ROWS[task_id]
     outcome = await asyncio.to_thread(faulty_door.get_task_json, task_id, x_request_id="my-id")
     assert outcome.status == status
@@ -151,7 +151,7 @@ async def test_each_fault_has_its_row_of_the_error_table(faulty_door: Door, task
 
 
 async def test_grpc_callers_deadline_ends_the_call(patient_grpc_door: GrpcDoor) -> None:
-    """A deadline shorter than the server's limit holds, through Envoy too, and the store's read is given up.
+    """A deadline shorter than the server's limit holds, through Envoy too, and the store's read is cancelled.
 
     Named exception: REST callers have no way to state a deadline.
     """
@@ -164,7 +164,7 @@ async def test_grpc_callers_deadline_ends_the_call(patient_grpc_door: GrpcDoor) 
 
 
 async def test_cancelled_call_stops_the_work(patient_grpc_door: GrpcDoor) -> None:
-    """The store's read is given up once the caller has cancelled, long before the server's own limit."""
+    """The store's read is cancelled once the caller has cancelled, long before the server's own limit."""
     before = await counts(patient_grpc_door)
     method: Any = patient_grpc_door.channel.unary_unary(GET_TASK)
     call = method.future(GetTaskRequest(task_id=SLOW).SerializeToString(), timeout=300)
@@ -175,7 +175,7 @@ async def test_cancelled_call_stops_the_work(patient_grpc_door: GrpcDoor) -> Non
 
 
 async def test_caller_that_hangs_up_stops_the_work(patient_system: Addresses) -> None:
-    """The same for a REST caller whose connection goes."""
+    """The same for a REST caller whose connection closes."""
     door = GrpcDoor("grpc", patient_system.grpc)
     before = await counts(door)
     host, _, port = patient_system.http.rpartition(":")
@@ -193,7 +193,7 @@ async def test_caller_that_hangs_up_stops_the_work(patient_system: Addresses) ->
 GET_TASK = "/taskgate.v1.TaskService/GetTask"
 
 Counts = dict[str, int]
-"""How many slow reads the store has ``begun`` and ``given_up``."""
+"""The numbers of slow reads that the store has ``begun`` and ``given_up``."""
 
 
 async def counts(door: Door) -> Counts:

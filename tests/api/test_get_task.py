@@ -1,7 +1,7 @@
-"""What a caller gets for a task ID: one body of tests, every front door.
+"""The answer for a task ID: one body of tests, every front door.
 
-Named exceptions: the typed ``Task`` has no REST form, so REST doors take no part where it is asked for; ``ErrorInfo``
-exists on gRPC only, where REST has the four keys of Conductor's error body.
+Named exceptions: the typed ``Task`` has no REST form, so its tests have no REST doors; ``ErrorInfo`` exists on gRPC
+only, where REST has the four keys of Conductor's error body.
 """
 
 import gzip
@@ -32,7 +32,7 @@ from support.running import System, eventually
 
 
 def refused_by_envoy(door: Door, task_id: str) -> bool:
-    """Envoy takes NUL and encoded slashes of both kinds for attacks and answers 400 itself, before any route."""
+    """Envoy treats NUL and encoded slashes of both kinds as attacks and answers 400 itself, before any route."""
     return isinstance(door, RestDoor | Http2Door) and any(character in task_id for character in "\0/\\")
 
 
@@ -103,7 +103,7 @@ def test_malformed_id_is_400(door: Door, subtests: pytest.Subtests) -> None:
 
 
 def test_log_says_which_setting_takes_a_refused_id(door: Door, system: System) -> None:
-    """Installations with their own IDs find it in the line of the call; the caller, who has no settings, does not."""
+    """Installations with their own IDs find it in the call's log line; the caller, who has no settings, does not."""
     task_id = f"fd7s88646e5a-4a9e-11f0-{door.name}"
     outcome = door.get_task_json(task_id)
     assert outcome.status == 400
@@ -196,7 +196,7 @@ def test_200_concurrent_callers(system: System) -> None:
 def test_long_ids_are_unknown_as_in_conductor(
     any_id_door: Door, any_id_system: System, subtests: pytest.Subtests
 ) -> None:
-    """With --task-id-format any: longer than any column, an ID is still an ID, and no task has it, until one does.
+    """With --task-id-format any, an ID longer than any column is still an ID, unknown until a task has it.
 
     Messages name 1,024 bytes of it: there are limits on headers, which hold errors of gRPC. They name it in its own
     letters, of any alphabet.
@@ -212,7 +212,7 @@ def test_long_ids_are_unknown_as_in_conductor(
 
 
 def test_any_format_still_refuses_control_characters(any_id_door: Door, subtests: pytest.Subtests) -> None:
-    """With control characters, an ID is malformed whatever the format."""
+    """With control characters, an ID is malformed in every format."""
     for task_id in ("a\x00b", "a\nb", "a\x7fb"):
         with subtests.test(ascii(task_id)):
             outcome = any_id_door.get_task_json(task_id)
@@ -238,7 +238,7 @@ def test_any_format_still_refuses_control_characters(any_id_door: Door, subtests
 @example("\"'`{a}[b]<c>")
 @example("a.b")
 def test_any_text_is_an_id_of_its_own(any_id_door: Door, any_id_system: System, task_id: str) -> None:
-    """With --task-id-format any, whatever has no control character names its task; the rest is malformed.
+    """With --task-id-format any, every text without control characters names its task; the rest is malformed.
 
     Percent-encoding is undone exactly once.
 
@@ -260,7 +260,7 @@ def test_any_text_is_an_id_of_its_own(any_id_door: Door, any_id_system: System, 
 
 
 def test_http_1_0_is_answered(system: System, subtests: pytest.Subtests) -> None:
-    """As nginx asks what is behind it by default; the connection then ends, as HTTP/1.0 has it."""
+    """As nginx sends requests by default; the connection then ends, as HTTP/1.0 requires."""
     address, _, port = system.http.rpartition(":")
     for path, status, found in (
         (f"/api/tasks/{DOCUMENTED_ID}", 200, DOCUMENTED_COMPACT),
@@ -283,7 +283,7 @@ def test_http_1_0_is_answered(system: System, subtests: pytest.Subtests) -> None
 
 
 def test_query_and_head_pass_the_whole_way(rest_door: RestDoor | Http2Door) -> None:
-    """Nothing but the path names the task, and HEAD leaves no body behind for the next answer to begin with.
+    """Only the path names the task, and HEAD leaves no body behind for the next answer to begin with.
 
     The gateway's own tests have all queries, methods, headers and other paths.
     """
@@ -300,7 +300,7 @@ SERVICES = ("taskgate.v1.TaskService", "conductor.grpc.tasks.TaskService")
 """Our service, and Conductor's name for it."""
 
 PAYLOADS = {"inputData", "outputData", "inputParameters", "metadata"}
-"""Keys whose values are anybody's JSON."""
+"""Keys whose values are arbitrary JSON."""
 
 
 def set_in_proto3(value: Any, key: str = "") -> Any:
@@ -322,7 +322,7 @@ def test_typed_task_equals_the_document(grpc_door: GrpcDoor) -> None:
 
 
 def test_existing_conductor_stub_gets_the_task(grpc_door: GrpcDoor) -> None:
-    """A client with Conductor's descriptors and nothing of ours, calling Conductor's path."""
+    """A client with Conductor's descriptors and without ours, calling Conductor's path."""
     received = conductor_get_task(grpc_door.channel, DOCUMENTED_ID)
     assert received.DESCRIPTOR.full_name == "conductor.proto.Task"
     document = json.loads(DOCUMENTED)
@@ -344,7 +344,7 @@ def test_existing_conductor_stub_reads_our_errors(grpc_door: GrpcDoor) -> None:
 def test_what_the_schema_cannot_hold_is_refused_with_the_place(
     grpc_door: GrpcDoor, system: System, subtests: pytest.Subtests
 ) -> None:
-    """The typed call fails and says where; the document itself is still served."""
+    """The typed call fails and names the place; the document itself is still served."""
     rows: dict[str, dict[str, object]] = {
         "status": {"status": "NOT_INVENTED_YET"},
         "seq": {"seq": 2**31},
@@ -399,7 +399,7 @@ def test_grpc_errors_carry_their_reason(grpc_door: GrpcDoor, subtests: pytest.Su
 def test_bad_documents_carry_their_reason(
     grpc_door: GrpcDoor, system: System, stored: str, code: str, reason: str
 ) -> None:
-    """What the store holds wrongly is told apart on both methods, with the ID and without the content."""
+    """Wrong contents of the store are distinguished on both methods, with the ID and without the content."""
     task_id = new_id()
     put_row(system.database, task_id, stored)
     typed, _ = grpc_door.get_task(task_id)
@@ -420,7 +420,7 @@ def test_bytes_that_are_no_request_are_invalid_argument(grpc_door: GrpcDoor, sub
 
 
 def test_unknown_methods_are_unimplemented(grpc_door: GrpcDoor, subtests: pytest.Subtests) -> None:
-    """What this server does not do is UNIMPLEMENTED, through Envoy too."""
+    """Methods that this server does not have are UNIMPLEMENTED, through Envoy too."""
     for path in (
         "/taskgate.v1.TaskService/Nope",
         "/taskgate.v1.TaskService/GetTask/",

@@ -1,4 +1,4 @@
-"""Bytes that no well-meaning client sends: every one gets a defined answer, and the server lives."""
+"""Bytes that no well-meaning client sends: each gets a defined answer, and the server survives."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.doors import Door, GrpcDoor, RestDoor
 from support.running import System
 
-# The system is shared on purpose: it has to survive all examples. Examples are fixed, so that a failure repeats.
+# The system is shared on purpose: it must survive all examples. Examples are fixed, so that a failure repeats.
 hostile = settings(
     max_examples=3 * settings().max_examples,
     derandomize=True,
@@ -25,7 +25,7 @@ JSON_KEYS = ["status", "message", "instance", "retryable"]
 
 
 def exchange(address: str, request: bytes) -> bytes:
-    """Everything the server answers to raw bytes on a connection of their own."""
+    """Send raw bytes on a new connection, and return everything that the server answers."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request)
@@ -56,7 +56,7 @@ def assert_defined(answer: bytes) -> int:
     return status
 
 
-# Bytes that may stand in a request line without ending it.
+# Bytes that a request line may contain without ending.
 raw_path = st.binary(min_size=1, max_size=200).map(lambda raw: re.sub(rb"[\x00-\x20\x7f]", b"%", raw))
 encoded_path = st.binary(min_size=1, max_size=100).map(lambda raw: "".join(f"%{byte:02X}" for byte in raw).encode())
 
@@ -64,7 +64,7 @@ encoded_path = st.binary(min_size=1, max_size=100).map(lambda raw: "".join(f"%{b
 @hostile
 @given(path=st.one_of(raw_path, encoded_path))
 def test_any_path_after_tasks_gets_a_4xx(system: System, path: bytes) -> None:
-    """Whatever stands where the task ID belongs, raw or percent-encoded: a JSON 4xx."""
+    """Any bytes in the place of the task ID, raw or percent-encoded: a JSON 4xx."""
     request = b"GET /api/tasks/" + path + b" HTTP/1.1\r\nhost: x\r\n\r\n"
     assert_defined(exchange(system.http, request))
 
@@ -86,7 +86,7 @@ HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def tell(address: str, garbage: bytes) -> bytes:
-    """Everything that comes back for bytes that may be no request at all."""
+    """All bytes that the server returns for bytes that may be no request at all."""
     host, _, port = address.rpartition(":")
     received = b""
     try:
@@ -103,7 +103,7 @@ def tell(address: str, garbage: bytes) -> bytes:
 @hostile
 @given(preface=st.sampled_from([b"", HTTP2_PREFACE]), garbage=st.binary(min_size=1, max_size=300))
 def test_any_bytes_on_a_connection_leave_the_server_alive(system: System, preface: bytes, garbage: bytes) -> None:
-    """What is not HTTP gets a 400 or a closed connection, which HTTP leaves open, on Envoy's port and the server's."""
+    """Bytes that are not HTTP get a 400 or a closed connection, as HTTP permits, on Envoy's and the server's port."""
     received = tell(system.http, preface + garbage + b"\r\n\r\n")
     if received.startswith(b"HTTP/1.1 "):
         assert_defined(received)
@@ -111,7 +111,7 @@ def test_any_bytes_on_a_connection_leave_the_server_alive(system: System, prefac
 
 
 def test_servers_live_after_all_that(system: System, door: Door) -> None:
-    """The processes that took the bytes above are the ones that started, and every door is open."""
+    """The processes that received the bytes above are the ones that started, and every door is open."""
     assert_lives(system)
     assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
 
@@ -157,7 +157,7 @@ def test_large_headers_and_bodies_on_rest_are_4xx_or_ignored(system: System) -> 
 
 
 def test_abandoned_connections_do_not_stop_the_server(system: System) -> None:
-    """Two thousand callers that hang up in the middle of a request."""
+    """Two thousand callers that close their connection in the middle of a request."""
     host, _, port = system.http.rpartition(":")
 
     def abandon(_: int) -> None:

@@ -1,4 +1,4 @@
-"""What operators rely on: health, reflection, request IDs, log lines."""
+"""The interface for operators: health, reflection, request IDs, log lines."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_healthz_is_200(system: System) -> None:
 
 
 def test_request_id_is_kept_or_made_and_returned(door: Door) -> None:
-    """The caller's ID comes back, with every answer; without one, a new one does."""
+    """Every answer returns the caller's ID, or a new one if the caller sent none."""
     for task_id in (DOCUMENTED_ID, UNKNOWN_ID):
         assert door.get_task_json(task_id, x_request_id="my-id-1").headers["x-request-id"] == "my-id-1"
         made = [door.get_task_json(task_id).headers["x-request-id"] for _ in range(2)]
@@ -47,7 +47,7 @@ def test_request_id_is_kept_or_made_and_returned(door: Door) -> None:
 
 
 def test_unusable_request_id_is_replaced_and_the_new_one_is_returned_and_logged(door: Door, system: System) -> None:
-    """Over-long or with odd characters: no door echoes what the log does not have."""
+    """Over-long or with odd characters: a door echoes only an ID that the log has."""
     for offered in ("x" * 129, "x" * 6000, "a b", 'a"b', "a,b", "%0a"):
         for task_id in (DOCUMENTED_ID, UNKNOWN_ID):
             returned = door.get_task_json(task_id, x_request_id=offered).headers["x-request-id"]

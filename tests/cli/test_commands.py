@@ -1,6 +1,6 @@
 """The command line: help, refusals, and each command's answer and exit code.
 
-What it only says is asked for in this process; one of each kind is a process, as of a person or a script.
+Commands that only print run in this process; one of each kind runs as a process, as for a person or a script.
 """
 
 import json
@@ -52,7 +52,7 @@ def test_help_says_what_the_layouts_are(command: str) -> None:
 
 
 def test_help_says_where_each_grace_and_limit_stands() -> None:
-    """Each by its flag, or by its figure, which is the one that counts, and the file that it is in."""
+    """Each names its flag, or its effective figure and the file that has it."""
     lines = asked("up", "--help").stdout.partition("Times and limits")[2].splitlines()
 
     def line(beginning: str) -> str:
@@ -110,7 +110,7 @@ def test_every_setting_is_a_flag_and_every_flag_that_help_speaks_of_is_one() -> 
 
 
 def test_help_shows_the_choices_of_a_setting_or_the_kind_of_its_value() -> None:
-    """In every command, where its value stands; a choice that is shown is one that is taken."""
+    """In every command, in place of its value; every choice that is shown is accepted."""
     shown = {
         (option.name, option.metavar)
         for command in main.commands.values()
@@ -132,7 +132,7 @@ def test_help_shows_the_choices_of_a_setting_or_the_kind_of_its_value() -> None:
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 def test_access_log_has_a_line_for_each_request(tmp_path: Path, transport: str) -> None:
-    """Those that Envoy answers itself as well, with the request ID of the answer; a path starts where ``up`` does."""
+    """Also for requests that Envoy answers itself, with the answer's request ID; paths are relative to ``up``'s."""
     file = tmp_path / "access.log"
     arguments = ("--demo", "--access-log", os.path.relpath(file))
     with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
@@ -147,7 +147,7 @@ def test_access_log_has_a_line_for_each_request(tmp_path: Path, transport: str) 
 
 
 def test_help_names_every_kind_of_store() -> None:
-    """As many as the refusal of an unknown one does."""
+    """The same ones as the refusal of an unknown one."""
     refusal = asked("serve", "--store", "mongodb://x").stderr
     schemes = set(re.findall(r"([a-z+]+)://", refusal)) - {"mongodb"}
     assert len(schemes) == 7
@@ -156,7 +156,7 @@ def test_help_names_every_kind_of_store() -> None:
 
 
 def test_variables_that_are_no_settings_are_named_in_one_line() -> None:
-    """With no word of what they hold; they may be another program's, and refuse nothing."""
+    """Without their values; they may be another program's, and cause no refusal."""
     done = taskgate("gateway", env={"TASKGATE_STOER": "secret", "TASKGATE_WORKERZ": "secret", "TASKGATE_WORKERS": "1"})
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
@@ -260,7 +260,7 @@ def test_refusal_ends_a_process_with_2_and_nothing_but_the_sentence(arguments: t
 def test_what_is_only_found_out_in_a_process_that_starts_is_one_sentence(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """Whatever it is, here a driver that cannot be loaded: exit code 2, the reason, and no words of Envoy's."""
+    """For any cause, here a driver that cannot be loaded: exit code 2, the reason, and no words of Envoy's."""
     (tmp_path / "asyncpg").mkdir()
     (tmp_path / "asyncpg" / "__init__.py").write_text("raise RuntimeError('damaged\\ninstallation')\n")
     arguments = ("--layout", "conductor", "--grpc", "127.0.0.1:0", "--workers", "2")
@@ -268,7 +268,7 @@ def test_what_is_only_found_out_in_a_process_that_starts_is_one_sentence(
     paths = os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])))
     done = taskgate(*command, *arguments, "--store", "postgresql://h/d", env={"PYTHONPATH": paths})
     assert done.returncode == 2, done.stderr
-    # A warning of the limit of open files may stand before it.
+    # A warning about the limit of open files may precede it.
     said = [line for line in done.stderr.splitlines() if '"file_limit"' not in line]
     assert re.fullmatch(r"taskgate: the \w+ cannot (start|run): RuntimeError: damaged installation", "\n".join(said))
 
@@ -299,7 +299,7 @@ def test_store_of_an_envoy_that_was_started_by_hand_is_refused_in_one_sentence(t
 def test_bad_setting_is_one_sentence_wherever_it_was_made(
     tmp_path: Path, environment: dict[str, str], file: str, sentence: str
 ) -> None:
-    """Exit code 2 and the key, whether it came from a variable or a file."""
+    """Exit code 2 and the key, from a variable or a file."""
     config = tmp_path / "taskgate.toml"
     config.write_text(file)
     done = asked("gateway", "--config", str(config), env=environment)
@@ -309,7 +309,7 @@ def test_bad_setting_is_one_sentence_wherever_it_was_made(
 
 
 def test_flag_wins_over_environment_over_file(tmp_path: Path) -> None:
-    """Each source loses to the one above it, in the command as in ``load_settings``."""
+    """Each source is overridden by the one above it, in the command as in ``load_settings``."""
     config = tmp_path / "taskgate.toml"
     config.write_text('http = "127.0.0.1:1111"\n')
 
@@ -379,7 +379,7 @@ def test_get_asks_a_running_server(system: System) -> None:
 
 
 def test_get_shows_text_of_others_escaped_on_a_terminal(system: System) -> None:
-    """A worker's name, a reason: nothing that a terminal would act on or hide, and ``--json`` the same value.
+    """A worker's name, a reason: without characters that a terminal acts on or hides, and ``--json`` the same value.
 
     In a pipe ``--json`` is the document, byte for byte.
     """

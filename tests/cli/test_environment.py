@@ -1,4 +1,4 @@
-"""Whoever starts taskgate, and from wherever: it serves, or says what it lacks."""
+"""In any environment, taskgate serves, or names what it lacks."""
 
 import signal
 import stat
@@ -25,7 +25,7 @@ PROXIES = {
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 def test_up_serves_in_the_worst_environment_at_once(tmp_path: Path, transport: str) -> None:
-    """And stops in order: signals ignored, files closed, no home, an odd locale, dead proxies, few files."""
+    """It also stops in order: signals ignored, files closed, no home, an odd locale, dead proxies, few files."""
     read_only = tmp_path / "read-only"
     read_only.mkdir(mode=0o500)
     database = tmp_path / "Aufträge.db"
@@ -49,7 +49,7 @@ def test_up_serves_in_the_worst_environment_at_once(tmp_path: Path, transport: s
 
 
 def test_standard_files_may_be_closed(tmp_path: Path) -> None:
-    """All three: no file or socket that is opened next gets what is said."""
+    """All three: the output does not go to a file or socket that is opened next."""
     command = 'exec "$@" <&- >&- 2>&-'
     task = tmp_path / "task.json"
     task.write_text('{"taskId":"' + DOCUMENTED_ID + '"}')

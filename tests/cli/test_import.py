@@ -1,4 +1,4 @@
-"""``taskgate import`` as a person or a script uses it: what it prints, what it keeps, how it ends."""
+"""``taskgate import`` as a person or a script uses it: its output, its effect on the store, its end."""
 
 import gzip
 import json
@@ -108,7 +108,7 @@ def test_older_update_never_replaces_a_newer_one(tmp_path: Path, system: System,
 
 
 def test_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    """Exit code 1 and the reason; nothing is read before."""
+    """Exit code 1 and the reason; no input is read before."""
     done = asked("import", "-", "--store", f"sqlite:///{tmp_path}/no/tasks.db")
     assert done.exit_code == 1
     assert done.stderr.startswith("taskgate: The store ")
@@ -141,13 +141,13 @@ def test_text_of_others_cannot_act_on_the_terminal(tmp_path: Path) -> None:
 
 
 def stored(database: Path) -> int:
-    """How many tasks are in the file, seen past taskgate."""
+    """The number of tasks in the file, read without taskgate."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return int(connection.execute("SELECT count(*) FROM task").fetchone()[0])
 
 
 def test_ctrl_c_keeps_whole_batches_and_says_what_is_stored(tmp_path: Path) -> None:
-    """Interrupted in the middle of endless input: exit code 130, a true count, and a store in good order."""
+    """Interrupted in the middle of endless input: exit code 130, a true count, and an intact store."""
     store = f"sqlite:///{tmp_path}/tasks.db"
     with subprocess.Popen(
         [sys.executable, "-m", "taskgate", "import", "-", "--store", store],
@@ -194,7 +194,7 @@ reserved = {"taskId", "updateTime"}
 def test_arbitrary_documents_come_back_through_rest(
     tmp_path: Path, system: System, door: RestDoor, contents: list[dict[str, Any]], layout: dict[str, Any]
 ) -> None:
-    """Import, then GET: the same document without whitespace, whatever is in it and however it was laid out."""
+    """Import, then GET: the same document without whitespace, with any content and any layout."""
     documents = [content | {"taskId": new_id()} for content in contents]
     file = tmp_path / "tasks.json"
     file.write_bytes(json.dumps(documents, **layout).encode())

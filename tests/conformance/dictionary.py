@@ -1,4 +1,4 @@
-"""Random writes and reads, for any store, against a dictionary."""
+"""Compare random writes and reads of any store with a dictionary."""
 
 import asyncio
 from collections.abc import Callable

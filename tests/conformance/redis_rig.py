@@ -1,4 +1,4 @@
-"""What the Redis rigs have in common: keys, and a side door by redis-py."""
+"""The common base of the Redis rigs: keys, and direct access by redis-py."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ class RedisRig(Rig):
 
     @abstractmethod
     def client(self) -> redis.Redis | redis.RedisCluster:
-        """The side door."""
+        """A redis-py client, with which tests bypass taskgate."""
 
     def put(self, task_id: str, value: object) -> None:
         key = f"{PREFIX}{task_id}"
         with self.client() as client:
-            if not isinstance(value, str):  # no such strings in Redis: a key of another type
+            if not isinstance(value, str):  # Redis has no such strings: a key of another type
                 client.rpush(key, str(value))
             elif self.layout is Layout.CONDUCTOR:
                 client.set(key, value)
@@ -79,7 +79,7 @@ class RedisRig(Rig):
             yield
 
     def settle(self) -> None:
-        """Wait until the servers, which are back, are one database again."""
+        """Wait until the restarted servers are one database again."""
 
     def foreign(self) -> None:
         self.layout = Layout.CONDUCTOR

@@ -1,6 +1,6 @@
-"""What the conformance suite needs to know about a database: how to make one, and a side door into it.
+"""Define what the conformance suite needs from a database: how to make one, and direct access that bypasses taskgate.
 
-A read test must not depend on our writing, nor a write test on our reading: ``put`` and ``stored`` go past both.
+Read tests must not depend on our writer, nor write tests on our reader: ``put`` and ``stored`` use neither.
 """
 
 from abc import ABC, abstractmethod
@@ -16,12 +16,12 @@ class Rig(ABC):
     """One new, empty database."""
 
     name: str
-    """What messages must call the store."""
+    """The name of the store in messages."""
 
     similar_ids: Sequence[str] = (
         *("abc", "ABC", "abc ", " abc", "\u00e9", "e\u0301", "a%c", "a_c", "'; DROP TABLE task; --", "\u0130", "i"),
     )
-    """IDs of different tasks that somebody might take for the same."""
+    """IDs of different tasks that a database might confuse."""
 
     similar_ids_of_no_task: Sequence[str] = ("Abc", "ABC ")
 
@@ -43,27 +43,27 @@ class Rig(ABC):
 
     @abstractmethod
     def stored(self) -> dict[str, bytes]:
-        """Every document that another program finds, by ID."""
+        """Every document by ID, as another program reads it."""
 
     @abstractmethod
     def away(self) -> AbstractContextManager[None]:
-        """The database cannot be reached while the block runs, and is back after it."""
+        """Make the database unreachable while the block runs."""
 
     @abstractmethod
     def locked(self) -> AbstractContextManager[None]:
-        """Another program keeps the database from answering while the block runs."""
+        """Let another program keep the database from answering while the block runs."""
 
     def silent(self) -> AbstractContextManager[None]:
-        """The database, one on a network, takes connections and says nothing while the block runs."""
+        """Let a database on a network accept connections, but not answer, while the block runs."""
         return self.locked()
 
     @abstractmethod
     def damaged(self) -> AbstractContextManager[None]:
-        """The database is there and cannot be understood while the block runs."""
+        """Make the database unreadable, but not missing, while the block runs."""
 
     @abstractmethod
     def foreign(self) -> None:
-        """Instead of ours, make a database as Conductor itself does."""
+        """Make a database as Conductor itself does, instead of ours."""
 
     def open_store(self) -> TaskStore:
         """The store under test."""
@@ -74,5 +74,5 @@ class Rig(ABC):
         return open_writer(self.url)
 
     def create(self) -> None:
-        """Make the layout, so that the side door has somewhere to put things."""
+        """Make the layout, so that ``put`` has a place for its documents."""
         self.open_writer().close()

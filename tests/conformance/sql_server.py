@@ -1,4 +1,4 @@
-"""What holds for every SQL server on the network, whichever it is: connections, locks, commits, and words for refusals.
+"""Requirements of every SQL server on the network: connections, locks, commits, and the wording of refusals.
 
 ``test_mysql.py`` and ``test_postgresql.py`` take part by subclasses, as with ``suite.py``.
 """
@@ -34,21 +34,21 @@ from taskgate.stores.writing import sql_writer
 
 
 class SqlServerRig(Rig):
-    """A database of its own on a server that all tests of a module share."""
+    """A private database on a server that all tests of a module share."""
 
     server: DatabaseServer
 
     user: str
-    """Who may do everything, in the URL."""
+    """The user with all privileges, in the URL."""
 
     commit: bytes
-    """A commit, as it goes over the wire."""
+    """A commit in the wire protocol."""
 
     batch_statements: Sequence[bytes]
     """Pieces of other statements of a batch."""
 
     lock_timeout: str
-    """What is patched for a writer that shall not wait long."""
+    """The target to patch for a writer with a short lock timeout."""
 
     def __init__(self, folder: Path, server: DatabaseServer) -> None:
         super().__init__(folder)
@@ -60,15 +60,15 @@ class SqlServerRig(Rig):
 
     @abstractmethod
     def bare_store(self) -> TaskStore:
-        """The store without single flight before it."""
+        """The store without single flight in front of it."""
 
     @abstractmethod
     def connections(self) -> int:
-        """How many taskgate has to the database."""
+        """The number of taskgate's connections to the database."""
 
     @abstractmethod
     def count_reads(self) -> Callable[[], int]:
-        """Begin to count how often the statement that reads a task is executed; what is returned says it."""
+        """Start counting executions of the statement that reads a task; the returned function gives the count."""
 
     @property
     def url(self) -> str:
@@ -86,7 +86,7 @@ class SqlServerRig(Rig):
 
 
 async def refusal(store: TaskStore) -> str:
-    """What a read is refused with."""
+    """The error that refuses a read."""
     with pytest.raises(StoreUnavailable) as refused:
         await store.get_document(ID)
     public_words.assert_public(refused.value.message)
@@ -94,7 +94,7 @@ async def refusal(store: TaskStore) -> str:
 
 
 async def check_reason(rig: SqlServerRig, url: str, reason: str) -> None:
-    """Opened by this URL, the store names the reason, itself, and nothing secret."""
+    """A store with this URL names the reason, itself, and nothing secret."""
     store = open_store(url)
     message = await refusal(store)
     assert reason in message
@@ -113,13 +113,13 @@ class SqlServerStoreSuite(NetworkStoreSuite):
         store = rig.open_store()
         for _ in range(2):
             assert set(await asyncio.gather(*(store.get_document(f"{n}") for n in range(20)))) == {None}
-            with rig.away():  # the loop stands still meanwhile, so nobody notices before the read
+            with rig.away():  # it blocks the event loop: only the read notices the restart
                 pass
             assert await store.get_document(ID) == b"{}"
         await store.close()
 
     async def test_connections_are_bounded(self, rig: SqlServerRig) -> None:
-        """No more than ``pool_size``, however many reads there are."""
+        """At most ``pool_size``, with any number of reads."""
         rig.create()
         await rig.all_gone()
         store = open_store(f"{rig.url}?pool_size=3")
@@ -129,7 +129,7 @@ class SqlServerStoreSuite(NetworkStoreSuite):
         await rig.all_gone()
 
     async def test_cancelled_reads_leave_no_connection_behind(self, rig: SqlServerRig) -> None:
-        """Reads cancelled at any moment, past single flight, neither lose room for connections nor hold any up."""
+        """Reads cancelled at any moment, without single flight, neither occupy connections nor delay other reads."""
         rig.create()
         rig.put(ID, "{}")
         store = rig.bare_store()
@@ -157,7 +157,7 @@ class SqlServerStoreSuite(NetworkStoreSuite):
     async def test_address_that_does_not_answer_is_no_outage(
         self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A name with two addresses, the first of a host that is gone."""
+        """A name with two addresses, of which the first belongs to a dead host."""
         rig.create()
         rig.put(ID, "{}")
         with dead_address(rig.server.port) as dead:
@@ -195,7 +195,7 @@ class SqlServerWriterSuite(WriterSuite):
     """Every "must" of TaskWriter, and more."""
 
     def test_locked_table_makes_a_write_wait(self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A lock that stays is named, nothing is written, and the same writer can go on afterwards."""
+        """A lock that stays is named, nothing is written, and the same writer works again afterwards."""
         monkeypatch.setattr(rig.lock_timeout, 1)
         with rig.open_writer() as writer:
             with rig.locked(), pytest.raises(StoreUnavailable, match="locked by another program") as refused:
@@ -204,7 +204,7 @@ class SqlServerWriterSuite(WriterSuite):
             assert writer.write([stored()]) == WriteCounts(added=1) == writer.total
 
     def test_lost_server_is_told(self, rig: SqlServerRig) -> None:
-        """A server that stops during an import; the counts are those of what is stored."""
+        """A server that stops during an import; the counts match the stored tasks."""
         with rig.open_writer() as writer:
             writer.write([stored()])
             with rig.away(), pytest.raises(StoreUnavailable) as refused:
@@ -215,7 +215,7 @@ class SqlServerWriterSuite(WriterSuite):
 
     @pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is lost"])
     def test_connection_lost_over_a_commit(self, rig: SqlServerRig, arrives: bool) -> None:
-        """The connection breaks as a batch is committed: what is certain is counted, and what is not is told.
+        """The connection breaks as a batch is committed: certain results are counted, and uncertain ones are reported.
 
         The batch is stored or not, as a whole; writing it again leaves each task once.
         """
@@ -239,7 +239,7 @@ class SqlServerWriterSuite(WriterSuite):
     def test_import_whose_last_batch_is_not_known(
         self, rig: SqlServerRig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """One sentence, a true count, exit code 1; and again, exit code 0."""
+        """One sentence, a true count, exit code 1; on a repeated import, exit code 0."""
         rig.create()
         tasks = tmp_path / "tasks.json"
         tasks.write_bytes(task(ID))
@@ -255,7 +255,7 @@ class SqlServerWriterSuite(WriterSuite):
     def test_interrupt_of_a_commit_that_hangs(
         self, rig: SqlServerRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Ctrl-C ends it within seconds, and the summary says that the last batch is not known."""
+        """Ctrl-C ends it within seconds, and the summary says that the result of the last batch is not known."""
         monkeypatch.setattr(sql_writer, "INTERRUPT_GRACE", 0.3)
         rig.create()
         tasks = tmp_path / "tasks.json"
@@ -273,7 +273,7 @@ class SqlServerWriterSuite(WriterSuite):
             seconds = time.monotonic() - began
             interrupter.join()
         assert code == 130
-        assert seconds < 20  # it was a minute
+        assert seconds < 20  # the bug took a minute
         said = capsys.readouterr().err
         assert "0 added" in said
         assert "interrupted; The store" in said
@@ -281,7 +281,7 @@ class SqlServerWriterSuite(WriterSuite):
         assert "the tasks counted above are stored, and the import can be run again" in said
 
     def test_server_that_says_nothing_any_more(self, rig: SqlServerRig, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whatever it was asked last, the import ends."""
+        """The import ends, whichever statement was the last one sent."""
         monkeypatch.setattr(sql_writer, "PREPARE_TIMEOUT", 1)
         with silent_at(rig.server.port, b"LIMIT 0", after=b"") as (port, silent):
             with pytest.raises(StoreUnavailable, match="it does not answer"):
@@ -296,12 +296,12 @@ class SqlServerWriterSuite(WriterSuite):
             ):
                 monkeypatch.setattr(sql_writer, "BATCH_TIMEOUT", 1)
                 with pytest.raises(StoreUnavailable, match="it does not answer"):
-                    writer.write([stored(ID, 1), stored(ID, 0)])  # of which the second is older
+                    writer.write([stored(ID, 1), stored(ID, 0)])  # the second one is older
                 assert silent.is_set(), statement
                 monkeypatch.undo()
 
     def test_two_writers_of_the_same_tasks(self, rig: SqlServerRig) -> None:
-        """Batches that meet in the same rows, in different orders: every count is exact, and none is lost."""
+        """Concurrent batches for the same rows, in different orders: every count is exact, and none is lost."""
         rig.create()
 
         def write(seed: int) -> WriteCounts:
@@ -319,7 +319,7 @@ class SqlServerWriterSuite(WriterSuite):
         assert {total.added + total.replaced + total.unchanged + total.older for total in totals} == {6000}
 
     def test_odd_documents_and_ids_come_back(self, rig: SqlServerRig) -> None:
-        """Quotes, backslashes, percent signs and whatever else a statement might take for its own."""
+        """Quotes, backslashes, percent signs and other characters with a meaning in statements."""
         odd = ["'", '"', "\\", "%s", "%(x)s", "\\'; --", "$1", "😀", "\u2028", "\t", " "]
         tasks = [StoredTask(f"{text}id", 1, text.encode()) for text in odd]
         with rig.open_writer() as writer:

@@ -25,7 +25,7 @@ from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
 
 ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 OTHER_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7ff"
-PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+PASSWORD = "correct horse"  # noqa: S105 - the tests search messages for it
 
 
 def stored(task_id: str = ID, update_time: int = 1, document: bytes = b'{"a":1}') -> StoredTask:
@@ -33,7 +33,7 @@ def stored(task_id: str = ID, update_time: int = 1, document: bytes = b'{"a":1}'
 
 
 def assert_public(error: StoreUnavailable, rig: Rig) -> None:
-    """One sentence that says nothing of where the store is, and for the log one that names it; no driver's words."""
+    """One sentence without the location of the store, and for the log one that names it; no words of the driver."""
     public_words.assert_public(error.message)
     assert (
         error.private
@@ -43,7 +43,7 @@ def assert_public(error: StoreUnavailable, rig: Rig) -> None:
 
 
 async def refusals(store: TaskStore, rig: Rig) -> set[str]:
-    """Why a read is refused, and why a check is: within three seconds each, in public words."""
+    """The errors that refuse a read and a check: within three seconds each, in public words."""
     messages = set()
     for ask in (store.get_document(ID), store.check()):
         async with within(3):
@@ -55,7 +55,7 @@ async def refusals(store: TaskStore, rig: Rig) -> set[str]:
 
 
 async def recovery(store: TaskStore) -> None:
-    """Return once a check succeeds, within seconds: what was begun in an outage may fail after it."""
+    """Return once a check succeeds, within seconds: a check begun during an outage may fail after it."""
     async with asyncio.timeout(10):
         while True:
             with suppress(StoreUnavailable):
@@ -165,7 +165,7 @@ class StoreSuite:
                 longest, before = max(longest, now - before), now
             results = await asyncio.gather(*reads, return_exceptions=True)
         assert {type(result) for result in results} == {StoreUnavailable}
-        assert longest < (before - started) / 2  # else they did what was to be done one after the other
+        assert longest < (before - started) / 2  # longer means that the reads ran one after the other
         await store.close()
 
     async def test_cancelled_reads_leave_no_trace(self, rig: Rig) -> None:
@@ -224,7 +224,7 @@ class StoreSuite:
         assert await store.get_document(ID) == b"{}"
         await store.check()
         with getattr(rig, trouble)():
-            for _ in range(3):  # on a busy machine it may be another of two timeouts that is the first
+            for _ in range(3):  # on a busy machine the first of two timeouts may vary
                 messages = await refusals(store, rig)
                 if len(messages) == 1:
                     break
@@ -238,10 +238,10 @@ class StoreSuite:
         rig.create()
         rig.put(ID, "{}")
         store = rig.open_store()
-        assert await store.get_document(ID) == b"{}"  # it knows now whom to ask, and is not refused while it finds out
+        assert await store.get_document(ID) == b"{}"  # connected now: else it might be refused meanwhile
         started = time.perf_counter()
         with rig.locked():
-            # Of many IDs, because equal reads share one.
+            # Different IDs, because equal reads share one.
             reads = [asyncio.create_task(store.get_document(rig.task_id(n))) for n in range(20_000)]
             await asyncio.sleep(0)
             check, *results = await asyncio.gather(store.check(), *reads, return_exceptions=True)
@@ -249,7 +249,7 @@ class StoreSuite:
         assert {type(result) for result in results} <= {StoreUnavailable, Overloaded}, Counter(map(repr, results))
         assert sum(isinstance(result, Overloaded) for result in results) > 10_000
         assert time.perf_counter() - started < 15
-        await store.check()  # somebody may still be looking whether it is back
+        await store.check()  # another check may still be probing whether it is back
         assert await store.get_document(ID) == b"{}"
         await store.close()
 
@@ -287,12 +287,12 @@ class StoreSuite:
 
 
 class NetworkStoreSuite(StoreSuite):
-    """Reading from a database on a network, where calls may outlive their callers, and databases be away for long."""
+    """Reading from a database on a network, where calls may outlive their callers, and outages be long."""
 
     async def test_outage_fails_fast(self, rig: Rig) -> None:
-        """Reads fail within seconds, and once that is known at once, one after another as well as many together.
+        """Reads fail within seconds, and at once when the outage is known, one after another as well as many together.
 
-        Those who went away hold up nobody who comes later.
+        Cancelled callers do not delay later ones.
         """
         rig.create()
         rig.put(ID, "{}")
@@ -300,7 +300,7 @@ class NetworkStoreSuite(StoreSuite):
         assert await store.get_document(ID) == b"{}"
         with rig.silent():
             gone = [asyncio.create_task(store.get_document(rig.task_id(n))) for n in range(3000)]
-            await asyncio.sleep(0.1)  # so that they stand before whoever is to read or to wait
+            await asyncio.sleep(0.1)  # so that they are in front of later reads
             for read in gone:
                 read.cancel()
             await asyncio.gather(*gone, return_exceptions=True)
@@ -326,7 +326,7 @@ class WriterSuite:
     """Writing."""
 
     def test_written_tasks_are_there_for_others(self, rig: Rig) -> None:
-        """What was written is found past taskgate, byte for byte."""
+        """Written tasks are found without taskgate, byte for byte."""
         documents = {f"id-{n}": f'{{"n":{n},"s":"é\\ud800"}}'.encode() for n in range(1200)}
         with rig.open_writer() as writer:
             assert writer.created
@@ -368,7 +368,7 @@ class WriterSuite:
 
     def test_any_order_leaves_the_latest_version(self, rig: Rig) -> None:
         """The same versions, in whatever order and in however many writes, must leave the same one."""
-        runs = itertools.count()  # every example has tasks of its own in the one database
+        runs = itertools.count()  # every example has its own tasks in the one database
 
         @settings(max_examples=12, deadline=None)
         @given(history=histories())
@@ -461,7 +461,7 @@ class WriterSuite:
         assert_public(refused.value, rig)
 
     def test_foreign_database_is_left_alone(self, rig: Rig) -> None:
-        """Opening must leave alone what somebody else made."""
+        """Opening must not change a database that another program made."""
         rig.foreign()
         rig.put(ID, "{}")
         with pytest.raises(StoreUnavailable, match="belongs to another program") as refused:

@@ -1,4 +1,4 @@
-"""A Cassandra node against the suite, and what only Cassandra can do."""
+"""Run the suite against a Cassandra node, and test its special features."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -53,14 +53,14 @@ class CassandraRig(Rig):
         return {task_id: payload.encode() for task_id, payload in self.keyspace.rows()}
 
     away = property(lambda self: self.node.stopped)
-    locked = property(lambda self: self.node.frozen)  # nothing there locks: the next best is a node that hangs
+    locked = property(lambda self: self.node.frozen)  # it has no locks: a hanging node comes closest
     damaged = property(lambda self: self.keyspace.without_workflows)
 
     def foreign(self) -> None:
-        """It is Conductor's own anyway."""
+        """Do nothing: it is always Conductor's own."""
 
     def create(self) -> None:
-        """It is made already."""
+        """Do nothing: it exists already."""
 
     def open_store(self) -> TaskStore:
         return open_store(self.url, Layout.CONDUCTOR)
@@ -70,7 +70,7 @@ class CassandraRig(Rig):
 
 
 class Conductor:
-    """Writes as Conductor does, so that the suite has a writer where taskgate is none."""
+    """Writes as Conductor does, since taskgate has no writer for Cassandra."""
 
     def __init__(self, keyspace: ConductorsKeyspace) -> None:
         self._keyspace = keyspace
@@ -80,7 +80,7 @@ class Conductor:
             self._keyspace.put(task.task_id, task.document.decode())
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no resource stays open."""
 
     def __enter__(self) -> Self:
         return self
@@ -98,13 +98,13 @@ def keyspace(cassandra_node: CassandraNode) -> Iterator[ConductorsKeyspace]:
 
 @pytest.fixture
 def rig(tmp_path: Path, keyspace: ConductorsKeyspace) -> CassandraRig:
-    """The keyspace, emptied: to make one takes ten times as long."""
+    """The keyspace, emptied: making one takes ten times as long."""
     keyspace.clear()
     return CassandraRig(tmp_path, keyspace)
 
 
 async def refusal(store: TaskStore) -> str:
-    """Why a read is refused."""
+    """The error that refuses a read."""
     async with within(3):
         with pytest.raises(StoreUnavailable) as refused:
             await store.get_document(ID)
@@ -139,11 +139,11 @@ class TestCassandraStore(NetworkStoreSuite):
         await store.close()
 
     async def test_tls_is_what_the_url_asks_for(self, rig: CassandraRig) -> None:
-        """The node's certificate is checked; ``verify-ca`` leaves out the name that it is for."""
+        """The node's certificate is checked; ``verify-ca`` does not check the name in it."""
         rig.put(ID, "{}")
         authority = str(rig.node.authority)
         for mode, host, answered in (
-            ("verify-full", "localhost", False),  # the driver connects to the address that the name stands for
+            ("verify-full", "localhost", False),  # the driver connects to the address that the name resolves to
             ("verify-ca", "127.0.0.1", True),
             ("verify-full", "127.0.0.1", False),
         ):
@@ -172,7 +172,7 @@ class TestCassandraStore(NetworkStoreSuite):
         await store.close()
 
     async def test_a_host_that_is_gone_does_not_matter(self, rig: CassandraRig) -> None:
-        """Any node of the URL that answers will do."""
+        """Any node of the URL that answers is enough."""
         rig.put(ID, "{}")
         url = rig.node.url(rig.keyspace.name, f"127.0.0.1:{free_port()},{rig.node}")
         store = open_store(url, Layout.CONDUCTOR)
@@ -180,7 +180,7 @@ class TestCassandraStore(NetworkStoreSuite):
         await store.close()
 
     async def test_lookup_row_without_its_task_is_not_found(self, rig: CassandraRig) -> None:
-        """Conductor writes two rows: before the second there is no task yet; a lookup without a workflow is no task."""
+        """Conductor writes two rows: before the second it has no task; a lookup without a workflow is no task."""
         rig.put(ID, "{}")
         rig.node.execute(f"TRUNCATE {rig.keyspace.name}.workflows")
         store = rig.open_store()
@@ -210,12 +210,12 @@ class TestCassandraStore(NetworkStoreSuite):
     ids=ascii,
 )
 def test_task_ids_are_parsed_as_java_parses_uuids(text: str, expected: str | None) -> None:
-    """As ``java.util.UUID.fromString`` of OpenJDK 21 has it."""
+    """As ``java.util.UUID.fromString`` of OpenJDK 21 does it."""
     assert parse_uuid(text) == (uuid.UUID(expected) if expected else None)
 
 
 def test_cassandra_has_no_writer() -> None:
-    """An import, and the layout that imports make, are refused in one sentence, before anything is connected to."""
+    """An import, and the layout that imports make, are refused in one sentence, before any connection."""
     with pytest.raises(SettingsError, match="import into another store"):
         open_writer("cassandra://localhost/conductor")
     with pytest.raises(SettingsError, match="set layout to conductor"):

@@ -1,4 +1,4 @@
-"""MySQL and MariaDB against the suite, and what is their own."""
+"""Run the suite against MySQL and MariaDB, and test their special features."""
 
 import asyncio
 import itertools
@@ -40,11 +40,11 @@ _SESSION = {
 """Settings of a session that reads, by their names on each server."""
 
 _WITHOUT_TLS = {Mariadb: "does not take this user and password", Mysql: "takes only connections with TLS"}
-"""What servers say who let nobody in without it."""
+"""The server's message for a user who may not connect without TLS."""
 
 
 class MysqlRig(SqlServerRig):
-    """A database of its own on a server that all tests of this module share."""
+    """A private database on a server that all tests of this module share."""
 
     server: MysqlServer
     user = USER
@@ -56,7 +56,7 @@ class MysqlRig(SqlServerRig):
         super().__init__(folder, server)
         self.database = f"conductor {next(_numbers)}"
         self.name = f"mysql://127.0.0.1:{server.port}/{self.database}"
-        # As a DBA makes it for Conductor: neither case nor accents nor trailing spaces count in this collation.
+        # As a DBA makes it for Conductor: this collation ignores case, accents and trailing spaces.
         server.execute(f"CREATE DATABASE `{self.database}` CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
 
     def url_by(self, port: int) -> str:
@@ -84,7 +84,7 @@ class MysqlRig(SqlServerRig):
         self.execute("ALTER TABLE task RENAME COLUMN something_else TO json_data")
 
     def foreign(self, *, collation: str = "utf8mb4_unicode_ci") -> None:
-        """As Conductor's migrations leave it (``V8__update_pk.sql`` last), but for NULL, to try odd values on."""
+        """As Conductor's migrations leave it (``V8__update_pk.sql`` last), but nullable, to try odd values."""
         if collation == "newest":
             collation = self.server.newest_collation
         self.execute(f"ALTER DATABASE COLLATE {collation}")
@@ -97,7 +97,7 @@ class MysqlRig(SqlServerRig):
         return self.server.execute(statement, *parameters, database=self.database)
 
     def connections(self) -> int:
-        # But for the one that asks.
+        # Without the session that asks.
         rows = self.server.execute("SELECT id FROM information_schema.processlist WHERE db = %s", self.database)
         return len(rows)
 
@@ -111,7 +111,7 @@ class MysqlRig(SqlServerRig):
 
     @contextmanager
     def new_user(self, name: str, demand: str = "") -> Iterator[str]:
-        """The URL for a new user without rights."""
+        """The URL for a new user without privileges."""
         self.server.execute(f"CREATE USER {name}@'%%' IDENTIFIED BY %s {demand}", PASSWORD)
         try:
             yield self.server.url(self.database, user=name)
@@ -131,21 +131,21 @@ def rig(tmp_path: Path, server: MysqlServer) -> MysqlRig:
 
 
 SALT = b"12345678123456789012"
-"""What passwords are mixed with, from the stranger's greeting."""
+"""The salt of passwords, from the stranger's greeting."""
 
 
 @asynccontextmanager
 async def stranger(plugin: str, answers: Sequence[bytes]) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """Somebody in a server's place: the port, and what is said to them, one packet for each of theirs."""
+    """Impersonate a server; yields the port, and the client's packets, one for each of the server's."""
     heard: list[bytes] = []
     greeting = b"\x0a8.0.0\0" + b"\1\0\0\0" + SALT[:8] + b"\0\xff\xf7\x2d\2\0\xff\x81\x15" + b"\0" * 10
     greeting += SALT[8:] + b"\0" + plugin.encode() + b"\0"
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.clear()  # of an attempt before this one
+        heard.clear()  # packets of an earlier attempt
         for number, packet in enumerate((greeting, *answers)):
             writer.write(len(packet).to_bytes(3, "little") + bytes([2 * number]) + packet)
-            with suppress(asyncio.IncompleteReadError):  # they have hung up
+            with suppress(asyncio.IncompleteReadError):  # the client has closed the connection
                 length = int.from_bytes((await reader.readexactly(4))[:3], "little")
                 heard.append(await reader.readexactly(length))
         writer.close()
@@ -167,7 +167,7 @@ class TestMysqlStore(SqlServerStoreSuite):
         ["utf8mb4_unicode_ci", "newest", "utf8mb4_bin", "utf8mb3_general_ci", "latin1_swedish_ci", "ucs2_general_ci"],
     )
     async def test_conductors_collation_does_not_matter(self, rig: MysqlRig, collation: str) -> None:
-        """IDs that the database takes for the same, or cannot hold, are others; text comes as UTF-8."""
+        """IDs that the database considers equal, or cannot hold, are others; text comes as UTF-8."""
         rig.foreign(collation=collation)
         documents = {"abc": '{"s":"é"}', "\u00e9t\u00e9": "{}", "?": "?", "a\\'b": "{}"}
         for task_id, document in documents.items():
@@ -182,7 +182,7 @@ class TestMysqlStore(SqlServerStoreSuite):
     @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "newest", "latin1_swedish_ci", None])
     @pytest.mark.parametrize("task_id", [ID, "\u4e00"], ids=ascii)
     def test_primary_key_is_used(self, rig: MysqlRig, collation: str | None, task_id: str) -> None:
-        """One row is looked at, whatever the column's character set is and can hold."""
+        """One row is examined, whatever the column's character set is and can hold."""
         if collation == "newest":
             collation = rig.server.newest_collation
         if collation is None:
@@ -203,7 +203,7 @@ class TestMysqlStore(SqlServerStoreSuite):
         assert (plan["type"], plan["key"]) == ("const", "PRIMARY")
 
     async def test_documents_of_bytes_are_returned_as_stored(self, rig: MysqlRig) -> None:
-        """A column of bytes is not converted, whatever they are."""
+        """A column of any bytes is returned without conversion."""
         rig.execute("CREATE TABLE task (task_id varchar(255) PRIMARY KEY, json_data mediumblob)")
         rig.execute("INSERT INTO task VALUES (%s, 0xff00fe)", ID)
         store = rig.open_store()
@@ -224,7 +224,7 @@ class TestMysqlStore(SqlServerStoreSuite):
 
     @pytest.mark.parametrize("collation", ["utf8mb4_unicode_ci", "latin1_swedish_ci", "ucs2_general_ci", None])
     async def test_server_that_prepares_no_more_statements(self, rig: MysqlRig, collation: str | None) -> None:
-        """Other programs have taken all that ``max_prepared_stmt_count`` allows: the statement goes as text."""
+        """Other programs have used up ``max_prepared_stmt_count``: the statement is sent as text."""
         if collation is None:
             rig.create()
         else:
@@ -241,7 +241,7 @@ class TestMysqlStore(SqlServerStoreSuite):
             await store.close()
 
     async def test_connection_that_the_server_found_idle(self, rig: MysqlRig) -> None:
-        """A server ends connections that nothing was asked over; the read that comes next is answered all the same."""
+        """A server ends idle connections; the next read is answered all the same."""
         rig.create()
         rig.put(ID, "{}")
         with rig.server.setting("wait_timeout", 1):
@@ -270,7 +270,7 @@ class TestMysqlStore(SqlServerStoreSuite):
             await store.close()
 
     async def test_sessions_are_read_only_and_limit_statements(self, rig: MysqlRig) -> None:
-        """What a view in the table's place sees of the session."""
+        """A view in the table's place shows the settings of the session."""
         rig.execute(
             "CREATE VIEW task AS SELECT LOWER(variable_name) AS task_id, variable_value AS json_data"  # noqa: S608 - our own
             f" FROM {rig.server.variables}"
@@ -285,13 +285,13 @@ class TestMysqlStore(SqlServerStoreSuite):
     @pytest.mark.parametrize(
         ("parameters", "reason"),
         [
-            # MariaDB has no TLS where it is given no certificate; MySQL makes itself one, which nobody trusts.
+            # MariaDB has no TLS without a certificate; MySQL makes one itself, which no client trusts.
             ("ssl=true", "TLS"),
             ("unix_socket=/nowhere/socket", "nothing listens there"),
         ],
     )
     async def test_reason_of_its_own_is_named(self, rig: MysqlRig, parameters: str, reason: str) -> None:
-        """Likewise for what only URLs of this kind can ask for."""
+        """Likewise for causes that only URLs of this kind have."""
         await check_reason(rig, f"{rig.url}?{parameters}", reason)
 
     @pytest.mark.parametrize(
@@ -299,13 +299,13 @@ class TestMysqlStore(SqlServerStoreSuite):
         [("PASSWORD EXPIRE", "the user's password has expired"), ("ACCOUNT LOCK", "does not let this user in")],
     )
     async def test_user_who_may_not_come_in(self, rig: MysqlRig, demand: str, reason: str) -> None:
-        """What a DBA can do to a user is named as well."""
+        """A DBA's restrictions of a user are named as well."""
         with rig.new_user("outsider", demand) as url:
             rig.server.execute("GRANT SELECT ON *.* TO outsider@'%'")
             await check_reason(rig, url, reason)
 
     async def test_no_connection_left(self, rig: MysqlRig) -> None:
-        """A server that takes no more connections is named so, and asked again."""
+        """A server that accepts no more connections is named as the cause, and asked again."""
         rig.create()
         with rig.new_user("crowd", "WITH MAX_USER_CONNECTIONS 1") as url:
             rig.server.execute("GRANT SELECT ON *.* TO crowd@'%'")
@@ -320,7 +320,7 @@ class TestMysqlStore(SqlServerStoreSuite):
 
     @pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x01\x00\x00\x00\xff", b"\0" * 100, b""])
     async def test_what_is_no_mysql_is_named(self, rig: MysqlRig, said: bytes) -> None:
-        """Whatever answers on the port, and however little it makes sense."""
+        """Any other program on the port, however little sense its answers make."""
 
         async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(said)
@@ -345,7 +345,7 @@ class TestMysqlStore(SqlServerStoreSuite):
         assert PASSWORD.encode() not in b"".join(heard)
 
     async def test_password_is_in_no_packet(self, rig: MysqlRig) -> None:
-        """Whether the server knows this user already, or has just forgotten all."""
+        """Whether the server has this user in its cache, or has just lost the cache."""
         rig.create()
         for _ in range(2):
             rig.server.execute("FLUSH PRIVILEGES")
@@ -360,12 +360,12 @@ class TestMysqlStore(SqlServerStoreSuite):
     @pytest.mark.parametrize("pinned", [True, False])
     @pytest.mark.parametrize("plugin", ["caching_sha2_password", "sha256_password"])
     async def test_password_is_for_the_key_that_is_trusted(self, rig: MysqlRig, plugin: str, pinned: bool) -> None:
-        """A stranger shows a key of its own: it is taken where the URL names none, as docs/stores.md warns."""
+        """A stranger shows its own key: it is accepted where the URL names none, as docs/stores.md warns."""
         key, servers_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
         pem = rig.folder / "public_key.pem"
         pem.write_bytes(public_pem(servers_key))
         answers = [b"\1" + public_pem(key)]
-        if plugin == "caching_sha2_password":  # it is asked for only by whom the stranger does not know, if at all
+        if plugin == "caching_sha2_password":  # a client asks for the key only if it has none
             answers = [b"\1\4", *answers[pinned:]]
         async with stranger(plugin, answers) as (port, heard):
             parameters = {"server_public_key_path": str(pem)} if pinned else {}
@@ -386,7 +386,7 @@ class TestMysqlWriter(SqlServerWriterSuite):
     """Every "must" of TaskWriter, and more."""
 
     async def test_max_allowed_packet_is_named(self, rig: MysqlRig) -> None:
-        """A server that takes no larger documents says so; nothing of the batch is stored, and the next one is."""
+        """A server that accepts no larger documents says so; nothing of the batch is stored, and the next one is."""
         large = b"x" * 3_000_000
         with rig.server.setting("max_allowed_packet", 1 << 20), rig.open_writer() as writer:
             with pytest.raises(StoreUnavailable, match="larger than its max_allowed_packet") as refused:
@@ -401,7 +401,7 @@ class TestMysqlWriter(SqlServerWriterSuite):
             await store.close()
 
     def test_grants_of_the_readme_are_enough(self, rig: MysqlRig) -> None:
-        """All that an import needs, and without them the reason is named."""
+        """All that an import needs; without these grants the reason is named."""
         with rig.new_user("importer") as url:
             with pytest.raises(StoreUnavailable, match="may not use this database"):
                 open_writer(url)
@@ -412,13 +412,13 @@ class TestMysqlWriter(SqlServerWriterSuite):
             assert [*rig.execute("SHOW TABLES")[0].values()] == ["task"]
 
     def test_id_that_is_too_long_is_refused_whole(self, rig: MysqlRig) -> None:
-        """Nothing is ever cut."""
+        """An ID is never truncated."""
         with rig.open_writer() as writer, pytest.raises(StoreUnavailable, match="number 1406"):
             writer.write([stored("x" * 1021)])
         assert rig.stored() == {}
 
     def test_table_of_an_earlier_version_is_left_alone(self, rig: MysqlRig) -> None:
-        """Version 0.1.0 kept the numbers of batches in a table beside the other."""
+        """Version 0.1.0 kept the numbers of batches in a second table."""
         rig.create()
         rig.execute("CREATE TABLE taskgate_import (writer varbinary(36) PRIMARY KEY, batch bigint NOT NULL)")
         rig.execute("INSERT INTO taskgate_import VALUES ('', 0)")
@@ -429,7 +429,7 @@ class TestMysqlWriter(SqlServerWriterSuite):
     def test_imports_into_one_database_wait_for_each_other(
         self, rig: MysqlRig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One that hangs holds the others up for a while, and is then named; imports into others go on."""
+        """A hanging import delays the others for a while, and is then named; imports into other databases continue."""
         monkeypatch.setattr(rig.lock_timeout, 1)
         rig.create()
         other = MysqlRig(rig.folder, rig.server)
@@ -452,7 +452,7 @@ class TestMysqlWriter(SqlServerWriterSuite):
         assert rig.stored() == {}
 
     def test_server_has_nothing_to_warn_of(self, rig: MysqlRig, caplog: pytest.LogCaptureFixture) -> None:
-        """No statement of an import is one that the server would rather not see; the driver would log each warning."""
+        """No statement of an import causes a warning of the server; the driver would log each."""
         for update_time in (1, 2):
             with rig.open_writer() as writer:
                 writer.write([stored(f"{n}", update_time) for n in range(3)])
@@ -472,9 +472,9 @@ def test_store_behaves_like_a_dictionary(tmp_path: Path, server: MysqlServer) ->
 
 
 async def test_tls_is_what_the_url_asks_for(rig: MysqlRig) -> None:
-    """The certificate and the name in it are verified, and what the server demands is told."""
+    """The certificate and the name in it are verified, and the server's demand for TLS is reported."""
     server = rig.server
-    root = server.certify()  # which does not matter to the other tests
+    root = server.certify()  # no other test depends on it
     rig.create()
     local = f"localhost:{server.port}"
     with rig.new_user("careful", "REQUIRE SSL") as url:

@@ -1,4 +1,4 @@
-"""PostgreSQL against the suite, and what is its own."""
+"""Run the suite against PostgreSQL, and test its special features."""
 
 import asyncio
 import itertools
@@ -28,7 +28,7 @@ _numbers = itertools.count()
 
 
 class PostgresqlRig(SqlServerRig):
-    """A database of its own on a server that all tests of this module share."""
+    """A private database on a server that all tests of this module share."""
 
     server: PostgresqlServer
     user = USER
@@ -87,14 +87,14 @@ class PostgresqlRig(SqlServerRig):
         self._execute("ALTER TABLE task RENAME something_else TO json_data")
 
     def foreign(self) -> None:
-        """As Conductor's migrations leave it (``V6__update_pk.sql`` last), but for NULL, to try odd values on."""
+        """As Conductor's migrations leave it (``V6__update_pk.sql`` last), but nullable, to try odd values."""
         self._execute(
             "CREATE TABLE task (created_on timestamp DEFAULT CURRENT_TIMESTAMP, modified_on timestamp"
             " DEFAULT CURRENT_TIMESTAMP, task_id varchar(255) NOT NULL PRIMARY KEY, json_data text)"
         )
 
     def execute(self, statements: str) -> Sequence[Mapping[str, Any]]:
-        """Statements without parameters; in them, {database} is this one."""
+        """Execute statements without parameters; {database} in them becomes this one."""
         rows: Sequence[Mapping[str, Any]] = []
         for statement in statements.split("; "):
             rows = self._execute(statement.format(database=f'"{self.database}"'))
@@ -103,7 +103,7 @@ class PostgresqlRig(SqlServerRig):
     def sessions(
         self, server: PostgresqlServer | None = None, *, everyone: bool = False
     ) -> Sequence[Mapping[str, Any]]:
-        """The connections that taskgate, or everyone, has to the database."""
+        """The connections of taskgate, or of all clients, to the database."""
         return (server or self.server).execute(
             "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND ($2 OR application_name = 'taskgate')",
             self.database,
@@ -112,7 +112,7 @@ class PostgresqlRig(SqlServerRig):
 
     @contextmanager
     def role(self, name: str, create: str = "CREATE ROLE {name} LOGIN PASSWORD 'secret'") -> Iterator[str]:
-        """The URL for a new role without rights, made by the statement ``create``, with the password of these tests."""
+        """The URL for a new role without privileges, made by the statement ``create``, with these tests' password."""
         self.execute(create.replace("{name}", name).replace("'secret'", f"'{PASSWORD}'"))
         try:
             yield self.server.url(self.database.replace(" ", "%20"), user=name)
@@ -160,7 +160,7 @@ class TestPostgresqlStore(SqlServerStoreSuite):
             await store.close()
 
     async def test_sessions_are_read_only_and_limit_statements(self, rig: PostgresqlRig) -> None:
-        """What a view in the table's place sees of the session."""
+        """A view in the table's place shows the settings of the session."""
         rig.execute(
             "CREATE VIEW task AS SELECT name AS task_id, setting AS json_data FROM pg_settings",
         )
@@ -179,12 +179,12 @@ class TestPostgresqlStore(SqlServerStoreSuite):
         ],
     )
     async def test_reason_of_its_own_is_named(self, rig: PostgresqlRig, parameters: str, reason: str) -> None:
-        """Likewise for what only URLs of this kind can ask for."""
+        """Likewise for causes that only URLs of this kind have."""
         rig.create()
         await check_reason(rig, f"{rig.url}?{parameters}", reason)
 
     async def test_table_of_another_schema(self, rig: PostgresqlRig) -> None:
-        """Conductor's ``conductor.postgres.schema``, whatever it is called."""
+        """Conductor's ``conductor.postgres.schema``, with any name."""
         url = f"{rig.url}?schema=odd%22%20Schema"
         with open_writer(url) as writer:
             assert writer.created
@@ -206,7 +206,7 @@ class TestPostgresqlStore(SqlServerStoreSuite):
         rig.server.execute("DROP DATABASE latin WITH (FORCE)")
 
     async def test_byte_that_does_not_convert_is_an_unreadable_document(self, rig: PostgresqlRig) -> None:
-        """There is such a task; an ID that the encoding cannot hold stays unknown. Others are read as before."""
+        """Such a task exists; an ID that the encoding cannot hold stays unknown. Others are read as before."""
         rig.server.execute("CREATE DATABASE windows ENCODING 'WIN1252' TEMPLATE template0")
         rig.database = "windows"
         rig.create()
@@ -225,7 +225,7 @@ class TestPostgresqlWriter(SqlServerWriterSuite):
     """Every "must" of TaskWriter, and more."""
 
     def test_owner_of_a_schema_may_import(self, rig: PostgresqlRig) -> None:
-        """Without rights on the database: the schema's owner makes the table."""
+        """Without privileges on the database: the schema's owner makes the table."""
         with rig.role("owner") as url:
             rig.execute("CREATE SCHEMA tasks AUTHORIZATION owner")
             with open_writer(f"{url}?schema=tasks") as writer:
@@ -249,7 +249,7 @@ def test_store_behaves_like_a_dictionary(server: PostgresqlServer, tmp_path: Pat
 
 
 async def test_replicas_are_found_by_what_they_are(rig: PostgresqlRig) -> None:
-    """``target_session_attrs`` with several hosts, and a host that is gone does not matter where another will do."""
+    """``target_session_attrs`` with several hosts; a dead host does not matter if another one fits."""
     rig.create()
     rig.put(ID, "{}")
     with rig.server.replica() as standby:
@@ -273,7 +273,7 @@ async def test_replicas_are_found_by_what_they_are(rig: PostgresqlRig) -> None:
 
 
 async def test_port_without_a_host_is_that_of_a_local_server(rig: PostgresqlRig) -> None:
-    """As libpq has it; PGPORT, or 5432, would be another server."""
+    """As in libpq; PGPORT, or 5432, would be another server."""
     rig.create()
     rig.put(ID, "{}")
     store = open_store(rig.server.url(rig.database.replace(" ", "%20"), hosts="", port=str(rig.server.port)))
@@ -282,7 +282,7 @@ async def test_port_without_a_host_is_that_of_a_local_server(rig: PostgresqlRig)
 
 
 async def test_tls_is_what_the_url_asks_for(tmp_path: Path) -> None:
-    """``sslmode`` as libpq means it: encrypted, and the certificate checked where that is asked for."""
+    """``sslmode`` as libpq defines it: encrypted, and the certificate checked on request."""
     with running_postgresql() as server:
         root = server.certify()
         rig = PostgresqlRig(tmp_path, server)
@@ -314,11 +314,11 @@ async def test_tls_is_what_the_url_asks_for(tmp_path: Path) -> None:
 
 @pytest.mark.needs("pgbouncer")
 class TestPgbouncer:
-    """Behind a pooler that gives each transaction another connection."""
+    """Reads and imports through a pooler that gives each transaction another connection."""
 
     @pytest.mark.parametrize("ignoring", [False, True], ids=["strict", "ignoring"])
     async def test_reads_go_on_over_many_connections(self, rig: PostgresqlRig, ignoring: bool) -> None:
-        """Prepared statements are given up where they cannot be had; no answer is ever another's."""
+        """Prepared statements are abandoned where they do not work; no answer is ever another's."""
         rig.create()
         documents = {f"id-{n}": f'{{"n":{n}}}' for n in range(50)}
         for task_id, document in documents.items():
@@ -343,7 +343,7 @@ class TestPgbouncer:
                 await store.close()
 
     def test_import_goes_through(self, rig: PostgresqlRig) -> None:
-        """Each batch is one transaction, so a pooler does not mind."""
+        """Each batch is one transaction, so it works through a pooler."""
         with running_pgbouncer(rig.server) as port:
             url = rig.server.url(rig.database.replace(" ", "%20"), hosts=f"127.0.0.1:{port}")
             with open_writer(url) as writer:

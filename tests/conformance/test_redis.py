@@ -1,4 +1,4 @@
-"""One Redis server against the suite, and what only Redis can do."""
+"""Run the suite against one Redis server, and test its special features."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.needs("redis-server")
 
 
 class StandaloneRig(RedisRig):
-    """Database 3 of a server of its own."""
+    """Database 3 of a private server."""
 
     def __init__(self, folder: Path) -> None:
         self.server = RedisServer(folder / "redis")
@@ -37,7 +37,7 @@ class TestRedisStore(NetworkStoreSuite):
     """Every "must" of TaskStore."""
 
     async def test_key_of_another_type_is_unreadable_in_our_layout_too(self, rig: StandaloneRig) -> None:
-        """The suite has it in Conductor's, where a key may be what somebody else has made."""
+        """The suite tests it in Conductor's layout, where another program may have made the key."""
         rig.put(ID, 5)
         store = rig.open_store()
         with pytest.raises(DocumentUnreadable):
@@ -50,7 +50,7 @@ class TestRedisWriter(WriterSuite):
 
 
 class TestConductorsLayout:
-    """What is another where Conductor writes: the type of a value, and so the command. The rest is the same code.
+    """Only the type of a value, and so the command, differs where Conductor writes. The rest is the same code.
 
     ``TestRedisStore`` reads values of other types, since the suite does that in a foreign layout.
     """

@@ -1,4 +1,4 @@
-"""A Redis Cluster of three nodes against the suite."""
+"""Run the suite against a Redis Cluster of three nodes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.needs("redis-server")
 
 
 class ClusterRig(RedisRig):
-    """All of a cluster, emptied.
+    """A whole cluster, emptied.
 
-    The suite's test that a failed write leaves nothing passes, since what cannot be written is found out beforehand.
+    The suite's test that a failed write leaves nothing passes, since unwritable documents are detected beforehand.
     It cannot show what a cluster lacks: a transaction that spans nodes (see ``RedisWriter``).
     """
 

@@ -1,4 +1,4 @@
-"""A primary that Sentinels watch against the suite."""
+"""Run the suite against a primary that Sentinels watch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ _TRIES = 5
 
 
 class SentinelRig(RedisRig):
-    """The primary, emptied; its Sentinels wait so long that troubles made by the suite do not move it."""
+    """The primary, emptied; its Sentinels wait too long to fail over during the suite's outages."""
 
     def __init__(self, folder: Path, watched: Watched) -> None:
         super().__init__(folder, [watched.primary])
@@ -29,7 +29,7 @@ class SentinelRig(RedisRig):
         return self.watched.primary.client()
 
     def open_writer(self) -> TaskWriter:
-        """A writer; on a busy machine it may be the second or third try that a Sentinel answers within its second."""
+        """A writer; on a busy machine a Sentinel may answer within its second only on the second or third try."""
         for _ in range(_TRIES - 1):
             try:
                 return super().open_writer()

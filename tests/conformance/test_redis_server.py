@@ -1,4 +1,4 @@
-"""What only Redis can do: its errors, its accounts, its connections, its keys."""
+"""Test what only Redis has: its errors, its accounts, its connections, its keys."""
 
 import asyncio
 import bisect
@@ -48,7 +48,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def server(shared: RedisServer) -> RedisServer:
-    """Empty, and with the accounts and settings that it began with."""
+    """A server without keys, with its initial accounts and settings."""
     with shared.client() as client:
         client.flushall()
     return shared
@@ -59,7 +59,7 @@ def url_of(server: RedisServer, rest: str = "/0", user_info: str = USER_INFO, sc
 
 
 async def refusal(store: TaskStore) -> str:
-    """Why a read fails; a check says the same."""
+    """The error of a read; a check says the same."""
     messages = set()
     for ask in (store.get_document(ID), store.check()):
         with pytest.raises(StoreUnavailable) as refused:
@@ -85,7 +85,7 @@ async def refusal(store: TaskStore) -> str:
     ],
 )
 async def test_reason_is_named(server: RedisServer, user_info: str, rest: str, scheme: str, reason: str) -> None:
-    """Each way of not getting in has its own sentence."""
+    """Each cause of a refused connection has its own sentence."""
     message = await refusal(open_store(url_of(server, rest, user_info, scheme)))
     assert message.startswith(f"The store {scheme}://{server}{rest} is unavailable: ")
     assert any(each in message for each in reason.split("|")), message
@@ -103,7 +103,7 @@ async def test_absent_and_unknown_hosts_are_named() -> None:
 async def test_address_that_does_not_answer_is_no_outage(
     server: RedisServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """A name with two addresses, the first of a host that is gone."""
+    """A name with two addresses, of which the first belongs to a dead host."""
     asked = server if scheme == "redis" else cluster.nodes[0]
     with dead_address(asked.port) as dead:
         resolve(monkeypatch, dead, "127.0.0.1")
@@ -130,7 +130,7 @@ async def test_user_without_permission_is_told_so(server: RedisServer) -> None:
 
 
 def test_writer_says_why_nothing_can_be_written(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full memory, a replica, and a key of another type; of a batch, nothing is then written."""
+    """A full memory, a replica, and a key of another type: nothing of a batch is written."""
     monkeypatch.setattr(writer_module, "WRITE_TIMEOUT", 0.1)
     batch = [stored(f"id-{number}") for number in range(20)]
     with server.client() as client, open_writer(url_of(server)) as writer:
@@ -171,7 +171,7 @@ async def test_key_has_the_parts_that_are_not_blank(
         if layout is Layout.CONDUCTOR:
             client.set(f"{key}{ID}", document)
         else:
-            client.hset(f"{key}{ID}", "document", document)  # type: ignore[arg-type] # bytes are taken
+            client.hset(f"{key}{ID}", "document", document)  # type: ignore[arg-type] # bytes are accepted
     store = open_store(url_of(server, f"/0{parameters}"), layout)
     assert await store.get_document(ID) == document
     assert await store.get_document(f"{ID}.") is None
@@ -179,7 +179,7 @@ async def test_key_has_the_parts_that_are_not_blank(
 
 
 def test_keys_of_others_are_left_alone_and_tasks_go_beside_them(server: RedisServer) -> None:
-    """One database may hold Conductor's keys and ours, under different beginnings."""
+    """One database may hold Conductor's keys and ours, with different prefixes."""
     with server.client() as client:
         client.mset({f"a*.TASK.{number}": "{}" for number in range(3000)})
         with pytest.raises(StoreUnavailable, match="belongs to another program"):
@@ -196,7 +196,7 @@ def test_keys_of_others_are_left_alone_and_tasks_go_beside_them(server: RedisSer
     [(9, 10), (-10, -9), (-1, 0), (-5, 3), (2**53, 2**53 + 1), (2**63 - 2, 2**63 - 1), (1 - 2**63, 2 - 2**63)],
 )
 def test_update_times_are_compared_exactly(server: RedisServer, earlier: int, later: int) -> None:
-    """To the last of 64 bits, though the comparison is a script's."""
+    """To the last of 64 bits, though a script compares them."""
     with open_writer(url_of(server)) as writer:
         assert writer.write([stored(update_time=earlier)]) == WriteCounts(added=1)
         assert writer.write([stored(update_time=later)]) == WriteCounts(replaced=1)
@@ -206,9 +206,9 @@ def test_update_times_are_compared_exactly(server: RedisServer, earlier: int, la
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def test_no_answer_ever_goes_to_another_caller(server: RedisServer, runner: Callable[[Any], Any]) -> None:
-    """Reads cancelled at every moment, connections killed now and then: whoever asks to the end gets the right answer.
+    """Reads cancelled at every moment, connections killed now and then: every remaining caller gets the right answer.
 
-    All connections are killed at once, and no read lives through that twice: one that did might be refused.
+    All connections are killed at once, and no read meets that twice, since it might be refused.
     """
     with server.client() as client:
         client.mset({f"test.TASK.{number}": f'{{"n":{number}}}' + " " * (number % 7) * 5000 for number in range(200)})
@@ -256,7 +256,7 @@ def kill_connections(server: RedisServer) -> None:
 
 
 async def test_small_answers_pass_a_large_one(server: RedisServer) -> None:
-    """While 30 MB are on their way, documents of everyday size are answered by another connection."""
+    """While 30 MB are being transferred, another connection answers for documents of everyday size."""
     with server.client() as client:
         for number in range(3):
             client.set(f"test.TASK.large-{number}", b"x" * 30_000_000)
@@ -264,7 +264,7 @@ async def test_small_answers_pass_a_large_one(server: RedisServer) -> None:
     store = open_store(url_of(server), Layout.CONDUCTOR)
     assert await store.get_document("small") == b"{}"
     large = [asyncio.create_task(store.get_document(f"large-{number}")) for number in range(3)]
-    await asyncio.sleep(0.02)  # the server is at it
+    await asyncio.sleep(0.02)  # the server has begun
     slowest, count = 0.0, 0
     while not all(task.done() for task in large):
         began = time.perf_counter()
@@ -278,7 +278,7 @@ async def test_small_answers_pass_a_large_one(server: RedisServer) -> None:
 
 
 async def test_large_answer_over_a_slow_line_is_no_outage(server: RedisServer) -> None:
-    """An answer that keeps coming is waited for, beyond the second that a silent server has; others pass it."""
+    """An answer that keeps coming may take longer than the second that a silent server has; others pass it."""
     document = b"x" * 8_000_000
     with server.client() as client:
         client.mset({"test.TASK.large": document, "test.TASK.small": "{}"})
@@ -300,7 +300,7 @@ async def test_large_answer_over_a_slow_line_is_no_outage(server: RedisServer) -
 
 
 async def test_stalled_connection_fails_only_the_reads_that_wait_on_it(server: RedisServer) -> None:
-    """It stays open, and nothing comes: given up within seconds; meanwhile and afterwards others are answered."""
+    """It stays open without data: it is abandoned within seconds; meanwhile and afterwards others are answered."""
     with server.client() as client:
         client.mset({f"test.TASK.{number}": "{}" for number in range(2)})
     async with SlowLine(server.port) as line:
@@ -325,7 +325,7 @@ async def test_crowd_around_a_large_document_costs_few_reads(server: RedisServer
     with server.client() as client:
         client.set("test.TASK.large", document)
         store = open_store(url_of(server), Layout.CONDUCTOR)
-        for _ in range(2):  # it is not known to be large, and then it is
+        for _ in range(2):  # first it is not known to be large, then it is
             client.config_resetstat()
             found = await asyncio.gather(*(store.get_document("large") for _ in range(100)))
             assert found == [document] * 100
@@ -349,7 +349,7 @@ def connections(server: RedisServer) -> int:
 
 
 async def test_read_after_a_restart_is_answered(tmp_path: Path) -> None:
-    """The connection has ended meanwhile: the read is put once more on a new one."""
+    """The connection has ended meanwhile: the read is repeated on a new one."""
     server = RedisServer(tmp_path / "redis")
     try:
         with open_writer(url_of(server)) as writer:
@@ -366,7 +366,7 @@ async def test_read_after_a_restart_is_answered(tmp_path: Path) -> None:
 
 
 async def test_outage_costs_each_read_a_moment(server: RedisServer) -> None:
-    """No queue builds up: while nobody listens, reads fail within three seconds, however many there are."""
+    """No queue builds up: without a server, reads fail within three seconds, however many they are."""
     store = open_store(f"redis://127.0.0.1:{free_port()}")
     for _ in range(5):
         began = time.perf_counter()
@@ -377,7 +377,7 @@ async def test_outage_costs_each_read_a_moment(server: RedisServer) -> None:
 
 
 def test_connection_lost_within_an_import_loses_no_task(server: RedisServer) -> None:
-    """Batches are sent again where the answer was lost; each task is counted once."""
+    """Batches are sent again when the answer was lost; each task is counted once."""
     stop = threading.Event()
 
     def disturb() -> None:
@@ -414,13 +414,13 @@ print(writer.total.added)
 
 @pytest.mark.parametrize("written", [1, 2_000, 20_000])
 def test_ctrl_c_leaves_whole_batches_and_an_exact_count(server: RedisServer, written: int) -> None:
-    """What the writer says it wrote is there, and nothing else is."""
+    """The tasks that the writer reports are stored, and no others."""
     assert interrupted_import(url_of(server), written, server) == task_count(server)
     assert task_count(server) % 1000 == 0
 
 
 def interrupted_import(url: str, written: int, *servers: RedisServer) -> int:
-    """How many tasks an import says it has added that Ctrl-C ended once ``written`` were there."""
+    """The number of tasks that an import reports as added, when Ctrl-C ended it after ``written`` were stored."""
     process = subprocess.Popen([sys.executable, "-c", IMPORT, url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begin\n"
@@ -460,7 +460,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.mark.parametrize("written", [1, 20_000])
 def test_ctrl_c_in_a_cluster_leaves_an_exact_count(cluster: Cluster, written: int) -> None:
-    """Whole batches no transaction can promise there; that the count is right, the writer can."""
+    """No transaction can promise whole batches there, but the writer can promise that the count is right."""
     with cluster.client() as client:
         client.flushall()
     url = f"redis+cluster://{USER_INFO}{cluster.nodes[0]}"
@@ -468,8 +468,8 @@ def test_ctrl_c_in_a_cluster_leaves_an_exact_count(cluster: Cluster, written: in
 
 
 async def test_connections_to_nodes_that_left_are_closed(tmp_path: Path, cluster: Cluster) -> None:
-    """A node joins, has a slot for a while, and gives it back: no map names it any more."""
-    stays_primary = "cluster-allow-replica-migration no"  # and is no replica as soon as it has no slots
+    """A node joins, has a slot for a while, and gives it back: then it is in no slot map any more."""
+    stays_primary = "cluster-allow-replica-migration no"  # so that it does not become a replica without slots
     newcomer = RedisServer(tmp_path / "newcomer", *CLUSTER_OPTIONS, f"cluster-port {free_port()}", stays_primary)
     try:
         cluster.meet(newcomer)
@@ -498,7 +498,7 @@ def test_slots_are_those_of_redis(key: str) -> None:
     assert slot_of(key.encode()) == key_slot(key.encode())
 
 
-# What docs/stores.md tells a DBA to allow: after "ACL SETUSER name on >secret", in this order.
+# The permissions in docs/stores.md: after "ACL SETUSER name on >secret", in this order.
 READ, READ_CLUSTER, ASK_SENTINEL, IMPORT_RULES = (line.split()[5:] for line in statements("Redis"))
 IN_CLUSTER = ["+cluster|slots", "+asking"]
 
@@ -524,7 +524,7 @@ async def assert_reads(url: str, layout: Layout) -> None:
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("database", [0, 2])
 async def test_least_privilege_is_enough(server: RedisServer, layout: Layout, database: int) -> None:
-    """One server: one command on one pattern; SELECT where it is not database 0."""
+    """One server: one command on one pattern; SELECT unless it is database 0."""
     select = ["+select"] * bool(database)
     grant(server, "taskgate", *in_layout(layout, READ), *select)
     url = url_of(server, f"/{database}", "taskgate:secret@")
@@ -541,7 +541,7 @@ async def test_least_privilege_is_enough(server: RedisServer, layout: Layout, da
 
 
 async def test_least_privilege_is_enough_in_a_cluster(cluster: Cluster) -> None:
-    """There the nodes are asked who has what, too."""
+    """A cluster: also the command that asks nodes for the slot map."""
     for node in cluster.nodes:
         grant(node, "taskgate", *in_layout(Layout.TASKGATE, READ_CLUSTER))
         grant(node, "importer", *IMPORT_RULES, *IN_CLUSTER)
@@ -576,7 +576,7 @@ async def test_least_privilege_is_enough_under_sentinel(tmp_path: Path) -> None:
 
 
 async def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> None:
-    """``rediss://`` with an authority of one's own, and with a client's certificate."""
+    """``rediss://`` with a private authority, and with a client's certificate."""
     port = free_port()
     files = [f"tls-{kind}-file {CERTIFICATES}/{name}" for kind, name in TLS_FILES.items()]
     server = RedisServer(tmp_path / "redis", f"tls-port {port}", *files, "tls-auth-clients yes")
@@ -637,7 +637,7 @@ def test_name_of_a_store_has_no_secret(url: str, name: str) -> None:
 
 
 async def test_refused_reads_of_a_stranger_are_one_sentence(server: RedisServer) -> None:
-    """A host that takes connections and never says a word."""
+    """A host that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         store = open_store(f"redis://127.0.0.1:{listener.getsockname()[1]}")
         began = time.perf_counter()

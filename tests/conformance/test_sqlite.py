@@ -1,4 +1,4 @@
-"""SQLite against the suite, and what only a file can do."""
+"""Run the suite against SQLite, and test what only a file can do."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ from taskgate.stores import open_store, open_writer
 
 
 class SqliteRig(Rig):
-    """A file in a folder whose name has characters that mean something in URIs."""
+    """A file in a folder whose name has characters with a meaning in URIs."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "odd ?#%41 é")
@@ -55,7 +55,7 @@ class SqliteRig(Rig):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A copy without write-ahead log, exclusively locked, in the place of the file."""
+        """Replace the file by an exclusively locked copy without write-ahead log."""
         with self._instead() as instead, closing(sqlite3.connect(instead, isolation_level=None)) as connection:
             connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
             connection.execute("BEGIN EXCLUSIVE")
@@ -69,13 +69,13 @@ class SqliteRig(Rig):
 
     @contextmanager
     def _instead(self) -> Iterator[Path]:
-        """A new file in the place of the database's."""
+        """Put a new file in the place of the database."""
         with self.away():
             yield self.file
             self.file.unlink()
 
     def foreign(self) -> None:
-        """As Conductor's migration ``V1__initial_schema.sql`` makes it, with looser types to try odd values on."""
+        """As Conductor's migration ``V1__initial_schema.sql`` makes it, with looser types to try odd values."""
         with self.connect() as connection:
             connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data, created_on, modified_on)")
 
@@ -105,7 +105,7 @@ class TestSqliteStore(StoreSuite):
             writer.write([stored(f"{n}", 1, b"x" * 1000) for n in range(100)])
         spoil(rig.file)
         store = rig.open_store()
-        # A file that was cut short is found out by whichever read meets the missing pages.
+        # A truncated file is detected by the first read that needs the missing pages.
         reads = await asyncio.gather(*(store.get_document(f"{n}") for n in range(100)), return_exceptions=True)
         refused = next(result for result in reads if isinstance(result, StoreUnavailable))
         assert_public(refused, rig)
@@ -167,7 +167,7 @@ class TestSqliteWriter(WriterSuite):
             open_writer(f"sqlite:///{tmp_path}/no/tasks.db")
 
     def test_file_removed_during_an_import_is_noticed(self, rig: SqliteRig) -> None:
-        """Writing into a removed file would be lost without a word."""
+        """A write into a removed file would be lost silently."""
         with rig.open_writer() as writer:
             writer.write([stored()])
             rig.file.unlink()

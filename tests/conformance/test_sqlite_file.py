@@ -1,4 +1,4 @@
-"""What can happen to a SQLite file and the processes around it, beyond what any store goes through."""
+"""Test faults of a SQLite file and the processes around it that other stores do not have."""
 
 import asyncio
 import gc
@@ -42,7 +42,7 @@ def make(file: Path, documents: dict[str, str]) -> Path:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """As root, every permission is granted; be nobody for a while."""
+    """Act as the user nobody for a while: root has every permission."""
     if os.geteuid() != 0:
         yield
         return
@@ -57,7 +57,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A folder that nobody in particular can enter; pytest's own are private."""
+    """A folder that every user can enter; pytest's own are private."""
     folder = Path(tempfile.mkdtemp(prefix="taskgate-"))
     folder.chmod(0o755)
     yield folder
@@ -95,7 +95,7 @@ async def test_folder_without_search_permission_is_told(public_folder: Path) -> 
 
 
 async def test_read_only_folder_is_told_unless_the_database_needs_no_log(public_folder: Path) -> None:
-    """SQLite wants to write beside a file in write-ahead mode; one without is served from read-only media."""
+    """SQLite writes next to a file in write-ahead mode; a file in another mode is served from read-only media."""
     file = make(public_folder / "tasks.db", {ID: "{}"})
     permit(file, 0o444)
     permit(public_folder, 0o555)
@@ -119,7 +119,7 @@ async def test_read_only_folder_is_told_unless_the_database_needs_no_log(public_
 
 @pytest.mark.parametrize("mode", ["EXCLUSIVE", "NORMAL"])
 async def test_exclusive_lock_is_unavailable_in_time_and_over_when_it_ends(tmp_path: Path, mode: str) -> None:
-    """Whether a program keeps the file for itself altogether, or only during one transaction without a log."""
+    """Whether a program locks the file permanently, or only during one transaction without a log."""
     file = make(tmp_path / "tasks.db", {ID: "{}"})
     store = open_store(url_of(file))
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -177,7 +177,7 @@ def test_file_moved_over_the_old_one_is_picked_up_by_all_processes(tmp_path: Pat
     ]
     try:
         assert [next(iter(reader.stdout or [])).strip() for reader in readers] == ['{"n":1}'] * 3
-        with open_writer(url_of(file)) as writer:  # what makes the shared index outlive the file
+        with open_writer(url_of(file)) as writer:  # it makes the shared index outlive the file
             writer.write([StoredTask(str(number), 1, b"x" * 2000) for number in range(50)])
         many = {str(number): "y" * 2000 for number in range(2000)}
         make(tmp_path / "new.db", {**many, ID: '{"n":2}'}).rename(file)
@@ -264,7 +264,7 @@ def test_database_is_marked_and_has_conductors_columns(tmp_path: Path) -> None:
 def test_database_is_its_owners_alone_unless_it_was_there(
     tmp_path: Path, before: int | None, umask: int, after: int
 ) -> None:
-    """Tasks may hold secrets: 0600, for the log and its index too; a mode that somebody gave stays."""
+    """Tasks may hold secrets: 0600, for the log and its index too; an existing file keeps its mode."""
     file = tmp_path / "tasks.db"
     if before is not None:
         file.touch()
@@ -348,7 +348,7 @@ async def test_file_is_complete_without_its_log_after_an_import(tmp_path: Path) 
 
 
 async def test_log_is_kept_short_though_somebody_always_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers keep SQLite from starting the log over; then the writer waits for them, and they never for it."""
+    """Readers keep SQLite from restarting the log; then the writer waits for them, and they never for it."""
     monkeypatch.setattr(sqlite_writer, "_LONG_LOG_BYTES", 4_000_000)
     monkeypatch.setattr(sqlite_writer, "_CHECKPOINT_PAGES", 100)
     file = make(tmp_path / "tasks.db", {ID: "{}"})
@@ -403,9 +403,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("written", [1, 8_000, 20_000])
 def test_ctrl_c_leaves_whole_batches_and_an_exact_count(tmp_path: Path, many: Path, written: int) -> None:
-    """Whatever it interrupts: what the summary says is in the file, and nothing else is."""
+    """Whatever it interrupts: the file has exactly what the summary says."""
     file = tmp_path / "tasks.db"
-    sources = [str(many)] * 50  # so that it has not ended by then, however late the signal is
+    sources = [str(many)] * 50  # so long that it has not ended by then, however late the signal is
     process = subprocess.Popen(
         [sys.executable, "-c", IMPORT, url_of(file), *sources], stdout=subprocess.PIPE, text=True
     )

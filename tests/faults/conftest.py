@@ -1,4 +1,4 @@
-"""Systems that outlive a test, for faults that leave them whole: each such test finds what those before it left."""
+"""Systems that outlive a test, for faults that leave them intact: each such test reuses what earlier ones left."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from support.running import System, eventually, running_system
 
 @pytest.fixture(scope="session")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., System]]:
-    """Starts ``taskgate up`` with the documented task, once for the same arguments; all are stopped at the end."""
+    """Start ``taskgate up`` with the documented task, once for the same arguments; stop all systems at the end."""
     with ExitStack() as running:
 
         @cache
@@ -24,7 +24,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
 
         def settled(transport: str, *arguments: str, workers: int) -> System:
             system = start(transport, *arguments, workers=workers)
-            # A process that answers may not yet be watched: one that hangs then is noticed by its start's time limit.
+            # A process may answer before it is watched: its start's time limit then detects a hang.
             eventually(lambda: len(gone(system)) == len(replaced(system)), "what is gone is replaced", 60)
             return system
 

@@ -1,4 +1,4 @@
-"""Servers killed, hung, restarted and stopped while callers ask: the same with either transport, but for ``Kind``."""
+"""Servers killed, hung, restarted and stopped under load: the same tests for both transports, apart from ``Kind``."""
 
 import fcntl
 import http.client
@@ -25,7 +25,7 @@ from support.running import System, eventually, running_system
 
 
 class Kind(NamedTuple):
-    """What differs between the transports."""
+    """The differences between the transports."""
 
     transport: str
 
@@ -33,19 +33,19 @@ class Kind(NamedTuple):
     """The processes that answer calls."""
 
     begun: str
-    """What the log says when one of them serves."""
+    """The log event when one of them serves."""
 
     breaks: tuple[str, ...]
-    """What a call may end with whose server is killed under it: nothing where Envoy asks another server."""
+    """How a call may end when its server is killed under it: empty where Envoy asks another server."""
 
     not_taken: frozenset[str]
-    """What may come of new connections while servers are replaced one after the other.
+    """How new connections may end while servers are replaced one after the other.
 
-    A socket that closes resets what the kernel had taken for it and nobody had accepted.
+    A socket that closes resets connections that the kernel had taken for it and the server had not yet accepted.
     """
 
     processes: int
-    """How many there are with two servers."""
+    """The number of processes with two servers."""
 
 
 INSIDE = Kind(
@@ -70,9 +70,9 @@ transports = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 
 
 def wait_until_replaced(kind: Kind, system: System, victim: psutil.Process, since: int) -> None:
-    """Return when as many servers as before serve, ``victim`` is not among them, and Envoy counts on all of them.
+    """Return when as many servers as before serve, without ``victim``, and Envoy considers all of them healthy.
 
-    ``since`` is how much the log had before: two away at once would be another test.
+    ``since`` is the length of the log before the fault: waiting keeps two servers from being away at once.
     """
     eventually(lambda: system.events(kind.begun, since), "another one serves")  # a second on an idle machine
     eventually(lambda: victim.pid not in {server.pid for server in kind.servers(system)}, "the victim is gone")
@@ -82,7 +82,7 @@ def wait_until_replaced(kind: Kind, system: System, victim: psutil.Process, sinc
 
 
 def check_only_calls_of_victims_broke(kind: Kind, outcomes: Counter[str], victims: int, count: int) -> None:
-    """At most one call of each caller for a victim, and one try to connect that came just before the socket went."""
+    """At most one broken call of each caller for a victim, and one connection attempt just before the socket closed."""
     broken = {outcome: number for outcome, number in outcomes.items() if outcome != "ok"}
     assert all(outcome.startswith(kind.breaks) for outcome in broken), broken
     of_connects = broken.pop("refused", 0) + broken.pop("not accepted", 0)
@@ -92,13 +92,13 @@ def check_only_calls_of_victims_broke(kind: Kind, outcomes: Counter[str], victim
 
 @pytest.fixture
 def system(kind: Kind, lasting: Callable[..., System]) -> System:
-    """With two servers, for tests that leave it whole."""
+    """A system with two servers, for tests that leave it intact."""
     return lasting(kind.transport, workers=2)
 
 
 @kinds
 def test_killed_server_is_replaced_and_no_call_but_its_own_fails(kind: Kind, system: System) -> None:
-    """Under load, three times: callers of the other server notice nothing, and behind Envoy nobody does."""
+    """Under load, three times: callers of the other server notice nothing, and behind Envoy no caller does."""
     begun = len(system.log)
     with callers(system, 8) as outcomes:
         for _ in range(3):
@@ -109,14 +109,14 @@ def test_killed_server_is_replaced_and_no_call_but_its_own_fails(kind: Kind, sys
             outcomes["ok"] = 1
     check_only_calls_of_victims_broke(kind, outcomes, 3, 8)
     assert len(system.events("worker gone; replacing it", begun)) == 3
-    if kind is BEHIND:  # each on the port of the one before it
+    if kind is BEHIND:  # each on the port of its predecessor
         assert len({event["grpc"] for event in system.events("worker listens")}) == 2
         assert len(system.events("worker listens", begun)) == 3
 
 
 @kinds
 def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails(kind: Kind, system: System) -> None:
-    """A stopped process answers nobody and says nothing; behind Envoy the other one answers its calls."""
+    """A stopped process sends no answers and no heartbeats; behind Envoy the other one answers its calls."""
     since = len(system.log)
     with callers(system, 8) as outcomes:
         eventually(lambda: outcomes["ok"] > 100, "calls under way")
@@ -132,10 +132,10 @@ def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails
 
 @pytest.mark.parametrize(("kind", "seconds"), [(INSIDE, 1.3), (BEHIND, 1.7)], ids=["inside Envoy", "behind Envoy"])
 def test_supervisor_that_stood_still_ends_no_process(system: System, seconds: float) -> None:
-    """A machine that was paused, or a supervisor that got no time, is no reason to take processes for hung."""
+    """A paused machine or a supervisor without CPU time does not make processes count as hung."""
     before, since = set(system.family()), len(system.log)
     system.process.send_signal(signal.SIGSTOP)
-    time.sleep(seconds)  # on purpose: it stands still
+    time.sleep(seconds)  # on purpose: the supervisor is stopped
     system.process.send_signal(signal.SIGCONT)
     time.sleep(1)  # on purpose: it would end them now
     assert set(system.family()) == before
@@ -146,7 +146,7 @@ def test_supervisor_that_stood_still_ends_no_process(system: System, seconds: fl
 def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(
     lasting: Callable[..., System], transport: str
 ) -> None:
-    """It can open none for a while, and so see nothing of Envoy, which goes on; later a hang is noticed as ever."""
+    """It can open no files for a while and so cannot probe Envoy, which keeps running; later it notices a hang."""
     system = lasting(transport, workers=1)
     supervisor, envoy, since = psutil.Process(system.process.pid), system.envoy(), len(system.log)
 
@@ -159,7 +159,7 @@ def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(
     limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
     supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
     eventually(unwatched, "no news")
-    time.sleep(4)  # on purpose: more than after which Envoy would be taken for hung
+    time.sleep(4)  # on purpose: longer than a hung Envoy is tolerated
     assert answers(system)
     assert not replaced()
     assert len(unwatched()) == 1
@@ -180,7 +180,7 @@ def test_restarting_every_server_in_turn_fails_no_call(
 ) -> None:
     """SIGHUP under load: all servers are new, and every call on a connection that is kept was answered.
 
-    Behind Envoy also each on a new connection, over REST and gRPC.
+    Behind Envoy, so was each on a new connection, over REST and gRPC.
     """
     system = lasting(kind.transport, workers=workers)
     before, envoy, since = {server.pid for server in kind.servers(system)}, system.envoy().pid, len(system.log)
@@ -217,7 +217,7 @@ def test_sigterm_lets_running_calls_finish(tmp_path: Path, transport: str) -> No
 
 @transports
 def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, transport: str) -> None:
-    """An answer of megabytes that is under way when everything is told to stop still arrives whole."""
+    """An answer of megabytes that is in flight when everything receives SIGTERM still arrives whole."""
     database = tmp_path / "tasks.db"
     with running_system(database, transport=transport, workers=1) as system:
         document = task(DOCUMENTED_ID, outputData={"text": "x" * 10_000_000})
@@ -237,7 +237,7 @@ def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, transport: str) -> No
 
 @pytest.mark.parametrize(("transport", "number"), [("envoy", signal.SIGTERM), ("grpcio", signal.SIGINT)])
 def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport: str, number: signal.Signals) -> None:
-    """No process, and no folder of Envoy's."""
+    """No process remains, and no folder of Envoy's."""
     folder = Path(tempfile.mkdtemp())  # a short name, so that sockets are made there and nowhere else
     own = {"TMPDIR": str(folder)}
     arguments = {"transport": transport, "workers": 1, "env": own}
@@ -248,14 +248,14 @@ def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport
         system.process.send_signal(number)
         system.wait_for("draining", in_log=True)
         system.process.send_signal(number)
-        assert system.wait() == 128 + number  # which waits for less than the delay
+        assert system.wait() == 128 + number  # wait() has a shorter timeout than the delay
         system.assert_gone()
-    folder.rmdir()  # which only an empty one lets
+    folder.rmdir()  # fails unless the folder is empty
 
 
 @transports
 def test_ctrl_c_leaves_no_process(tmp_path: Path, transport: str) -> None:
-    """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, nothing left."""
+    """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, no process left."""
     with running_system(tmp_path / "tasks.db", transport=transport, workers=1) as system:
         system.family()
         os.killpg(system.process.pid, signal.SIGINT)
@@ -276,10 +276,10 @@ MOMENTS: dict[str, Callable[[System], object]] = {
 def test_ctrl_c_while_starting_leaves_no_process(
     tmp_path: Path, transport: str, moment: Callable[[System], object]
 ) -> None:
-    """At whatever moment of the start, it ends, alone, and a person who pressed Ctrl-C reads no traceback.
+    """At any moment of the start, the process ends, alone, and a person who pressed Ctrl-C sees no traceback.
 
-    A traceback through our code means more than ugliness: it is a KeyboardInterrupt from the middle of an import, and
-    where that happens inside a callback, Python drops it and the start goes on.
+    A traceback through our code is more than ugly: it is a KeyboardInterrupt from the middle of an import. Inside a
+    callback, Python drops it and the start continues.
 
     Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
     """
@@ -292,7 +292,7 @@ def test_ctrl_c_while_starting_leaves_no_process(
 
 @kinds
 def test_killed_supervisor_takes_all_with_it(tmp_path: Path, kind: Kind) -> None:
-    """Nothing can be done in a killed process; its servers and Envoy end by themselves."""
+    """A killed process can do nothing; its servers and Envoy end by themselves."""
     with running_system(tmp_path / "tasks.db", transport=kind.transport, workers=2) as system:
         assert len(system.family()) == kind.processes
         system.process.kill()
@@ -302,9 +302,9 @@ def test_killed_supervisor_takes_all_with_it(tmp_path: Path, kind: Kind) -> None
 
 @transports
 def test_log_that_nobody_reads_stops_nobody(tmp_path: Path, transport: str) -> None:
-    """A collector that hangs, a terminal after Ctrl-S: calls are answered for as long as one likes; so is SIGTERM."""
+    """With a hung log collector, or a terminal after Ctrl-S, calls are still answered, and SIGTERM works."""
     reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)  # the least that a pipe has
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)  # the minimum for a pipe
     command = [sys.executable, "-m", "taskgate", "up", "--demo", "--store", f"sqlite:///{tmp_path}/tasks.db"]
     command += [
         "--http",

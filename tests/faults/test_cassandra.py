@@ -34,7 +34,7 @@ def system(request: pytest.FixtureRequest, keyspace: ConductorsKeyspace) -> Iter
 
 
 def test_every_door_reads_it(system: System) -> None:
-    """REST and gRPC give what Conductor would; an ID in capitals is not found, as Conductor says."""
+    """REST and gRPC answer as Conductor would; an ID in capitals is not found, as in Conductor."""
     rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
     for task_id, document in ANSWERS.items():
         assert rest.get_task_json(task_id).document == document
@@ -46,7 +46,7 @@ def test_every_door_reads_it(system: System) -> None:
 
 
 def test_restart_under_load(keyspace: ConductorsKeyspace, system: System) -> None:
-    """Wrong answers none; errors only 503, retryable; recovery in the same processes."""
+    """No wrong answers; errors only 503, retryable; recovery in the same processes."""
     node = keyspace.node
     before = {process.pid for process in system.family()}
     with callers(system, 2, ANSWERS) as outcomes:  # few, since the node starts on the same machine
@@ -65,7 +65,7 @@ def test_restart_under_load(keyspace: ConductorsKeyspace, system: System) -> Non
 
 
 def test_node_that_hangs_makes_nobody_wait_but_one(keyspace: ConductorsKeyspace, system: System) -> None:
-    """Readiness follows, most calls are refused at once, none takes three seconds, and all is well afterwards."""
+    """Readiness follows, most calls are refused at once, none takes three seconds, and all recovers afterwards."""
     door = RestDoor("rest", system.http)
     with keyspace.node.frozen():
         eventually(lambda: healthz(system) == 503, "unhealthy")
@@ -82,7 +82,7 @@ def test_node_that_hangs_makes_nobody_wait_but_one(keyspace: ConductorsKeyspace,
 
 
 def test_nothing_secret_is_shown(system: System) -> None:
-    """The password is in no log line and in no command line; of the driver's own words there are none."""
+    """The password is in no log line and in no command line; no words of the driver are shown."""
     assert system.events("store answers")
     shown = [*system.log, *system.out, *(" ".join(process.cmdline()) for process in system.family())]
     assert not [line for line in shown if PASSWORD in line or quote(PASSWORD) in line]
@@ -90,7 +90,7 @@ def test_nothing_secret_is_shown(system: System) -> None:
 
 
 def test_sigterm_ends_within_ten_seconds_with_the_cassandra_driver(keyspace: ConductorsKeyspace) -> None:
-    """The driver's threads hold nobody up."""
+    """The driver's threads do not delay the end."""
     url = keyspace.node.url(keyspace.name)
     with running_system(url, "--layout", "conductor", workers=1) as system:
         eventually(lambda: healthz(system) == 200, "healthy")

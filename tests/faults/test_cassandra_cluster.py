@@ -23,8 +23,8 @@ pytestmark = pytest.mark.needs("cassandra")
 def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
     """Two nodes, a copy each: no call fails while one is killed, comes back and hangs, and the other is killed.
 
-    When both are away, either brings the calls back, though the URL names only one, and a node of another cluster that
-    has got the address of one of them does not.
+    After both were away, calls succeed as soon as either is back, though the URL names only one. A node of another
+    cluster at the address of one of them does not bring them back.
     """
     nodes: list[CassandraNode] = []
     try:
@@ -69,7 +69,7 @@ def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
 
 
 def written(keyspace: ConductorsKeyspace) -> bool:
-    """Write the rows, which fails as long as the nodes do not see each other."""
+    """Write the rows, which fails until the nodes see each other."""
     try:
         for task_id, stored in ROWS.items():
             keyspace.put(task_id, stored)
@@ -79,7 +79,7 @@ def written(keyspace: ConductorsKeyspace) -> bool:
 
 
 def sees_the_other(node: CassandraNode) -> bool:
-    """Whether ``node`` answers, and tells all of the other that a driver needs to go there."""
+    """Whether ``node`` answers, and has all data about the other that a driver needs to connect to it."""
     try:
         peers = node.execute("SELECT native_address, native_port, host_id, data_center, rack FROM system.peers_v2")
     except (NoHostAvailable, DriverException):
@@ -97,24 +97,24 @@ def none_fails(system: System) -> Iterator[Counter[str]]:
 
 
 def assert_serves(node: CassandraNode) -> None:
-    """Calls under way come to ``node`` too, by the node's own word: the driver is not asked whom it goes to."""
+    """Calls in flight reach ``node`` too, by its own count and not by the driver's."""
     eventually(lambda: statements_in_half_a_second(node) > 20, "taskgate asks the node", 30)
 
 
 def statements_in_half_a_second(node: CassandraNode) -> int:
-    """Statements that clients sent, of which two are ours."""
+    """Statements from clients, of which two are ours."""
     before = statements(node)
     time.sleep(0.5)
     return statements(node) - before
 
 
 def statements(node: CassandraNode) -> int:
-    """How many have come on the connections that there are."""
+    """The number of statements on the current connections."""
     return sum(client.request_count for client in node.execute("SELECT request_count FROM system_views.clients"))
 
 
 def assert_goes_on(outcomes: Counter[str]) -> None:
-    """For some seconds more, so that what takes its time is noticed."""
+    """Calls still succeed some seconds later, so that slow effects are noticed."""
     time.sleep(3)
     served = outcomes["ok"]
     eventually(lambda: outcomes["ok"] > served + 100, f"calls go on after {outcomes}")

@@ -18,11 +18,11 @@ HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 CONNECTIONS = 300
 WATCH = "/grpc.health.v1.Health/Watch"
 WATCHES = 100
-"""As many as one connection may have."""
+"""The most that one connection may have."""
 
 
 def connected(address: str, first: bytes) -> list[socket.socket]:
-    """Many callers that say something and keep their connections."""
+    """Many callers that send something and keep their connections."""
     host, _, port = address.rpartition(":")
     sockets = [socket.create_connection((host, int(port)), timeout=20) for _ in range(CONNECTIONS)]
     for one in sockets:
@@ -32,7 +32,7 @@ def connected(address: str, first: bytes) -> list[socket.socket]:
 
 
 def answered(one: socket.socket) -> bool:
-    """Whether something comes, and not the end."""
+    """Whether bytes arrive before the end."""
     try:
         return bool(one.recv(1))
     except ConnectionResetError:
@@ -40,18 +40,18 @@ def answered(one: socket.socket) -> bool:
 
 
 def check(running: Running, address: str, first: bytes, files: int) -> None:
-    """``files`` is its limit."""
+    """``files`` is the limit of ``running``."""
     processes = running.family()
     before = sum(sum(process.cpu_times()[:2]) for process in processes)
     sockets = connected(address, first)
     outcomes = [answered(one) for one in sockets]  # none waits for ever
     assert 16 <= sum(outcomes) < files
-    time.sleep(4)  # on purpose: with all of them open, next to nothing is done
+    time.sleep(4)  # on purpose: open connections must cost almost no CPU
     used = sum(sum(process.cpu_times()[:2]) for process in processes) - before
     print(  # noqa: T201 - `make faults` shows it
         f"limit {files}, {CONNECTIONS} connections: {sum(outcomes)} answered, the rest refused, {used:.2f} s of CPU"
     )
-    assert used < 1.5  # it was 40 % and more of the time
+    assert used < 1.5  # the bug took 40 % of the time and more
     for one in sockets:
         one.close()
     warnings = [line for line in running.log if "the limit of open files (ulimit -n) allows fewer connections" in line]
@@ -69,7 +69,7 @@ def test_gateway_out_of_files_refuses_new_connections_and_serves_the_others(tmp_
 
 
 def watching(stack: ExitStack, address: str, count: int) -> list[RawGrpc]:
-    """Those of ``count`` connections that were taken, each with as many watches as it may have."""
+    """Those of ``count`` connections that were accepted, each with as many watches as it may have."""
     taken = []
     connections = [stack.enter_context(RawGrpc(address)) for _ in range(count)]
     for connection in connections:
@@ -87,7 +87,7 @@ def watching(stack: ExitStack, address: str, count: int) -> list[RawGrpc]:
 
 
 def test_connections_full_of_watches_leave_files(tmp_path: Path) -> None:
-    """Each takes two from Envoy to a server: no more are taken than both have files for, and none breaks."""
+    """Each takes two from Envoy to a server: only as many are accepted as both have files for, and none breaks."""
     files = files_of_envoy(1) + 81
     with System(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1, files=files) as system:
         system.wait_ready()

@@ -1,4 +1,4 @@
-"""Gateways that run and serve no new callers, and folders without an owner: noticed, and mended."""
+"""Gateways that run and accept no new callers, and folders without an owner: detected, and repaired."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ TRANSPORTS = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 
 
 def problems(system: System, since: int) -> list[str]:
-    """What was wrong with each process that was replaced after the first ``since`` lines of the log."""
+    """The problem of each process that was replaced after the first ``since`` lines of the log."""
     return [
         event["problem"]
         for kind in ("worker gone; replacing it", "Envoy gone; replacing it")
@@ -29,7 +29,7 @@ def problems(system: System, since: int) -> list[str]:
 
 @pytest.fixture
 def system(transport: str, lasting: Callable[..., System]) -> System:
-    """With one server, for tests that leave it whole."""
+    """A system with one server, for tests that leave it intact."""
     return lasting(transport, workers=1)
 
 
@@ -55,12 +55,12 @@ def test_a_process_whose_listeners_were_closed_is_told_from_those_on_the_same_po
         ask_admin(closed, "POST", "/drain_listeners")
         eventually(lambda: closed not in system.envoys() and len(system.envoys()) == 2, "replaced", 30)
     assert other in system.envoys()
-    assert set(outcomes) <= {"ok", "not accepted"}, outcomes  # which the kernel had taken for the closed one
+    assert set(outcomes) <= {"ok", "not accepted"}, outcomes  # accepted by the kernel for the closed one
 
 
 @TRANSPORTS
 def test_health_check_that_was_failed_from_elsewhere_is_mended(system: System) -> None:
-    """As by ``/healthcheck/fail``: balancers would send nothing to a node that serves, for ever."""
+    """As by ``/healthcheck/fail``: load balancers would avoid a node that serves, for ever."""
     since = len(system.log)
     ask_admin(system.envoy(), "POST", "/healthcheck/fail")
     eventually(lambda: problems(system, since), "noticed")
@@ -88,14 +88,14 @@ def stand_still(thread: int) -> None:
 
 
 def let_go(thread: int) -> None:
-    """See its end, if it has ended: until then the process would not count as ended."""
+    """Collect its exit status, if it has ended: until then the process would not count as ended."""
     with suppress(ChildProcessError):
         os.waitpid(thread, _ALL_KINDS | os.WNOHANG)
 
 
 @TRANSPORTS
 def test_gateway_whose_threads_stand_still_is_replaced(system: System) -> None:
-    """The kernel takes connections for it, its main thread is well, and no caller is answered."""
+    """The kernel accepts connections for it, its main thread is well, and no caller is answered."""
     envoy, since = system.envoy(), len(system.log)
     names = {t.id: Path(f"/proc/{envoy.pid}/task/{t.id}/comm").read_text() for t in envoy.threads()}
     serving = [thread for thread, name in names.items() if name.startswith("wrk:")]
@@ -113,7 +113,7 @@ def private_folders(parent: Path) -> list[Path]:
 
 @TRANSPORTS
 def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, transport: str) -> None:
-    """That of one that lives stays, and so does what only has the name of one."""
+    """The folder of a live supervisor stays, and so does anything that only has such a name."""
     with tempfile.TemporaryDirectory() as short:
         temporary = Path(short)
         strangers = [temporary / "taskgate-backup", temporary / "taskgate-file"]
@@ -129,7 +129,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
                     tmp_path / "tasks.db", DOCUMENTED_ID, task(DOCUMENTED_ID, outputData={"a": "b" * 20_000}).decode()
                 )
                 door = GrpcDoor("grpc", killed.grpc)
-                assert door.get_task(DOCUMENTED_ID)[1] is not None  # converted in a process of its own
+                assert door.get_task(DOCUMENTED_ID)[1] is not None  # converted in its own process
                 door.close()
                 assert len(killed.family()) == (3 if transport == "envoy" else 4)
                 put_row(tmp_path / "tasks.db", DOCUMENTED_ID, DOCUMENTED_COMPACT.decode())
@@ -149,7 +149,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
 
 @TRANSPORTS
 def test_temporary_directory_with_a_name_too_long_for_a_socket(tmp_path: Path, transport: str) -> None:
-    """A shorter one is taken; where that cannot be, ``PrivateFolder`` says so."""
+    """A shorter one is used; if none is possible, ``PrivateFolder`` says so."""
     temporary = tmp_path / ("long" * 30)
     temporary.mkdir()
     own = {"TMPDIR": str(temporary)}

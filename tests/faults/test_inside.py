@@ -1,4 +1,4 @@
-"""What is special to Envoys with the service inside: their start, and generations of them that are stopped."""
+"""Faults of Envoys with the service inside: their start, and stops with several generations."""
 
 import http.client
 import os
@@ -18,7 +18,7 @@ from support.running import System, eventually, running_system
 
 
 def becomes_envoy(process: psutil.Process) -> bool:
-    """Whether it is Envoy, or what runs in its place until it begins."""
+    """Whether the process is Envoy, or will become it."""
     try:
         return "--disable-hot-restart" in process.cmdline()
     except psutil.NoSuchProcess:
@@ -26,15 +26,15 @@ def becomes_envoy(process: psutil.Process) -> bool:
 
 
 def listens(envoy: psutil.Process) -> bool:
-    """Whether it takes connections of callers."""
+    """Whether it accepts connections of callers."""
     return any(c.status == psutil.CONN_LISTEN for c in envoy.net_connections("tcp"))
 
 
 def test_threads_of_envoy_do_not_cut_in_on_each_other(tmp_path: Path) -> None:
-    """SCHED_BATCH for each of them from its first moment, unless whoever started taskgate has chosen something else."""
+    """SCHED_BATCH for each thread from its first moment, unless the user who started taskgate chose another policy."""
     with System(tmp_path / "tasks.db", workers=1) as system:
         eventually(lambda: any(map(becomes_envoy, system.family())), "a process on its way to become Envoy", 30)
-        system.process.send_signal(signal.SIGSTOP)  # it could only come too late
+        system.process.send_signal(signal.SIGSTOP)  # it could only set the policy too late
         (envoy,) = eventually(system.envoys, "Envoy")
         eventually(lambda: envoy.num_threads() > 1, "threads")
         system.process.send_signal(signal.SIGCONT)
@@ -43,7 +43,7 @@ def test_threads_of_envoy_do_not_cut_in_on_each_other(tmp_path: Path) -> None:
 
 
 def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> None:
-    """The predecessor of a process waits for its reader when everything is told to stop: the answer arrives whole."""
+    """The predecessor of a process waits for its reader when everything receives SIGTERM: the answer arrives whole."""
     database = tmp_path / "tasks.db"
     with running_system(database, "--demo", workers=1) as system:
         task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
@@ -68,7 +68,7 @@ def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> N
 
 
 def test_sigterm_while_a_successor_starts_cuts_no_call(tmp_path: Path) -> None:
-    """Under load, in the middle of a restart: the successor does not take calls that nobody lets it finish."""
+    """Under load, in the middle of a restart: the successor does not accept calls that it could not finish."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=1) as system:
         with callers(system, 8) as outcomes:
             eventually(lambda: outcomes["ok"] > 100, "calls under way")
@@ -82,7 +82,7 @@ def test_sigterm_while_a_successor_starts_cuts_no_call(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_libpython(tmp_path: Path) -> dict[str, str]:
-    """An environment in which the interpreter's shared library is not to be found."""
+    """An environment in which the interpreter's shared library cannot be found."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "find_libpython.py").write_text("def candidate_paths():\n    return []\n")
     return {"PYTHONPATH": str(tmp_path / "site")}
@@ -101,7 +101,7 @@ def test_without_a_shared_libpython_it_runs_behind_envoy_and_says_why(
 
 
 def test_processes_hold_no_connection_or_memory_of_calls_that_ended(tmp_path: Path) -> None:
-    """After many calls an idle process has the memory and descriptors of before."""
+    """After many calls an idle process has as much memory and as many descriptors as before."""
     with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
         envoy = system.envoy()
         with callers(system, 8) as outcomes:
@@ -115,7 +115,7 @@ def test_processes_hold_no_connection_or_memory_of_calls_that_ended(tmp_path: Pa
 
 
 def test_modules_in_the_working_directory_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file called like a module that the service needs is no reason to run it; relative paths work all the same."""
+    """A file named like a module that the service needs is not run; relative paths work as usual."""
     for name in ("msgspec", "structlog", "json", "taskgate"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger was loaded')\n")
     monkeypatch.chdir(tmp_path)

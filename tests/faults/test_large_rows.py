@@ -1,4 +1,4 @@
-"""Rows of megabytes of small records in Conductor's layout: what they cost, others must not pay for."""
+"""Rows of megabytes of small records in Conductor's layout: their cost must not fall on others."""
 
 import json
 import sqlite3
@@ -29,7 +29,7 @@ def records(count: int) -> list[object]:
 
 
 def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
-    """Nobody is taken for hung, every answer is right or says that it came too late, small reads go on beside."""
+    """No process counts as hung, every answer is right or says that it came too late, and small reads still succeed."""
     rows = {f"65fc73fe-0586-11f1-8b8d-00000000000{n}": records(count) for n, count in ((1, 37_000), (2, 145_000))}
     stored = {task_id: task(task_id, outputData={"users": users}) for task_id, users in rows.items()}
     documents = {task_id: project_task_model(row, 0).document for task_id, row in stored.items()}
@@ -73,25 +73,25 @@ def converters(system: System) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Path, transport: str) -> None:
-    """As the kernel kills where memory runs out: once is not noticed; twice is a refusal, and no loop."""
+    """As the kernel kills when memory runs out: one kill is not noticed; two cause a refusal, and no loop."""
     with running_system(tmp_path / "tasks.db", transport=transport, workers=1) as system, ExitStack() as doors:
         door = GrpcDoor("grpc", system.grpc)
         doors.callback(door.close)
 
         def new_task(number: int) -> Task:
-            """What will be asked for; a task that was asked for before might not be converted again."""
+            """A task to ask for; a task that was asked for before might not be converted again."""
             document = task(DOCUMENTED_ID, outputData={"number": number, "users": records(8_000)})
             put_row(tmp_path / "tasks.db", DOCUMENTED_ID, document.decode())
             return task_from_document(document)
 
         expected = new_task(0)
-        assert door.get_task(DOCUMENTED_ID)[1] == expected  # and the process is there
+        assert door.get_task(DOCUMENTED_ID)[1] == expected  # the process has started
         for kills in (1, 2):
             expected = new_task(kills)
             with ThreadPoolExecutor(1) as caller:
                 for number in range(kills):
                     converter = eventually(lambda: converters(system), "a process")[-1]
-                    converter.suspend()  # it shall not be the faster one
+                    converter.suspend()  # it must not finish first
                     if number == 0:
                         call = caller.submit(door.get_task, DOCUMENTED_ID)
                         time.sleep(0.3)  # on purpose: the value is on its way to the process
@@ -103,6 +103,6 @@ def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Pat
             else:
                 assert (outcome.code, outcome.reason) == ("RESOURCE_EXHAUSTED", "ERROR_REASON_OVERLOADED")
                 assert "try again later" in outcome.message
-        time.sleep(REFUSED_SECONDS)  # on purpose: until then it would be refused without a try
+        time.sleep(REFUSED_SECONDS)  # on purpose: until then calls are refused without a try
         assert door.get_task(DOCUMENTED_ID)[1] == expected
         assert system.events("worker gone; replacing it") == []

@@ -19,12 +19,12 @@ PAIRS = [
     (Mariadb, "grpcio"),
     pytest.param((Mysql, "envoy"), marks=pytest.mark.needs("mysqld")),
 ]
-"""What a server does to us does not depend on the transport: MySQL is looked at by the one that is the default."""
+"""The transport does not change what a server does to us: MySQL is tested with the default transport only."""
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: f"{pair[0].name}-{pair[1]}")
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[MysqlServer, System]]:
-    """A server with the tasks in it, by the real command, and a taskgate that reads them there."""
+    """A server with imported tasks, by the real command, and a taskgate that reads them there."""
     kind, transport = request.param
     with running_mysql(kind) as server:
         server.execute(f"CREATE DATABASE {DATABASE}")
@@ -60,19 +60,19 @@ def killed(server: MysqlServer) -> None:
 
 @pytest.mark.parametrize("fault", [restarted, killed], ids=lambda fault: fault.__name__)
 def test_restart_under_load(server: MysqlServer, system: System, fault: Callable[[MysqlServer], None]) -> None:
-    """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
+    """No wrong answers; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
     times = 2 if isinstance(server, Mysql) else 3  # MySQL takes three seconds to stop under load
     check_restart_under_load(system, lambda: fault(server), times)
 
 
 def end_a_session(server: MysqlServer) -> bool:
-    """End the oldest of taskgate's, whatever it is doing; False if it was gone before."""
+    """End the oldest session of taskgate, even a busy one; False if it had already ended."""
     sessions = server.execute("SELECT id FROM information_schema.processlist WHERE db = %s ORDER BY id", DATABASE)
     return server.kill(sessions[0]["id"])
 
 
 def test_ended_sessions_fail_no_call(server: MysqlServer, system: System) -> None:
-    """Sessions that an administrator, or a balancer, ends one after another: each is replaced unnoticed."""
+    """An administrator, or a balancer, ends sessions one after another: each is replaced unnoticed."""
     with callers(system, 16) as outcomes:
         for _ in range(10):
             served = outcomes["ok"]

@@ -1,4 +1,4 @@
-"""Calls that stay open: watches, messages that never come, callers that vanish. They take nothing that others need."""
+"""Calls that stay open (watches, missing messages, vanished callers) take nothing that other calls need."""
 
 import contextlib
 import signal
@@ -53,7 +53,7 @@ def held(address: str, count: int, path: str, message: bytes, *, ends: bool) -> 
 
 
 def assert_all_begun(connections: list[RawGrpc]) -> None:
-    """Every call has had its first message."""
+    """Every call has received its first message."""
     for connection in connections:
         while any(not answer.body for answer in connection.answers.values()):
             assert all(answer.reset is None and not answer.ended for answer in connection.answers.values())
@@ -102,7 +102,7 @@ def test_watches_and_unfinished_calls_shut_nobody_out(patient_system: System, po
 @PORTS
 @pytest.mark.parametrize("sent", [b"", request_for(DOCUMENTED_ID)[:9]], ids=["no message", "part of one"])
 def test_call_whose_message_never_comes_ends(short_system: System, port: str, sent: bytes) -> None:
-    """DEADLINE_EXCEEDED with a sentence when the time that any call may take is over; the connection goes on."""
+    """DEADLINE_EXCEEDED with a sentence once the time for any call is over; the connection stays usable."""
     with RawGrpc(getattr(short_system, port)) as connection:
         streams = [connection.open(path) for path in (GET_TASK_JSON, CONDUCTOR, CHECK, WATCH, REFLECTION)]
         for stream in streams:
@@ -115,7 +115,7 @@ def test_call_whose_message_never_comes_ends(short_system: System, port: str, se
 
 
 def test_rest_request_whose_body_never_comes_ends(short_system: System) -> None:
-    """408, and it may be tried again."""
+    """408, and it may be retried."""
     host, _, number = short_system.http.rpartition(":")
     with socket.create_connection((host, int(number)), timeout=30) as caller:
         caller.sendall(f"GET /api/tasks/{DOCUMENTED_ID} HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n".encode())
@@ -134,9 +134,9 @@ def test_idle_watches_cost_nothing_to_speak_of(patient_system: System) -> None:
     """1,000 of them: 0.005 of a core inside Envoy, measured for ten seconds. The bound is for a busy machine."""
     with held(patient_system.grpc, 1000, WATCH, framed(b""), ends=True) as watches:
         assert_all_begun(watches)
-        time.sleep(7)  # on purpose: at first they are looked at more often
+        time.sleep(7)  # on purpose: new ones are checked more often
         before = cpu_seconds(patient_system)
-        time.sleep(5)  # on purpose: it is measured
+        time.sleep(5)  # on purpose: the interval of the measurement
         assert (cpu_seconds(patient_system) - before) / 5 < 0.15  # of that, 0.02 without any watch
 
 
@@ -189,7 +189,7 @@ def test_client_that_floods_with_pings_is_cut_off(short_system: System) -> None:
 
 @PORTS
 def test_connection_holds_a_limited_number_of_calls(short_system: System, port: str) -> None:
-    """100 in Envoy, more on a server's own port; clients learn it from SETTINGS and let further calls wait."""
+    """100 in Envoy, more on a server's own port; clients learn it from SETTINGS and hold back further calls."""
     limits = {ON_A_CONNECTION, MAX_CALLS_ON_A_CONNECTION}
     with RawGrpc(getattr(short_system, port)) as connection:
         eventually(

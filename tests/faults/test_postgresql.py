@@ -51,9 +51,9 @@ def restarted(server: PostgresqlServer) -> None:
 
 
 def end_sessions(server: PostgresqlServer) -> int:
-    """End those that are not new; how many that were.
+    """End the sessions that are not new, and return their number.
 
-    To end one in its very first read would be another fault: that read had a new one already, and fails.
+    Ending one in its very first read would be another fault: that read already had a new session, and fails.
     """
     ended = server.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -66,12 +66,12 @@ def end_sessions(server: PostgresqlServer) -> int:
 def test_restart_under_load(
     server: PostgresqlServer, system: System, fault: Callable[[PostgresqlServer], None]
 ) -> None:
-    """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
+    """No wrong answers; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
     check_restart_under_load(system, lambda: fault(server))
 
 
 def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -> None:
-    """Sessions that an administrator, or a balancer, ends one after another: each is replaced unnoticed."""
+    """An administrator, or a balancer, ends sessions one after another: each is replaced unnoticed."""
     with callers(system, 8) as outcomes:
         for _ in range(5):
             served = outcomes["ok"]
@@ -125,8 +125,8 @@ def test_import_says_nothing_secret(server: PostgresqlServer) -> None:
 @pytest.mark.parametrize("transport", ["envoy", "grpcio"])
 @pytest.mark.needs("pgbouncer")
 def test_pgbouncer_in_front(server: PostgresqlServer, transport: str) -> None:
-    """Reads go on over many connections of a pooler's, also when the server's end, and when the pooler restarts."""
-    # Its own default is to try a server that was away only after 15 s.
+    """Reads succeed over many connections of a pooler, even when the server's end, and when the pooler restarts."""
+    # By default it retries a server that was away only after 15 s.
     with running_pgbouncer(server, server_login_retry="1") as port:
         url = server.url(hosts=f"127.0.0.1:{port}")
         with running_system(url, transport=transport, workers=1) as system:

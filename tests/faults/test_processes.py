@@ -1,4 +1,4 @@
-"""What is special to servers behind Envoy, or without one: processes that die, are stopped, or cannot start."""
+"""Faults of servers behind Envoy, or without one: processes that die, are stopped, or cannot start."""
 
 import signal
 import socket
@@ -17,7 +17,7 @@ from support.running import Running, System, eventually, running_system, taskgat
 
 @pytest.fixture
 def system(lasting: Callable[..., System]) -> System:
-    """One server behind Envoy, for tests that leave it whole."""
+    """One server behind Envoy, for tests that leave it intact."""
     return lasting("grpcio", workers=1)
 
 
@@ -40,7 +40,7 @@ def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(system: Sy
 
 
 def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path: Path) -> None:
-    """Two generations of a worker are there when everything is told to stop."""
+    """Two generations of a worker exist when everything receives SIGTERM."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport="grpcio", workers=2) as system:
         system.process.send_signal(signal.SIGHUP)
         eventually(lambda: len(system.events("worker listens")) == 3, "the first successor")
@@ -48,11 +48,11 @@ def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path:
 
 
 def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(system: System) -> None:
-    """Something else holds the port when a killed Envoy is to be replaced: once the port is free, calls succeed."""
+    """Another program holds the port when a killed Envoy is to be replaced: once the port is free, calls succeed."""
     host, _, port = system.http.rpartition(":")
     since = len(system.log)
     with socket.socket() as squatter:
-        system.process.send_signal(signal.SIGSTOP)  # it shall not be the faster one
+        system.process.send_signal(signal.SIGSTOP)  # it must not be faster
         system.envoy().kill()
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
@@ -72,7 +72,7 @@ def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(system: System)
 
 
 def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path) -> None:
-    """A worker and Envoy have just died when the whole is told to stop: exit code 0 and no process left."""
+    """A worker and Envoy have just died when everything receives SIGTERM: exit code 0 and no process left."""
     with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
         system.workers()[0].kill()
         system.envoy().kill()
@@ -110,7 +110,7 @@ def test_port_in_use_is_an_error_that_names_it(
 
 
 def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
-    """A stale server is found out, although gRPC could share its port."""
+    """A stale server is detected, although gRPC could share its port."""
     store = f"sqlite:///{tmp_path}/tasks.db"
     with Running("serve", "--store", store, "--grpc", "127.0.0.1:0", "--log-format", "json") as first:
         port = first.wait_for(r'"grpc":"127.0.0.1:(\d+)","event":"listening"', in_log=True)[1]
@@ -120,7 +120,7 @@ def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
 
 
 def test_serve_with_workers_shares_one_port_and_replaces_the_dead(tmp_path: Path) -> None:
-    """Without Envoy: N processes behind one port, kept up, drained at the end."""
+    """Without Envoy: N processes behind one port, kept running, drained at the end."""
     database = tmp_path / "tasks.db"
     arguments = ("--store", f"sqlite:///{database}", "--grpc", "127.0.0.1:0", "--drain-delay", "0")
     with Running("serve", *arguments, "--workers", "3", "--log-format", "json") as running:
@@ -137,7 +137,7 @@ def test_serve_with_workers_shares_one_port_and_replaces_the_dead(tmp_path: Path
 
 
 def test_worker_without_a_supervisor_leaves() -> None:
-    """A worker whose standard input ends drains and goes."""
+    """A worker whose standard input ends drains and exits."""
     process = subprocess.Popen(
         [sys.executable, "-m", "taskgate.processes.worker_main"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""Redis servers die, hang and take over from each other, while the system runs under load."""
+"""Redis servers die, hang and fail over, while the system runs under load."""
 
 import time
 import uuid
@@ -50,7 +50,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 
 def cluster_url(cluster: Cluster) -> str:
-    """Two nodes are named, of which the tests kill one; the others are found."""
+    """A URL with two nodes, of which the tests kill one; the others are discovered."""
     return f"redis+cluster://{USER_INFO}{','.join(map(str, cluster.nodes[:2]))}"
 
 
@@ -74,7 +74,7 @@ def health(door: GrpcDoor) -> int:
 
 
 def read_all(system: System) -> bool:
-    """Whether every task is answered now, over REST and gRPC, rightly."""
+    """Whether every task is answered correctly now, over REST and gRPC."""
     rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
     try:
         for task_id, document in DOCUMENTS.items():
@@ -91,7 +91,7 @@ def read_all(system: System) -> bool:
 
 
 def under_load(system: System, disaster: Callable[[], None], recovered: Callable[[], object]) -> Counter[str]:
-    """What callers got before, while and after ``disaster`` happened; the system is whole again at the end."""
+    """The outcomes of callers before, during and after ``disaster``; the system is whole again at the end."""
     with callers(system, 8, DOCUMENTS) as outcomes:
         eventually(lambda: outcomes["ok"] > 100, "calls under way")
         disaster()
@@ -105,7 +105,7 @@ def under_load(system: System, disaster: Callable[[], None], recovered: Callable
 
 
 def assert_keeps_the_password(system: System) -> None:
-    """It is in no process list and in no line of output."""
+    """The password is in no process list and in no line of output."""
     for process in system.family():
         assert PASSWORD not in " ".join(process.cmdline())
     for line in (*system.out, *system.log):
@@ -115,7 +115,7 @@ def assert_keeps_the_password(system: System) -> None:
 
 @transports
 def test_killed_primary_of_a_cluster_is_replaced(cluster: Cluster, transport: str) -> None:
-    """Its replica takes over; meanwhile calls fail as ones to try again, if at all."""
+    """Its replica takes over; meanwhile calls fail, if at all, with retryable errors."""
     fill(cluster_url(cluster), *cluster.primaries)
     with running_system(cluster_url(cluster), transport=transport, workers=1) as system:
         eventually(lambda: read_all(system), "every task is answered")
@@ -129,7 +129,7 @@ def test_killed_primary_of_a_cluster_is_replaced(cluster: Cluster, transport: st
 
 @transports
 def test_killed_primary_under_sentinel_is_replaced(watched: Watched, transport: str) -> None:
-    """Sentinel promotes the replica; the old primary comes back as one."""
+    """Sentinel promotes the replica; the old primary comes back as a replica."""
     fill(sentinel_url(watched), watched.primary)
     with running_system(sentinel_url(watched), transport=transport, workers=1) as system:
         eventually(lambda: read_all(system), "every task is answered")
@@ -151,7 +151,7 @@ def took_over(replica: RedisServer) -> None:
 
 
 def test_failover_by_order_of_an_operator(cluster: Cluster) -> None:
-    """CLUSTER FAILOVER on a replica: nothing is lost, and nobody need fail."""
+    """CLUSTER FAILOVER on a replica: nothing is lost, and no call need fail."""
     fill(cluster_url(cluster), *cluster.primaries)
     with running_system(cluster_url(cluster), workers=1) as system:
 
@@ -164,7 +164,7 @@ def test_failover_by_order_of_an_operator(cluster: Cluster) -> None:
 
 
 def test_slots_that_move_take_their_tasks_along(cluster: Cluster) -> None:
-    """Every call is answered while slots go from one node to another, key by key."""
+    """Every call is answered while slots move from one node to another, key by key."""
     url = cluster_url(cluster)
     fill(url, *cluster.primaries)
     source, target = cluster.primaries[:2]
@@ -210,7 +210,7 @@ def assert_unavailable(system: System, address: str) -> None:
     try:
         began = time.monotonic()
         typed, _ = direct.get_task(DOCUMENTED_ID)
-        assert time.monotonic() - began < 6  # of the three that are promised, on a busy machine
+        assert time.monotonic() - began < 6  # three are promised; this allows for a busy machine
         outcome = rest.get_task_json(DOCUMENTED_ID)
         assert (outcome.status, outcome.retryable) == (503, True)
         assert (typed.code, typed.reason) == ("UNAVAILABLE", "ERROR_REASON_STORE_UNAVAILABLE")
@@ -225,14 +225,14 @@ def assert_unavailable(system: System, address: str) -> None:
         eventually(lambda: rest.get("/healthz").status == 503, "not healthy", 5)
         began = time.monotonic()
         assert {rest.get_task_json(DOCUMENTED_ID).status for _ in range(10)} == {503}
-        assert time.monotonic() - began < 8  # ten seconds or more if each found out for itself
+        assert time.monotonic() - began < 8  # ten seconds or more if each process detected it alone
     finally:
         rest.close()
         direct.close()
 
 
 def test_restarted_redis_fails_no_call_of_a_quiet_service(tmp_path: Path) -> None:
-    """A connection that ended while nobody used it costs nobody an answer."""
+    """A connection that ended while it was idle costs no caller an answer."""
     server = RedisServer(tmp_path / "redis")
     try:
         with running_system(f"redis://{USER_INFO}{server}/0", "--demo", workers=1) as system:
@@ -248,7 +248,7 @@ def test_restarted_redis_fails_no_call_of_a_quiet_service(tmp_path: Path) -> Non
 
 
 def test_no_grpcio_and_no_other_client_inside_envoy(tmp_path: Path) -> None:
-    """The store brings one small library into the serving process, and keeps few connections there."""
+    """The store loads one small library into the serving process, and keeps few connections there."""
     server = RedisServer(tmp_path / "redis")
     try:
         with running_system(f"redis://{USER_INFO}{server}/0", "--demo", workers=1) as system:

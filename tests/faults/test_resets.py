@@ -1,4 +1,4 @@
-"""Callers that ask for large tasks and change their mind at once: small reads beside them go on."""
+"""Callers that ask for large tasks and cancel at once do not stop small reads."""
 
 import statistics
 import threading

@@ -1,4 +1,4 @@
-"""A disk that is slow, or stands still: only who asks for what is not in memory waits for it."""
+"""A disk that is slow or stalls delays only callers that ask for data outside the memory."""
 
 import sqlite3
 import statistics
@@ -31,7 +31,7 @@ def expected(task_id: str) -> bytes:
 
 
 def make(file: Path) -> Path:
-    """A database that is read without any other file; each task has a page of its own."""
+    """A database that is read without any other file; each task has its own page."""
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
         ids = (f"65fc73fe-0586-11f1-8b8d-{number:012}" for number in range(TASKS))
@@ -44,7 +44,7 @@ def make(file: Path) -> Path:
 def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
     """Two reads a second, then none for four seconds: tasks read before are served as ever, and no process is replaced.
 
-    Who asks for others, by whichever door and however often, gets the answer or the end of the deadline.
+    Callers that ask for others, by any door and however often, get the answer or the end of the deadline.
     """
     with (
         SlowDisk(tmp_path / "disk", make(tmp_path / "made.db")) as disk,
@@ -77,7 +77,7 @@ def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
             slow = list(callers.map(ask, COLD[:2] * 4))
             disk.stand_still()
             waiting = [callers.submit(ask, task_id) for task_id in COLD[2:] * 4]
-            time.sleep(4)  # on purpose: the disk stands still
+            time.sleep(4)  # on purpose: the disk is stalled
             assert not any(call.done() for call in waiting)
             disk.recover()
             slow += [call.result() for call in waiting]
@@ -94,4 +94,4 @@ def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
             f"{transport}: {len(waits)} probes beside {len(slow)} calls that waited for the disk: none failed,"
             f" p50 {statistics.median(waits) * 1000:.1f}, longest {max(waits) * 1000:.0f} ms"
         )
-        assert max(waits) < 2  # a page that is waited for takes half a second, and a lookup several of them
+        assert max(waits) < 2  # each page takes half a second, and a lookup several pages

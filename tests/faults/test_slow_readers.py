@@ -1,7 +1,7 @@
-"""Readers of large answers that stand still, trickle, or come all at once: other callers must not notice.
+"""Readers of large answers that stall, trickle, or come all at once: other callers must not notice.
 
 Every test prints its figures (``make faults`` shows them). Bounds are for a busy machine; the aim on a quiet one is a
-99th percentile of small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, and attackers stay for long.
+99th percentile of small calls below 100 ms. ``SLOW_READERS=all`` runs every combination, with longer attacks.
 """
 
 import json
@@ -38,7 +38,7 @@ SECONDS = 40 if ALL else 12
 PEAK = 1200 << 20
 
 AFTERWARDS = 300_000_000
-"""Of the processes that answer calls: the supervisor, which answers none, has 75 million bytes of its own."""
+"""Bytes of the processes that answer calls, without the supervisor, which has 75 million of its own."""
 
 SETTLED = 30
 """Seconds in which memory goes back to ``AFTERWARDS``; the aim on a quiet machine is 10."""
@@ -59,17 +59,17 @@ class Load:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parent.parent,  # where the package "support" is
+            cwd=Path(__file__).parent.parent,  # the folder of the package "support"
         )
 
     def wait_ready(self) -> Self:
-        """Wait until all of it is under way."""
+        """Wait until all its calls have begun."""
         assert self._process.stdout is not None
         assert json.loads(self._process.stdout.readline()) == {"ready": True}
         return self
 
     def result(self) -> dict[str, Any]:
-        """What it says once it has ended by itself."""
+        """Its report once it has ended by itself."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         self._process.wait(60)
@@ -105,7 +105,7 @@ class Memory:
         self._thread = threading.Thread(target=self._watch)
 
     def now(self) -> int:
-        """What they have now."""
+        """The current number."""
         parts: Counter[str] = Counter()
         for process in self._system.family():
             try:
@@ -142,7 +142,7 @@ def task_id(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str], Callable[..., Any]]]:
-    """A database of large tasks and a small one, their IDs, and what each method answers of one: size and Adler-32."""
+    """A database of large tasks and a small one, their IDs, and each method's answer for one: size and Adler-32."""
     database = tmp_path_factory.mktemp("large") / "tasks.db"
     with running_system(database, "--demo", workers=1):
         pass
@@ -166,7 +166,7 @@ def _mark(data: bytes) -> tuple[int, int]:
 
 @contextmanager
 def others_served(system: System, what: str) -> Iterator[Memory]:
-    """Small calls and health checks are answered while the block runs, in bounded memory; it goes back afterwards."""
+    """Small calls and health checks are answered while the block runs, in bounded memory that shrinks afterwards."""
     idle = Memory(system).now()
     with Load("probe", address=system.http, seconds=600, rate=50, task_ids=[DOCUMENTED_ID]) as probes:
         with Memory(system) as memory:
@@ -215,7 +215,7 @@ def test_slow_readers_over_http1(documents: Any, transport: str, distinct: bool)
 )
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_streams_without_a_window(documents: Any, transport: str, method: str, trickle: float) -> None:
-    """1,000 streams on 25 connections that let nothing through, or now and then a byte."""
+    """1,000 streams on 25 connections that accept no bytes, or now and then one."""
     database, ids, _ = documents
     with running_system(database, transport=transport, workers=1) as system:
         what = f"{transport}: 1,000 streams without a window, {method}, a byte every {trickle} s"
@@ -224,15 +224,15 @@ def test_streams_without_a_window(documents: Any, transport: str, method: str, t
             with Load("zero_window", address=system.http, **arguments) as load:
                 outcomes = load.result()
         show(f"  {outcomes}")
-        # Cut off: Envoy takes many window updates without data between them for an attack.
+        # Cut off: Envoy treats many window updates without data between them as an attack.
         assert all(how in ("reset", "cut off") or refused(how) for how in outcomes["outcomes"]), outcomes
 
 
 @pytest.mark.parametrize("trickle", [0, 20_000], ids=["nothing", "20 KB a second"])
 def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path, trickle: int) -> None:
-    """Readers that have no window, or one that grows too slowly, hold half of the budget for 18 s of 0.5 MB each.
+    """Readers without a window, or with one that grows too slowly, hold half of the budget for 18 s of 0.5 MB each.
 
-    Then their calls end while their connections stay, and memory and room are there for others of the same address.
+    Then their calls end while their connections stay, and others of the same address get memory and room.
     """
     database = tmp_path / "tasks.db"
     task_ids = [task_id(number) for number in range(160)]
@@ -244,7 +244,7 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
         asked = []
         for start in range(0, len(task_ids), 40):
             connection = connections.enter_context(RawGrpc(system.grpc, window=0))
-            connection.h2.increment_flow_control_window(1 << 30)  # of the connection: streams alone are slow
+            connection.h2.increment_flow_control_window(1 << 30)  # for the connection: only the streams are slow
             for known in task_ids[start : start + 40]:
                 stream = connection.open()
                 connection.data(stream, request_for(known), end=True)
@@ -283,7 +283,7 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
 def test_bursts_of_readers_get_all_or_a_retryable_refusal(
     documents: Any, transport: str, method: str, distinct: bool
 ) -> None:
-    """Five times 256 readers of 10 MB, without a pause: each gets all of it, or a refusal to be tried again."""
+    """Five times 256 readers of 10 MB, without a pause: each gets all of it, or a retryable refusal."""
     database, ids, expected = documents
     outcomes: Counter[str] = Counter()
     took = []
@@ -308,13 +308,13 @@ def test_bursts_of_readers_get_all_or_a_retryable_refusal(
 
 
 def same(taken: Sequence[int], expected: Sequence[int], method: str) -> bool:
-    """Whether it is what was expected; of typed tasks, whose maps have no order, size and sum of the bytes say so."""
+    """Whether it is as expected; typed tasks, whose maps have no order, are compared by size and sum of the bytes."""
     bits = 0xFFFF if method == "GetTask" else 0xFFFFFFFF  # the lower half of an Adler-32 is the sum
     return taken[0] == expected[0] and taken[1] & bits == expected[1] & bits
 
 
 def refused(how: str) -> bool:
-    """Whether it is a refusal that names the reason, and may be tried again: no room, or no conversion in time."""
+    """Whether it is a retryable refusal that names the reason: no room, or no conversion in time."""
     rest = how.startswith("503 ") and "Overloaded: " in how and '"retryable":true' in how
     late = how.startswith("504 ") and '"retryable":true' in how
     return rest or late or how.startswith(("8 Overloaded: ", "4 The call did not finish"))

@@ -1,4 +1,4 @@
-"""The store goes away, is locked or damaged, and comes back, while the system runs."""
+"""The store is removed, locked or damaged, and comes back, while the system runs."""
 
 import shutil
 import sqlite3
@@ -42,7 +42,7 @@ def health(door: GrpcDoor) -> int:
 
 
 def assert_unavailable(doors: tuple[RestDoor, GrpcDoor]) -> None:
-    """503 and UNAVAILABLE, retryable, with a message that says why and leaks nothing."""
+    """503 and UNAVAILABLE, retryable, with a message that gives the reason and leaks nothing."""
     rest, direct = doors
     outcome = rest.get_task_json(DOCUMENTED_ID)
     assert outcome.status == 503
@@ -75,7 +75,7 @@ def test_removed_store_is_503_and_restored_one_serves(system: System, doors: tup
 
 
 def test_replaced_store_is_picked_up(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
-    """Another file moved over it is what is read from then on."""
+    """A file moved over it is read from then on."""
     assert_serves(doors)
     copy = system.database.with_suffix(".copy")
     shutil.copy(system.database, copy)
@@ -94,7 +94,7 @@ def test_replaced_store_is_picked_up(system: System, doors: tuple[RestDoor, Grpc
 
 
 def test_damaged_store_is_503(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
-    """A file that is no database answers like one that is away."""
+    """A file that is no database is answered like a missing one."""
     assert_serves(doors)
     original = system.database.with_suffix(".original")
     system.database.rename(original)
@@ -106,7 +106,7 @@ def test_damaged_store_is_503(system: System, doors: tuple[RestDoor, GrpcDoor]) 
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Another file, exclusively locked, in the place of ``database`` while the block runs."""
+    """Replace ``database`` by another, exclusively locked file while the block runs."""
     other, original = database.with_suffix(".locked"), database.with_suffix(".original")
     connection = sqlite3.connect(other, isolation_level=None)
     connection.execute("CREATE TABLE task (task_id TEXT PRIMARY KEY, json_data TEXT)")
@@ -130,7 +130,7 @@ def test_locked_store_is_503_and_holds_up_nobody_else(system: System, doors: tup
 
 
 def test_open_write_transaction_holds_up_no_read(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
-    """While another process is in the middle of writing, every read is answered, from before that write."""
+    """While another process is in the middle of a write, every read is answered, from before that write."""
     assert_serves(doors)
     with closing(sqlite3.connect(system.database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -142,7 +142,7 @@ def test_open_write_transaction_holds_up_no_read(system: System, doors: tuple[Re
 
 
 def test_reads_go_on_during_an_import(tmp_path: Path, system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
-    """Every read during an import of thousands of tasks succeeds; the tasks are there when it has ended."""
+    """Every read during an import of thousands of tasks succeeds; the tasks can be read when it has ended."""
     assert_serves(doors)
     ids = [str(uuid.UUID(int=number)) for number in range(20_000)]
     file = tmp_path / "tasks.ndjson"
@@ -160,7 +160,7 @@ def test_reads_go_on_during_an_import(tmp_path: Path, system: System, doors: tup
 
 
 def test_deadline_that_passes_is_504(tmp_path: Path) -> None:
-    """A call that the store holds up past the limit: 504 and DEADLINE_EXCEEDED, retryable, whoever notices first."""
+    """A call that the store delays past the limit: 504 and DEADLINE_EXCEEDED, retryable, whichever side notices it."""
     with (
         running_system(tmp_path / "tasks.db", "--demo", "--request-timeout", "0.2", workers=1) as system,
         locked(system.database),

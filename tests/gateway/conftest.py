@@ -31,7 +31,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def ask(protocol: str, gateway: Gateway) -> Ask:
-    """Ask the shared gateway, over each protocol in turn."""
+    """Send requests to the shared gateway, over each protocol in turn."""
     return ask_over(protocol, gateway.address)
 
 

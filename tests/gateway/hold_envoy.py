@@ -1,4 +1,4 @@
-"""A supervisor to be killed: ``python hold_envoy.py`` starts Envoy, prints its process ID, and waits for ever."""
+"""A supervisor for tests to kill: ``python hold_envoy.py`` starts Envoy, prints its process ID, and waits for ever."""
 
 import asyncio
 import sys

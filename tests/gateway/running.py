@@ -1,4 +1,4 @@
-"""The real Envoy in front of stub servers, for tests that are not async themselves."""
+"""Run the real Envoy in front of stub servers, for tests that are not async themselves."""
 
 import asyncio
 import subprocess
@@ -19,20 +19,20 @@ from taskgate.processes.envoy.probes import ask_admin
 T = TypeVar("T")
 
 
-_FRAMING = 4096  # bytes beside the document in one message
+_FRAMING = 4096  # around the document in one message
 
 Change = tuple[str, str]
-"""Of ``edited_configuration``."""
+"""A change for ``edited_configuration``."""
 
 
 def largest_answer(size: int) -> Change:
-    """Let REST callers have no answer over ``size`` bytes."""
+    """Limit answers over REST to ``size`` bytes."""
     limit = "max_response_body_size: "
     return f"{limit}{MAX_MESSAGE_BYTES + _FRAMING}", f"{limit}{size + _FRAMING}"
 
 
 def most_calls(number: int) -> Change:
-    """Let no more calls run at a time."""
+    """Limit the calls that run at a time."""
     return "requests: 4096", f"requests: {number}"
 
 
@@ -47,7 +47,7 @@ class StubServer:
         self.address = Address("127.0.0.1", int(self.process.stdout.readline()))
 
     def kill(self) -> None:
-        """SIGKILL, and wait."""
+        """Send SIGKILL, and wait."""
         self.process.kill()
         self.process.wait()
 
@@ -61,7 +61,7 @@ class StubServer:
 
 
 class Gateway:
-    """An ``EnvoyProcess`` that lives in an event loop of its own, in a thread of its own."""
+    """An ``EnvoyProcess`` in its own event loop, in its own thread."""
 
     def __init__(self, *upstreams: StubServer | Address, changes: Sequence[Change] = (), **settings: Any) -> None:
         """``changes`` are those of ``edited_configuration``."""
@@ -79,11 +79,11 @@ class Gateway:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run ``coroutine`` in the gateway's loop; its result, or what it raised."""
+        """Run ``coroutine`` in the gateway's loop; return its result, or raise its exception."""
         return self.begin(coroutine).result(60)
 
     def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Have ``coroutine`` run in the gateway's loop; cancelling the future cancels it."""
+        """Start ``coroutine`` in the gateway's loop; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     @property
@@ -117,12 +117,12 @@ class Gateway:
 
 
 def active(gateway: Gateway) -> int:
-    """How many requests are running."""
+    """The number of running requests."""
     return counted(gateway, "downstream_rq_active")
 
 
 def counted(gateway: Gateway, name: str) -> int:
-    """A number that Envoy keeps of its callers; 0 if it has had none."""
+    """A statistic of Envoy about its callers; 0 if it has had none."""
     answer = ask_admin(gateway.admin, "GET", f"/stats/prometheus?filter=http.taskgate.{name}$")
     assert answer is not None
     return int((answer[1].split() or ["0"])[-1])

@@ -1,6 +1,6 @@
-"""The service inside Envoy over a store that does as the task ID says, for the gateway's own tests; see stub_server.py.
+"""The service inside Envoy with a store that obeys the task ID, for the gateway's own tests; see stub_server.py.
 
-Any ID is well formed here: which ones name a task is not the gateway's business.
+Any ID is well formed here: the gateway does not decide which IDs name a task.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class StubStore:
 
 
 def any_id(_task_id: str, _task_id_format: object) -> None:
-    """In place of ``check_task_id``."""
+    """Replaces ``check_task_id``."""
 
 
 taskgate.service.tasks.check_task_id = any_id

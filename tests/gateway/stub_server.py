@@ -1,7 +1,7 @@
-"""A gRPC server that does as the task ID says: ``python stub_server.py`` prints its port and serves until it is killed.
+"""A gRPC server that obeys the task ID: ``python stub_server.py`` prints its port and serves until it is killed.
 
-The gateway must cope with servers that are slow, that fail in every way there is, and that die. Task IDs that start
-with "stub." say what to do; any other gets a description of the call, as it arrived, for an answer.
+The gateway must cope with servers that are slow, that fail in every possible way, and that die. Task IDs that start
+with "stub." select the behaviour; the answer for any other describes the call as it arrived.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Stub:
         self.health = health.aio.HealthServicer()
 
     async def get_task_json(self, request: bytes, context: Any) -> bytes:
-        """HttpBody for GetTaskJson; its bytes serve as well for any other method."""
+        """HttpBody for GetTaskJson; its bytes also serve for any other method."""
         try:
             task_id = GetTaskJsonRequest.FromString(request).task_id
         except Exception:  # noqa: BLE001 - any undecodable request, as the real server refuses it
@@ -99,7 +99,7 @@ class Stub:
 
 
 async def fail(context: Any, code: int, *details: any_pb2.Any) -> None:
-    """Abort with ``MESSAGE`` and, unless told otherwise, an ErrorInfo."""
+    """Abort with ``MESSAGE`` and, by default, an ErrorInfo."""
     info = any_pb2.Any()
     info.Pack(error_details_pb2.ErrorInfo(reason="ERROR_REASON_STUB", domain="taskgate", metadata={"code": str(code)}))
     status = status_pb2.Status(code=code, message=MESSAGE, details=details or [info])
@@ -116,7 +116,7 @@ async def fail_as(context: Any, kind: type[TaskgateError]) -> None:
 
 
 def http_body(data: bytes) -> bytes:
-    """A serialised google.api.HttpBody, by hand: it may be of any size."""
+    """A serialised google.api.HttpBody of any size, made by hand."""
     length, size = len(data), bytearray()
     while length >> 7:
         size.append(length & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""``gateway/envoy.yaml`` and what ``render`` makes of it, as Envoy sees it."""
+"""``gateway/envoy.yaml`` and what ``render`` makes of it, as Envoy reads it."""
 
 import dataclasses
 import os
@@ -131,7 +131,7 @@ class TestRender:
 
     @pytest.mark.parametrize("servers", [1, 3])
     def test_streams_to_servers_are_as_many_as_callers_can_have(self, servers: int) -> None:
-        """100 for a connection; where there are several servers, some of their connections are not full."""
+        """100 for each connection; with several servers, some connections to them are not full."""
         config = rendered(max_connections=40, upstreams=tuple(Address("127.0.0.1", 1 + n) for n in range(servers)))
         limits = config["static_resources"]["clusters"][1]["circuit_breakers"]["thresholds"][0]
         assert limits["max_requests"] == limits["max_pending_requests"] == 4000
@@ -181,7 +181,7 @@ class TestComplaints:
     def test_a_node_that_is_gone_is_named(
         self, node: str, without: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A file edited by hand must not lose a setting in silence."""
+        """A file edited by hand must not lose a setting silently."""
         text = FILE.read_text()
         assert node in text
         (tmp_path / "envoy.yaml").write_text(text.replace(node, without))
@@ -222,7 +222,7 @@ class TestComplaints:
 
 
 def test_heap_that_was_full_is_given_back() -> None:
-    """What Envoy has freed counts as used until it shrinks: without this, one burst would make it refuse for ever."""
+    """Freed memory counts as used until Envoy shrinks: without this, one burst would make it refuse for ever."""
     manager = rendered()["overload_manager"]
     actions = {action["name"]: action["triggers"][0]["threshold"]["value"] for action in manager["actions"]}
     shrink, refuse = (f"envoy.overload_actions.{name}" for name in ("shrink_heap", "stop_accepting_requests"))

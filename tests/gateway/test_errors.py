@@ -1,4 +1,4 @@
-"""Every error body over REST has one shape, whoever made it, and says nothing of what is behind the gateway."""
+"""Every error body over REST has one shape, whichever part made it, and reveals nothing behind the gateway."""
 
 import json
 import socket
@@ -33,7 +33,7 @@ HTTP_STATUS = {
     15: 500,
     16: 401,
 }
-"""gRPC codes as ``google.rpc.Code`` says they are over HTTP."""
+"""gRPC codes and their HTTP status by ``google.rpc.Code``."""
 
 RETRYABLE = {4, 8, 14}
 
@@ -54,12 +54,12 @@ MALFORMED = (
     b"POST /api/tasks/a HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
     b"CONNECT /api/tasks/a HTTP/1.1\r\nhost: a\r\n\r\n",
 )
-"""HTTP/1.1 that is none."""
+"""Malformed HTTP/1.1."""
 
 
 @pytest.fixture
 def unused() -> Iterator[Address]:
-    """An address that is bound and not listened on: connections are refused."""
+    """An address that is bound without a listener: connections are refused."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield Address("127.0.0.1", bound.getsockname()[1])
@@ -72,7 +72,7 @@ class TestFromTheServer:
                 assert_error(ask(f"{PATH}stub.error.{code}"), status, MESSAGE, retryable=code in RETRYABLE)
 
     def test_every_taskgate_error_has_its_status_and_retry_after(self, ask: Ask, subtests: pytest.Subtests) -> None:
-        """What ``STATUS_OF`` says is what REST callers see: Envoy's own tables agree with it."""
+        """REST callers get the status in ``STATUS_OF``: Envoy's own tables agree with it."""
         for kind, row in STATUS_OF.items():
             with subtests.test(kind.__name__):
                 answer = ask(f"{PATH}stub.kind.{kind.__name__}")
@@ -92,13 +92,13 @@ class TestFromTheServer:
             assert connection.leftover() == b""
 
     def test_details_of_an_unknown_type_lose_only_the_decoding(self, ask: Ask) -> None:
-        """The transcoder gives up on such an error; what gRPC escapes in headers stays escaped."""
+        """The transcoder does not convert such an error; what gRPC escapes in headers stays escaped."""
         answer = ask(f"{PATH}stub.unknown-detail")
         escaped = 'quote " backslash \\ newline %0A accent %C3%A9 separator %E2%80%A8 {"message":"x"}'
         assert_error(answer, 404, escaped)
 
     def test_error_without_a_message_gets_one(self, ask: Ask) -> None:
-        """SDKs show the message and nothing else, so it is never empty."""
+        """SDKs show only the message, so it is never empty."""
         assert_error(ask(f"{PATH}stub.no-message"), 404, "No reason was given")
 
     def test_error_after_initial_metadata_is_whole(self, ask: Ask) -> None:
@@ -143,7 +143,7 @@ class TestFromEnvoy:
             assert time.monotonic() - started > 0.4
 
     def test_server_that_is_not_grpc_is_504(self, protocol: str, start_gateway: Callable[..., Gateway]) -> None:
-        """HTTP/1.1 where HTTP/2 was wanted: another program has the port."""
+        """HTTP/1.1 instead of HTTP/2: another program has the port."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.settimeout(0.1)
             gateway = start_gateway(Address("127.0.0.1", listener.getsockname()[1]), request_timeout=0.5)
@@ -174,14 +174,14 @@ class TestFromEnvoy:
         assert_error(answer, 403, "The gateway could not pass the request on")
 
     def test_headers_that_trickle_in_are_408(self, gateway: Gateway) -> None:
-        """408 after five seconds, and not a connection held for ever."""
+        """408 after five seconds, so that no connection is held for ever."""
         with Http1(gateway.address) as connection:
             connection.send(b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\nx-slow: ")
             assert_error(connection.answer(), 408, "The request took too long to arrive; try again", retryable=True)
 
 
 class TestMalformed:
-    """HTTP/1.1 that is not; each gets an answer and not just a closed connection."""
+    """Malformed HTTP/1.1; each gets an answer and not just a closed connection."""
 
     def test_malformed_http1_is_400_in_json(self, gateway: Gateway, subtests: pytest.Subtests) -> None:
         for request in MALFORMED:
@@ -190,7 +190,7 @@ class TestMalformed:
                 assert_error(connection.answer(), 400)
 
     def test_requests_that_come_together_are_all_answered(self, gateway: Gateway, subtests: pytest.Subtests) -> None:
-        """HTTP/1.1 pipelining: in one packet, whoever answers; and the connection goes on."""
+        """HTTP/1.1 pipelining in one packet, with answers from Envoy or the server; the connection stays usable."""
         for request_line, status in (
             ("GET /api/tasks/stub.document", 200),
             ("GET /api/tasks/stub.error.5", 404),

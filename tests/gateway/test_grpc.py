@@ -1,4 +1,4 @@
-"""gRPC callers on the same port: their calls pass as they are, and every error is a genuine gRPC one."""
+"""gRPC callers on the same port: their calls pass unchanged, and every error is a genuine gRPC one."""
 
 import json
 import socket
@@ -34,7 +34,7 @@ def call(channel: grpc.Channel, task_id: str, path: str = METHODS[0], **options:
 
 
 def refusal(channel: grpc.Channel, task_id: str, path: str = METHODS[0], **options: Any) -> Any:
-    """The error that a call ends with."""
+    """The error that ends a call."""
     with pytest.raises(grpc.RpcError) as caught:
         call(channel, task_id, path, **options)
     return caught.value
@@ -42,7 +42,7 @@ def refusal(channel: grpc.Channel, task_id: str, path: str = METHODS[0], **optio
 
 class TestCalls:
     def test_metadata_passes_both_ways(self, channel: grpc.Channel) -> None:
-        """Binary and with underscores too, and trailers; what marks the protocol does not."""
+        """Binary and with underscores too, and trailers; headers of the protocol itself do not."""
         sent = (("foo-bin", b"\x01\x02"), ("under_score", "1"), ("x-request-id", "caller:42"))
         for path in METHODS:
             body, done = call(channel, "a", path, metadata=sent)
@@ -66,7 +66,7 @@ class TestCalls:
         assert 6 < json.loads(call(channel, "a", timeout=7)[0].data)["remaining"] <= 7.01
 
     def test_more_calls_than_streams_on_a_connection(self, channel: grpc.Channel) -> None:
-        """Envoy allows a hundred at a time; a client waits for its turn, and none fails."""
+        """Envoy allows a hundred at a time; a client queues the others, and none fails."""
         request = GetTaskJsonRequest(task_id="stub.sleep.0.1").SerializeToString()
         futures = [method(channel).future(request, timeout=30) for _ in range(250)]
         assert {HttpBody.FromString(future.result()).data for future in futures} == {DOCUMENT}
@@ -85,7 +85,7 @@ class TestErrorsFromTheServer:
                     assert info.metadata == {"code": str(code.value[0])}
 
     def test_calls_to_paths_of_rest_are_unimplemented(self, channel: grpc.Channel, subtests: pytest.Subtests) -> None:
-        """They are the server's to refuse: no route of REST takes a gRPC call."""
+        """The server refuses them: no route of REST takes a gRPC call."""
         for path in ("/no.such.Service/Nope", "/api/tasks/a", "/healthz", "/api/token", "/", "/a//b"):
             with subtests.test(path):
                 error = refusal(channel, "a", path)
@@ -111,7 +111,7 @@ class TestErrorsFromEnvoy:
         assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, NO_SERVER)
 
     def test_deadline_of_a_caller_that_only_names_it_ends_the_call(self, gateway: Gateway) -> None:
-        """Grpcio gives up by itself; here Envoy or the server has to."""
+        """Grpcio ends such calls by itself; here Envoy or the server has to."""
         with Http2(gateway.address) as connection:
             answer = raw_call(connection, "stub.sleep.10.0", ("grpc-timeout", "400m"))
         assert dict((*answer.headers, *answer.trailers))["grpc-status"] == "4"
@@ -127,7 +127,7 @@ class TestErrorsFromEnvoy:
         assert codes == ["OK", "OK", "UNAVAILABLE", "UNAVAILABLE"]
 
     def test_malformed_header_of_one_caller_spoils_no_other(self, gateway: Gateway) -> None:
-        """A server refuses a header name for good once a value of it in its compression table was malformed.
+        """A server refuses a header name permanently once its compression table has a malformed value of it.
 
         tests/interop has the other headers.
         """

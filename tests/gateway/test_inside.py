@@ -1,6 +1,6 @@
 """The gateway with the service inside: the same tests of REST, of Envoy's own answers and of malformed requests.
 
-Left out are those about what reaches a server behind Envoy (retries, metadata, servers that die): there is none.
+Tests of servers behind Envoy (retries, metadata, servers that die) are left out: this mode has none.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class GatewayWithPython(Gateway):
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[GatewayWithPython]:
-    """In place of the one in front of servers, for every test of this module."""
+    """Replaces the one in front of servers, for every test of this module."""
     with GatewayWithPython() as running:
         yield running
         assert [text for _, text in running.log if "Traceback" in text or "xception" in text] == []
@@ -63,7 +63,7 @@ class TestSuccess(test_rest.TestSuccess):
 
 
 class TestOnlyThePathNamesTheTask(test_rest.TestOnlyThePathNamesTheTask):
-    """Named exception: over HTTP/2, a body that no content-length announces. See gateway/embedded.yaml."""
+    """Named exception: over HTTP/2, a body without a content-length. See gateway/embedded.yaml."""
 
     def test_body_changes_nothing(self, ask: Ask, subtests: pytest.Subtests, protocol: str) -> None:
         for body in test_rest.BODIES:
@@ -71,7 +71,7 @@ class TestOnlyThePathNamesTheTask(test_rest.TestOnlyThePathNamesTheTask):
                 assert ask(f"{PATH}THIS", body=body, headers=announced(protocol, body)).json == {"task_id": "THIS"}
 
     def test_chunked_body_changes_nothing_and_leaves_the_connection_clean(self, gateway: Gateway) -> None:
-        """Or says that it will close it: the answer may be ready before Envoy has seen the end of the body."""
+        """Or Envoy announces that it closes it: the answer may be ready before Envoy has seen the end of the body."""
         with Http1(gateway.address) as connection:
             connection.send(b"GET /api/tasks/THIS HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
             connection.send(b'12\r\n{"taskId":"OTHER"}\r\n0\r\n\r\n')
@@ -122,7 +122,7 @@ class TestMalformed(test_errors.TestMalformed):
 
 
 class TestRequestId(test_rest.TestRequestId):
-    """Named exception: there is no metadata to compare with."""
+    """Named exception: this mode has no metadata to compare with."""
 
     def test_callers_request_id_is_kept(self, ask: Ask) -> None:
         assert ask(f"{PATH}x", headers=[("x-request-id", "caller:42")]).header("x-request-id") == "caller:42"
@@ -164,7 +164,7 @@ class TestHeaders:
                 assert (answer.status, answer.json) == (200, {"task_id": "THIS"})
 
     def test_grpc_caller_cannot_pass_for_a_rest_call(self, gateway: GatewayWithPython) -> None:
-        """The header that names the task of a transcoded call is nobody's to set, on either port."""
+        """No caller can set the header that names the task of a transcoded call, on either port."""
         for address in (gateway.address, gateway.grpc.address):
             with grpc.insecure_channel(str(address)) as channel:
                 method: Any = channel.unary_unary("/taskgate.v1.TaskService/GetTaskJson")
@@ -217,7 +217,7 @@ class TestDraining:
                 watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
                 assert next(watch) == b"\x08\x01"
                 draining = running.begin(running.envoy.drain(60))
-                assert next(watch) == b"\x08\x02"  # NOT_SERVING, without waiting for the next look at the store
+                assert next(watch) == b"\x08\x02"  # NOT_SERVING, without waiting for the next probe of the store
                 watch.cancel()
             eventually(lambda: ask("/healthz").status == 503, "Envoy's own health fails")
             assert_error(ask("/healthz"), 503, retryable=True)

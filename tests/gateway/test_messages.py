@@ -1,4 +1,4 @@
-"""Large messages pass whole, with the small buffers that the gateway has."""
+"""Large messages pass whole, in spite of the gateway's small buffers."""
 
 from collections.abc import Callable
 
@@ -16,13 +16,13 @@ MEBIBYTE = 1 << 20
 
 
 def test_rest_answers_up_to_10_mib_are_whole_with_their_length(ask: Ask) -> None:
-    """Byte for byte, with the length said beforehand."""
+    """Byte for byte, with the length announced."""
     for size in (40_000, 2 * MEBIBYTE, 10 * MEBIBYTE):
         assert_document(ask, size)
 
 
 def test_largest_rest_answer(gateway: Gateway) -> None:
-    """Over HTTP/1.1 only: what is tested is the limit, and our HTTP/2 client is slow."""
+    """Over HTTP/1.1 only: this tests the limit, and our HTTP/2 client is slow."""
     assert_document(ask_over("http1", gateway.address), MAX_DOCUMENT_BYTES)
 
 

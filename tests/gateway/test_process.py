@@ -1,4 +1,4 @@
-"""Envoy's process: started, found, drained, stopped, and never left behind."""
+"""Envoy's process: it is started, found, drained and stopped, and never left behind."""
 
 import asyncio
 import errno
@@ -34,7 +34,7 @@ ANY_PORT = Address("127.0.0.1", 0)
 
 
 def refused(address: Address) -> bool:
-    """Whether nothing listens there."""
+    """Whether the address has no listener."""
     with socket.socket() as probe:
         return probe.connect_ex(address) != 0
 
@@ -128,7 +128,7 @@ class TestEnd:
             assert ask_over("http1", before)(f"{PATH}stub.document").body == DOCUMENT
 
     def test_it_does_not_outlive_a_killed_supervisor(self) -> None:
-        """On Linux; other kernels cannot end a process with its parent, and there it has to be killed by hand."""
+        """On Linux; other kernels cannot end a process with its parent, so it has to be killed by hand there."""
         script = Path(__file__).with_name("hold_envoy.py")
         with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as supervisor:
             assert supervisor.stdout is not None
@@ -164,9 +164,9 @@ class TestDrain:
             stop.join()
 
     def test_http2_callers_move_without_noticing(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
-        """They are sent GOAWAY, open new connections, and lose no call.
+        """They receive GOAWAY, open new connections, and lose no call.
 
-        The client is as it comes: a call that it takes back from a connection before sending it goes to the next.
+        The client has gRPC's default: a call withdrawn from a connection before it was sent goes to the next.
         """
         gateway = start_gateway(stub)
         request = GetTaskJsonRequest(task_id="stub.sleep.0.02").SerializeToString()
@@ -210,7 +210,7 @@ class TestDrain:
             assert DOCUMENT in future.result()
 
     def test_stop_waits_for_a_slow_reader(self, start_gateway: Callable[..., Gateway], stub: StubServer) -> None:
-        """A call counts as done for Envoy when its answer is in a buffer; the reader has not got it by then."""
+        """Envoy counts a call as done when its answer is in a buffer; the reader does not have it by then."""
         gateway = start_gateway(stub)
         size = 8 << 20
         with Http1(gateway.address) as connection:
@@ -238,7 +238,7 @@ class TestWatch:
     def test_no_thread_to_look_with_is_no_news(
         self, start_gateway: Callable[..., Gateway], stub: StubServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The fault is made: the kernel limits no user's threads where tests may run as root."""
+        """The test simulates the fault: where tests run as root, the kernel does not limit threads."""
 
         def refuse(*_: object) -> None:
             raise RuntimeError("can't start new thread")
@@ -248,7 +248,7 @@ class TestWatch:
         watch = gateway.begin(gateway.envoy.hung())
         with monkeypatch.context() as patched:
             patched.setattr(asyncio, "to_thread", refuse)
-            time.sleep(3)  # on purpose: twice the time after which Envoy would be taken for hung
+            time.sleep(3)  # on purpose: twice the time after which Envoy would count as hung
             assert not watch.done()
         os.kill(gateway.envoy.pid, signal.SIGSTOP)
         assert watch.result(30).what == "it hung"
@@ -258,13 +258,13 @@ class TestWatch:
     def test_listener_for_which_many_wait_may_be_busy(
         self, tmp_path: Path, runner: Callable[..., tuple[bool, bool]]
     ) -> None:
-        """It counts as one that does not answer, once time is up; before that, it may take them all."""
+        """It counts as one that does not answer, once time is up; before that, it may accept them all."""
 
         async def scenario(listener: socket.socket, opened: ExitStack) -> tuple[bool, bool]:
             look = asyncio.create_task(probe_listener(tmp_path / "full"))
             await asyncio.sleep(0.3)
             assert not look.done()
-            for _ in range(3):  # two that have waited, and the one above
+            for _ in range(3):  # two waiting ones, and the probe
                 taken, _ = await asyncio.to_thread(listener.accept)
                 opened.enter_context(taken).sendall(b"x")
             return await asyncio.wait_for(look, 10)
@@ -327,12 +327,12 @@ class TestAdmin:
 
 
 def connections(gateway: Gateway) -> int:
-    """How many connections there have been so far."""
+    """The number of connections so far."""
     return counted(gateway, "downstream_cx_total")
 
 
 def unhealthy(ask: Ask) -> Answer | None:
-    """The answer of /healthz once it is not 200."""
+    """Return the answer of /healthz once it is not 200."""
     answer = ask("/healthz")
     return answer if answer.status != 200 else None
 

@@ -1,4 +1,4 @@
-"""Servers come and go; callers should not notice as long as one is left."""
+"""Servers start and stop; callers should not notice as long as one is left."""
 
 import asyncio
 import uuid
@@ -19,7 +19,7 @@ IN_FLIGHT = 100
 class TestRetries:
     @pytest.mark.parametrize("code", [1, 14])
     def test_what_a_server_did_not_do_is_tried_again(self, ask: Ask, code: int) -> None:
-        """CANCELLED, which is what a server makes of calls that arrive while it shuts down, and UNAVAILABLE."""
+        """UNAVAILABLE, and CANCELLED, with which a server refuses calls that arrive while it shuts down."""
         answer = ask(f"{PATH}stub.flaky.2.{code}.{uuid.uuid4()}")
         assert (answer.status, answer.body) == (200, b"3")
 
@@ -58,7 +58,7 @@ class TestDeadServers:
     async def test_calls_after_it_go_elsewhere_at_once(
         self, start_stub: Callable[..., StubServer], start_gateway: Callable[..., Gateway]
     ) -> None:
-        """Before any health check has seen that it is gone."""
+        """Before any health check has detected that it is gone."""
         victim = start_stub()
         gateway = start_gateway(victim, start_stub())
         await fetch(gateway.address, "stub.document")
@@ -116,7 +116,7 @@ class TestHealth:
 
 
 def live(ask: Ask) -> int:
-    """How many servers answer, counted by asking: each counts its own calls."""
+    """The number of servers that answer, counted by calls: each counts its own."""
     name = f"flaky.0.0.{uuid.uuid4()}"
     counts = [int(ask(f"{PATH}stub.{name}").body) for _ in range(12)]
     return counts.count(1)
@@ -127,7 +127,7 @@ def served_by_one(ask: Ask) -> bool:
 
 
 async def fetch(address: Address, task_id: str) -> bytes:
-    """One request on a connection of its own; the raw answer."""
+    """Send one request on its own connection; return the raw answer."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(f"GET {PATH}{task_id} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
     answer = await reader.read()

@@ -1,4 +1,4 @@
-"""``GET /api/tasks/{taskId}`` through Envoy: what reaches the server, and what comes back."""
+"""``GET /api/tasks/{taskId}`` through Envoy: what reaches the server, and what the caller receives."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ ROUTES_OF_CONDUCTOR = (
     *("queue/polldata/all", "queue/requeue/a", "poll/a", "poll/batch/a", "a/log", "a/b/COMPLETED"),
     *("a/b/COMPLETED/sync", "a/COMPLETED/signal", "a/COMPLETED/signal/sync"),
 )
-"""What Conductor has below /api/tasks beside {taskId}: "search" is no malformed ID."""
+"""Conductor's other paths below /api/tasks, beside {taskId}: "search" is no malformed ID."""
 
 BODIES = [b"", b"hello", b'{"taskId":"OTHER"}', b'{"task_id":"OTHER"}', b"[1]", b"\x00\xff", b"x" * 20_000]
 
 
 def described(answer: Answer) -> Any:
-    """What the stub server says that it got."""
+    """The call as the stub server describes it."""
     assert answer.status == 200, answer
     assert_nothing_leaks(answer)
     return answer.json
@@ -91,7 +91,7 @@ class TestRequestId:
             assert (path, answer.header("x-request-id")) == (path, "caller:42")
 
     def test_unusable_request_id_is_replaced(self, ask: Ask, subtests: pytest.Subtests) -> None:
-        """By Envoy itself, so that its own answers and log lines have the new one."""
+        """Envoy itself does so, so that its own answers and log lines have the new one."""
         for path in ("stub.document", "stub.error.5", "", "../.."):
             for unusable in ("x" * 129, "x" * 8000, "a b", "<a>", "a,b", "%41"):
                 with subtests.test(path, unusable=unusable[:9]):
@@ -105,7 +105,7 @@ class TestRequestId:
             assert (answer.header("x-request-id") == offered) == (usable_request_id(offered) == offered), offered
 
     def test_two_request_ids_are_both_replaced(self, ask: Ask) -> None:
-        """Hops on the way do not agree on which of them counts."""
+        """Hops on the way may disagree on which of them counts."""
         answer = ask(f"{PATH}stub.document", headers=[("x-request-id", "a"), ("x-request-id", "b")])
         assert len(answer.header("x-request-id") or "") == 36
 
@@ -132,7 +132,7 @@ class TestOnlyThePathNamesTheTask:
         assert "secret" not in ask(f"{PATH}THIS?token=secret").body.decode()
 
     def test_body_changes_nothing(self, ask: Ask, subtests: pytest.Subtests) -> None:
-        """A body {"taskId": …} would win over the path, if the transcoder saw it."""
+        """A body {"taskId": …} would override the path, if the transcoder saw it."""
         for body in BODIES:
             with subtests.test(repr(body[:20])):
                 assert described(ask(f"{PATH}THIS", body=body))["task_id"] == "THIS"
@@ -151,7 +151,7 @@ class TestOnlyThePathNamesTheTask:
 
 class TestTaskIds:
     def test_ids_reach_the_server_decoded_once(self, ask: Ask, subtests: pytest.Subtests) -> None:
-        """Which IDs name a task is the server's to say."""
+        """The server decides which IDs name a task."""
         as_written = ("65fc73fe-0586-11f1-8b8d-6219b54da7fe", "a:b", "a:verb", "a;v=1", "a+b", "a~b", "a,b", "a@b")
         as_written += ("a=b&c", "a!$()*'b", "...", "a" * 8192, "a" * 31_000)
         for written, meant in (
@@ -203,14 +203,14 @@ class TestTaskIds:
                 assert_error(connection.ask(PATH + "a" * length), 431, "The request headers are too large")
 
     def test_path_over_32_kb_resets_its_http2_stream_and_no_other(self, gateway: Gateway) -> None:
-        """Envoy has no answer to give before it has all headers; it resets the stream."""
+        """Envoy cannot answer before it has all headers; it resets the stream."""
         with Http2(gateway.address) as connection:
             with pytest.raises(HungUp, match="stream reset"):
                 connection.ask(PATH + "a" * 40_000)
             assert connection.ask(f"{PATH}stub.document").body == DOCUMENT
 
     def test_doubled_slashes_are_tolerated(self, ask: Ask) -> None:
-        """SDKs given a base URL that ends in a slash send these."""
+        """SDKs with a base URL that ends in a slash send these."""
         for path in ("/api//tasks/a", "//api/tasks/a", "/api/tasks//a", "/api///tasks///a"):
             assert (path, described(ask(path))["task_id"]) == (path, "a")
 
@@ -234,7 +234,7 @@ class TestMethods:
         assert_nothing_leaks(answer)
 
     def test_connection_is_clean_after_head(self, gateway: Gateway) -> None:
-        """The transcoder sends a body after the headers of HEAD, which the next request would take for its answer."""
+        """The transcoder sends a body after the headers of HEAD, which the client would take for the next answer."""
         with Http1(gateway.address) as connection:
             for task_id in ("stub.document", "stub.error.5", "", "a%2Fb"):
                 connection.ask(PATH + task_id, "HEAD")
@@ -286,13 +286,13 @@ class TestHeaders:
         assert not got["x-forwarded-for"].endswith("203.0.113.9")
 
     def test_the_server_is_told_no_deadline(self, ask: Ask) -> None:
-        """A large answer takes as long as its reader does; what the server may take until then is its own setting."""
+        """A large answer takes as long as its reader does; a setting of the server limits its own time until then."""
         assert described(ask(f"{PATH}a"))["remaining"] is None
 
 
 class TestOtherPaths:
     def test_paths_without_a_route_are_404_for_every_method(self, ask: Ask, subtests: pytest.Subtests) -> None:
-        """/api/token too: SDKs that hold keys then go on without authentication."""
+        """/api/token too: SDKs with keys then continue without authentication."""
         for path in (
             *("/", "/x", "/api", "/api/token", "/api/tasks", "/api/tasks/", "/API/tasks/a", "/api/workflow/a"),
             *("/taskgate.v1.TaskService/GetTaskJson", "/grpc.health.v1.Health/Check", "/stats", "/config_dump"),
@@ -309,7 +309,7 @@ class TestOtherPaths:
             assert (path, answer.status, answer.body) == (path, 404, b"")
 
     def test_token_call_of_the_javascript_sdk(self, gateway: Gateway) -> None:
-        """With a chunked body. Where Envoy answers before it has read that, it says that it will hang up."""
+        """With a chunked body. If Envoy answers before it has read that, it announces that it will disconnect."""
         with Http1(gateway.address) as connection:
             connection.send(
                 b"POST /api/token HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""HTTP/1.1 and HTTP/2 without a client library's politeness: what is sent is sent as it is, and nothing is hidden."""
+"""HTTP/1.1 and HTTP/2 clients that send requests unchanged and hide nothing, unlike a client library."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ class Answer:
     trailers: Headers = ()
 
     def header(self, name: str) -> str | None:
-        """The value of a header that occurs once at most."""
+        """The value of a header that occurs at most once."""
         values = [value for key, value in self.headers if key == name]
         assert len(values) <= 1, f"{name} is there {len(values)} times"
         return values[0] if values else None
@@ -46,7 +46,7 @@ class Answer:
 
 
 class Ask(Protocol):
-    """One request on a connection of its own."""
+    """Send one request on its own connection."""
 
     def __call__(
         self,
@@ -106,7 +106,7 @@ class Http1:
         return answer
 
     def leftover(self, seconds: float = 0.3) -> bytes:
-        """What else arrives, unasked for, within ``seconds``."""
+        """Unexpected bytes that arrive within ``seconds``."""
         self._socket.settimeout(seconds)
         with contextlib.suppress(TimeoutError, HungUp):
             while True:
@@ -158,7 +158,7 @@ class Http2:
         self.goaway = False
 
     def send(self, path: str, method: str = "GET", headers: Headers = (), body: bytes | None = None) -> int:
-        """Send one request; returns its stream."""
+        """Send one request; return its stream."""
         stream = self._connection.get_next_available_stream_id()
         pseudo = [(":method", method), (":scheme", "http"), (":authority", "gateway"), (":path", path)]
         self._connection.send_headers(stream, [*pseudo, *headers], end_stream=body is None)
@@ -238,7 +238,7 @@ PROTOCOLS: dict[str, type[Http1] | type[Http2]] = {"http1": Http1, "http2": Http
 
 
 def ask_over(protocol: str, default: Address) -> Ask:
-    """An ``Ask`` over one of ``PROTOCOLS``, to ``default`` unless told otherwise."""
+    """An ``Ask`` over one of ``PROTOCOLS``, to ``default`` unless the call names another address."""
 
     def ask(
         path: str | bytes, *, method: str = "GET", headers: Headers = (), body: bytes | None = None, to: Any = None
@@ -269,4 +269,4 @@ def assert_nothing_leaks(answer: Answer) -> None:
     assert [name for name in names if name.startswith(("grpc-", "x-envoy-")) or name == "server"] == []
     assert not answer.trailers
     for word in (b"upstream", b"reset", b"refused", b"envoy", b"connect error"):
-        assert answer.status < 400 or word not in answer.body.lower()  # what stands in a document is the server's
+        assert answer.status < 400 or word not in answer.body.lower()  # the content of a document is the server's

@@ -1,1 +1,1 @@
-"""What tests share: running taskgate as a user does, and asking it through each of its front doors."""
+"""Shared test support: run taskgate as a user does, and call it through each of its front doors."""

@@ -1,4 +1,4 @@
-"""A Cassandra node of the tests' own, on free ports, and a keyspace as Conductor makes it."""
+"""Run a private Cassandra node on free ports, with a keyspace like Conductor's."""
 
 import json
 import signal
@@ -23,25 +23,25 @@ from taskgate.documents.conductor import project_task_model
 from tools import cassandra_programs
 
 USER = "taskgate"  # as in docs/stores.md
-PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+PASSWORD = "correct horse"  # noqa: S105 - the tests search messages for it
 
-_SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # what a new node begins with
+_SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # the superuser of a new node
 
 _MEMORY = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""It lives for a minute: compiling well costs more than it gives."""
+"""Weak optimization, since a node lives for a minute: compiling well costs more than it saves."""
 
 ROWS = {
     task_id: compact(json.loads(DOCUMENTED) | {"taskId": task_id}).decode()
     for task_id in (str(uuid.UUID(int=number)) for number in range(1, 51))
 }
 ANSWERS = {task_id: project_task_model(stored.encode(), 0).document for task_id, stored in ROWS.items()}
-"""Fifty tasks as Conductor keeps them, by ID, and what taskgate answers for each."""
+"""Fifty tasks as Conductor stores them, by ID, and the answer of taskgate for each."""
 
 
 class CassandraNode(DatabaseServer):
-    """One node, a cluster by itself. What it holds outlives its process, in ``folder``."""
+    """One node, a cluster by itself. Its data, in ``folder``, outlives its process."""
 
-    patience = 90.0  # to start takes 5 to 12 seconds on two cores
+    patience = 90.0  # a start takes 5 to 12 seconds on two cores
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class CassandraNode(DatabaseServer):
         first: "CassandraNode | None" = None,
         in_place_of: "CassandraNode | None" = None,
     ) -> None:
-        """Without ``passwords`` it lets everybody in, and everybody do everything. ``first`` makes it a cluster of two.
+        """Without ``passwords``, everybody may connect and do everything. ``first`` makes it a cluster of two.
 
-        All nodes of a cluster have the same ports, so the second one has an address of its own. One ``in_place_of`` a
-        node that is down is no part of its cluster, and can be reached where that was.
+        All nodes of a cluster have the same ports, so the second one has its own address. A node ``in_place_of`` one
+        that is down does not join its cluster, and takes over its address and port.
         """
         model = first or in_place_of
         super().__init__(folder, free_port() if model is None else model.port)
@@ -63,7 +63,7 @@ class CassandraNode(DatabaseServer):
         self._storage_port: int = free_port() if model is None else model._storage_port
         self.authority = folder / "authority.pem"
         self.side_door: Any = None
-        """A session of the driver as superuser: the tests' own way in, past ours."""
+        """A superuser session of the driver, with which tests bypass taskgate."""
         self.passwords = passwords
         self._cluster: Any = None
         self._configure()
@@ -77,7 +77,7 @@ class CassandraNode(DatabaseServer):
         cassandra_programs.configure(self.folder, self.port, self._storage_port, self.address, self._settings())
 
     def _certify(self) -> None:
-        """A certificate for localhost, of an authority made for it."""
+        """Make a certificate for localhost, and an authority that signs it."""
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.authority))
         certificate = authority.issue_cert("localhost")
@@ -90,33 +90,33 @@ class CassandraNode(DatabaseServer):
     def _settings(self) -> dict[str, Any]:
         return {
             "cluster_name": "tests",
-            "auto_bootstrap": False,  # there is nothing yet that a second node would have to copy
-            # By latency a node may ask the other one for its copy, which has been killed or hangs, and wait for it
-            # until gossip says so, ten seconds later.
+            "auto_bootstrap": False,  # a second node has no data to copy yet
+            # A node may choose the other one's copy by latency. If that one was killed or hangs, it would wait
+            # until gossip reports it, ten seconds later.
             "dynamic_snitch": False,
             "authenticator": "PasswordAuthenticator" if self.passwords else "AllowAllAuthenticator",
             "authorizer": "CassandraAuthorizer" if self.passwords else "AllowAllAuthorizer",
             "permissions_validity": "0ms",
-            # With TLS and without, on the same port.
+            # TLS and plain text on the same port.
             "client_encryption_options": {
                 "enabled": True,
                 "optional": True,
                 "ssl_context_factory": {"class_name": "org.apache.cassandra.security.PEMBasedSslContextFactory"},
                 "keystore": str(self.folder / "certificate.pem"),
             },
-            # A write may be half as large as a segment of the log. What Conductor's keeps by default is 16 MiB.
-            "commitlog_sync_period": "500ms",  # what is older than that survives a kill
+            # A write may be half as large as a segment of the commit log. Conductor's node accepts 16 MiB by default.
+            "commitlog_sync_period": "500ms",  # older writes survive a kill
             "commitlog_segment_size": "128MiB",
             "native_transport_max_frame_size": "64MiB",
             "write_request_timeout": "20s",
-            "auto_snapshot": False,  # of what is dropped
+            "auto_snapshot": False,  # of dropped tables
         }
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
 
     def url(self, keyspace: str, hosts: str | None = None, **parameters: str) -> str:
-        """For the store, as the user who may only read."""
+        """The store URL, with the user who may only read."""
         query = f"?{urlencode(parameters)}" if parameters else ""
         return f"cassandra://{USER}:{quote(PASSWORD)}@{hosts or self}/{keyspace}{query}"
 
@@ -124,7 +124,7 @@ class CassandraNode(DatabaseServer):
         return cassandra_programs.command(self.folder, _MEMORY, joins=self._joins)
 
     def answers(self) -> bool:
-        """Whether the side door is open: opens it. It leads to this node and to no other of the cluster."""
+        """Open the superuser session, and return whether that worked. It connects to this node only."""
         profile = ExecutionProfile(
             WhiteListRoundRobinPolicy([self.address]), request_timeout=30, consistency_level=ConsistencyLevel.ALL
         )
@@ -141,7 +141,7 @@ class CassandraNode(DatabaseServer):
         return True
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
-        """All rows of an answer, as superuser."""
+        """All rows of the result, as superuser."""
         return list(self.side_door.execute(statement, values or None))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -153,7 +153,7 @@ class CassandraNode(DatabaseServer):
 
 
 class ConductorsKeyspace:
-    """A keyspace with the two tables that tasks are in, as ``CassandraBaseDAO`` makes them, and rows as it writes."""
+    """A keyspace with the two tables of tasks as ``CassandraBaseDAO`` makes them, and rows as it writes them."""
 
     def __init__(self, node: CassandraNode, name: str, *, copies: int = 1) -> None:
         self.node = node
@@ -166,7 +166,7 @@ class ConductorsKeyspace:
         self._grant("task_lookup")
 
     def create_workflows(self, payload: str = "text") -> None:
-        """The table, with a column ``payload`` of that type."""
+        """Create the table, with a column ``payload`` of that type."""
         self._payload = payload
         self.node.execute(
             f"CREATE TABLE {self.name}.workflows (workflow_id uuid, shard_id int, entity text, task_id text,"
@@ -181,12 +181,12 @@ class ConductorsKeyspace:
             self.node.execute(grant.replace("conductor.", f"{self.name}."))
 
     def replace_workflows(self, payload: str = "text") -> None:
-        """An empty table, with such a column, instead of the one that is there."""
+        """Replace the table by an empty one, with such a column."""
         self.node.execute(f"DROP TABLE {self.name}.workflows")
         self.create_workflows(payload)
 
     def clear(self) -> None:
-        """No rows, and tables as Conductor's."""
+        """Remove all rows, and restore the tables of Conductor."""
         self.node.execute(f"TRUNCATE {self.name}.task_lookup")
         if self._payload == "text":
             self.node.execute(f"TRUNCATE {self.name}.workflows")
@@ -194,7 +194,7 @@ class ConductorsKeyspace:
             self.replace_workflows()
 
     def put(self, task_id: str, payload: object) -> None:
-        """A task of a workflow of its own."""
+        """Store a task of a workflow of its own."""
         key = uuid.UUID(task_id)
         workflow_id = uuid.uuid5(key, "workflow")
         lookup = f"INSERT INTO {self.name}.task_lookup (task_id, workflow_id) VALUES (%s, %s)"  # noqa: S608 - our own
@@ -212,7 +212,7 @@ class ConductorsKeyspace:
 
     @contextmanager
     def without_workflows(self) -> Iterator[None]:
-        """The table is not there while the block runs."""
+        """Drop the table while the block runs."""
         rows = self.rows()
         self.node.execute(f"DROP TABLE {self.name}.workflows")
         try:

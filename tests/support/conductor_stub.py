@@ -1,8 +1,8 @@
-"""Conductor's gRPC stub for GetTask as an existing client carries it: nothing of our protos in it.
+"""Conductor's gRPC stub for GetTask as an existing client has it, without our protos.
 
-Names, numbers and types are Conductor's (``grpc/task_service.proto``, ``model/task.proto``), in a descriptor pool of
-their own, so that they stand beside ours in one process. Of ``conductor.proto.Task`` it knows some fields of every
-kind; as in any protobuf client, all others are passed over.
+Names, numbers and types are Conductor's (``grpc/task_service.proto``, ``model/task.proto``). They have a descriptor
+pool of their own, so that one process can use both stubs. The stub knows some fields of every kind of
+``conductor.proto.Task`` and ignores all others, as any protobuf client does.
 """
 
 from typing import Any
@@ -75,7 +75,7 @@ def _add(
 
 
 def _add_map(message: descriptor_pb2.DescriptorProto, name: str, number: int) -> None:
-    """``map<string, google.protobuf.Value>``, which is a list of entries to protobuf."""
+    """Add a ``map<string, google.protobuf.Value>``, which protobuf represents as a list of entries."""
     entry = message.nested_type.add(name="".join(part.capitalize() for part in name.split("_")) + "Entry")
     entry.options.map_entry = True
     _add(entry, "key", 1, Proto.TYPE_STRING)
@@ -93,7 +93,7 @@ _POOL.Add(_service())
 
 
 def conductor_get_task(channel: grpc.Channel, task_id: str) -> Any:
-    """``conductor.proto.Task`` by ID, called as Conductor's own generated stub calls it."""
+    """Get a ``conductor.proto.Task`` by ID, as Conductor's generated stub does."""
     request: Any = GetMessageClass(_POOL.FindMessageTypeByName("conductor.grpc.tasks.GetTaskRequest"))
     response: Any = GetMessageClass(_POOL.FindMessageTypeByName("conductor.grpc.tasks.GetTaskResponse"))
     call = channel.unary_unary(

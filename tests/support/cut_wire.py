@@ -1,4 +1,4 @@
-"""A wire to a database that breaks at the worst moment, as networks do unasked, or that somebody listens to."""
+"""Proxies to a database that break or stall a connection at the worst moment, or record what clients send."""
 
 import itertools
 import socket
@@ -15,11 +15,11 @@ MYSQL_COMMIT = b"\3COMMIT"
 def cut_at_commit(server_port: int, commit: bytes, *, nth: int = 1, arrives: bool) -> Iterator[int]:
     """The port of a proxy that breaks the connection that commits the ``nth`` batch of tasks.
 
-    ``commit`` is how that goes over the wire; ``arrives`` says whether the server still gets it. Its answer gets lost
-    either way.
+    ``commit`` is the commit in the wire protocol; ``arrives`` says whether the server still receives it. The answer is
+    lost either way.
     """
     commits = itertools.count(1)
-    answered = threading.Event()  # what the server says next is the answer that gets lost
+    answered = threading.Event()  # set: the next bytes of the server are the answer to lose
 
     def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
         written = False
@@ -46,9 +46,9 @@ def cut_at_commit(server_port: int, commit: bytes, *, nth: int = 1, arrives: boo
 
 @contextmanager
 def silent_at(server_port: int, statement: bytes, *, after: bytes) -> Iterator[tuple[int, threading.Event]]:
-    """The port of a proxy that is silent for ever once a client says ``statement``, having said ``after``.
+    """The port of a proxy that forwards nothing more once a client sends ``statement`` after it sent ``after``.
 
-    And an event: that it is so.
+    Also yields an event, which is set at that moment.
     """
     silent = threading.Event()
     over = threading.Event()
@@ -76,7 +76,7 @@ def silent_at(server_port: int, statement: bytes, *, after: bytes) -> Iterator[t
 
 @contextmanager
 def overheard(server_port: int) -> Iterator[tuple[int, bytearray]]:
-    """The port of a proxy, and all that clients say over it."""
+    """The port of a proxy, and all bytes that clients send through it."""
     said = bytearray()
 
     def forward(source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
@@ -95,12 +95,12 @@ def overheard(server_port: int) -> Iterator[tuple[int, bytearray]]:
 
 class _Forward(Protocol):
     def __call__(self, source: socket.socket, target: socket.socket, *, from_client: bool) -> None:
-        """Hand on what one end says, until it has no more to say."""
+        """Forward the bytes of one end until it closes."""
 
 
 @contextmanager
 def _proxy(server_port: int, forward: _Forward) -> Iterator[int]:
-    """The port of a proxy for one connection at a time."""
+    """The port of a proxy that serves one connection at a time."""
 
     def serve(listener: socket.socket) -> None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the database servers of the tests have in common: a process on a free port, whose files outlive it."""
+"""The common base of the tests' database servers: a process on a free port, whose files outlive it."""
 
 import itertools
 import os
@@ -15,14 +15,14 @@ from support.running import eventually
 _LOG_TAIL = 10_000
 
 _FIRST_PORT, _SLICES, _SLICE = 12_000, 40, 500
-"""Below what kernels give to connections that go out, 32768 and up: those of other tests would take a port meanwhile.
+"""Ports below the range for outgoing connections (32768 and up), which could take a port meanwhile.
 
 Each process of pytest-xdist has a slice of its own.
 """
 
 
 def _ports() -> Iterator[int]:
-    """Those of this process, again and again, from a place where another run hardly begins."""
+    """Cycle through the ports of this process, from a start that depends on its ID, so that runs rarely collide."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     begin = _FIRST_PORT + worker % _SLICES * _SLICE
     for number in itertools.count(os.getpid()):
@@ -33,7 +33,7 @@ _next_ports = _ports()
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, and that a server can have again after it was stopped."""
+    """A port that is free now, and that a server can bind again after it was stopped."""
     for port in itertools.islice(_next_ports, _SLICE):
         with socket.socket() as probe:
             try:
@@ -45,13 +45,13 @@ def free_port() -> int:
 
 
 class DatabaseServer(ABC):
-    """One server process, ended by its own ID, and started again on the same port and ``folder``."""
+    """One server process, ended by its process ID, and restarted on the same port and ``folder``."""
 
     patience = 30.0
-    """Seconds that it has to start, or to stop."""
+    """Seconds that a start or a stop may take."""
 
     def __init__(self, folder: Path, port: int) -> None:
-        """Starts nothing."""
+        """Does not start the server."""
         self.folder = folder
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,11 +62,11 @@ class DatabaseServer(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether it does what clients ask."""
+        """Whether the server executes requests of clients."""
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The process, which must be running."""
+        """The process. Fails unless it runs."""
         assert self._process is not None
         return self._process
 
@@ -78,7 +78,7 @@ class DatabaseServer(ABC):
     def start(self) -> None:
         """Start, and wait until it answers."""
         with (self.folder / "log").open("ab") as log:
-            # Ctrl-C is for the tests, which then stop their servers in order.
+            # Ctrl-C goes to the tests only, which then stop their servers in order.
             self._process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, cwd=self.folder, start_new_session=True
             )
@@ -89,11 +89,11 @@ class DatabaseServer(ABC):
         return self.answers()
 
     def log(self) -> str:
-        """What it has written."""
+        """The output of the server."""
         return (self.folder / "log").read_text(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop in order, or however else ``number`` makes it; even if it is frozen."""
+        """Stop by signal ``number``, by default an orderly stop; works on a frozen server too."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.send_signal(signal.SIGCONT)
@@ -102,7 +102,7 @@ class DatabaseServer(ABC):
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It is not there while the block runs."""
+        """Stop the server while the block runs."""
         self.stop()
         try:
             yield
@@ -111,10 +111,10 @@ class DatabaseServer(ABC):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It is there while the block runs, and says nothing."""
+        """Freeze the server while the block runs: it accepts connections and does not answer."""
         process = self.process
         process.send_signal(signal.SIGSTOP)
-        os.waitpid(process.pid, os.WUNTRACED)  # or one of its threads might answer yet
+        os.waitpid(process.pid, os.WUNTRACED)  # otherwise one of its threads might still answer
         try:
             yield
         finally:

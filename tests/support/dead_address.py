@@ -10,12 +10,12 @@ from aiohappyeyeballs import AddrInfoType
 from taskgate.stores.network import connecting
 
 NAME = "two.example"
-"""What the tests call it: no resolver knows it."""
+"""The name, which no resolver knows."""
 
 
 @contextmanager
 def dead_address(port: int) -> Iterator[str]:
-    """An address that drops what is sent to this port, as a host does that is gone: its queue is full."""
+    """An address that drops what is sent to this port, as if the host were gone: the queue of its listener is full."""
     address = "127.0.0.2"
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -29,7 +29,7 @@ def dead_address(port: int) -> Iterator[str]:
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let the name have these addresses, in this order."""
+    """Make the name resolve to these addresses, in this order."""
 
     async def addresses_of(host: str, port: int) -> list[AddrInfoType]:
         assert host == NAME

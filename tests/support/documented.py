@@ -1,4 +1,4 @@
-"""What stands in README and docs, for tests that run it."""
+"""Read code blocks of README and docs, for tests that run them."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Block:
     document: str
     """The path from the root of the repository."""
     line: int
-    """Of its first fence, from 1."""
+    """The line of its first fence, from 1."""
     language: str
     text: str
 
@@ -32,7 +32,7 @@ class Block:
 
 
 def blocks(*languages: str) -> list[Block]:
-    """All fenced blocks in one of ``languages``, in the order in which they are read."""
+    """All fenced blocks in one of ``languages``, in reading order."""
     return [block for document in DOCUMENTS for block in _blocks_of(document) if block.language in languages]
 
 
@@ -44,12 +44,12 @@ def _blocks_of(document: Path) -> Iterator[Block]:
 
 
 def without_blocks(document: Path) -> str:
-    """The text of a document, with its fenced blocks left out."""
+    """The text of a document without its fenced blocks."""
     return _BLOCK.sub("", document.read_text(encoding="utf-8"))
 
 
 def statements(heading: str) -> list[str]:
-    """The SQL statements, or lines for Redis, that docs/stores.md has below a heading for whoever runs the database."""
+    """The SQL statements, or lines for Redis, under a heading of docs/stores.md that is for database administrators."""
     section = (ROOT / "docs/stores.md").read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
     section = section.partition("\n## ")[0]
     texts = [match[3] for match in _BLOCK.finditer(section) if match[2] in {"sql", "redis"}]

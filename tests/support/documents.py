@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 DOCUMENTED = files("taskgate").joinpath("demo/task.json").read_bytes()
-"""The task that the documentation of Orkes' API shows, as it is printed there."""
+"""The task in the documentation of Orkes' API, exactly as printed there."""
 
 DOCUMENTED_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
-"""Well formed, and stored nowhere."""
+"""A well-formed ID that no store has."""
 
 
 def compact(value: Any) -> bytes:
-    """JSON without whitespace, as an import leaves it."""
+    """JSON without whitespace, as an import stores it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -29,7 +29,7 @@ def task(task_id: str, **changes: Any) -> bytes:
 
 
 def put_row(database: Path, task_id: str, document: object) -> None:
-    """Write a row past taskgate, whatever it holds."""
+    """Write a row directly into the store, with any content."""
     connection = sqlite3.connect(database, timeout=10)
     with connection:
         connection.execute("INSERT OR REPLACE INTO task (task_id, json_data) VALUES (?, ?)", (task_id, document))

@@ -1,4 +1,4 @@
-"""The front doors: one way to ask, whatever the wire, so that one test body holds for all of them."""
+"""The front doors behind one interface, so that one test body covers every protocol."""
 
 import http.client
 import json
@@ -35,7 +35,7 @@ GRPC_TO_HTTP = {
 
 @dataclass
 class Outcome:
-    """How a call ended, in terms that every door has: an HTTP status (the gRPC one's counterpart) and a message."""
+    """How a call ended, the same for every door: an HTTP status (or the gRPC one's counterpart) and a message."""
 
     status: int
     document: bytes = b""
@@ -48,11 +48,11 @@ class Outcome:
     metadata: dict[str, str] = field(default_factory=dict)
     """``ErrorInfo.metadata``."""
     retryable: bool | None = None
-    """What the error body says; None over gRPC, where the code says it."""
+    """From the error body; None over gRPC, where the code implies it."""
 
 
 class Door(Protocol):
-    """One way in."""
+    """One front door."""
 
     name: str
 
@@ -61,7 +61,7 @@ class Door(Protocol):
         ...
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         ...
 
 
@@ -91,7 +91,7 @@ class GrpcDoor:
     def call(
         self, path: str, request: bytes, headers: dict[str, str], timeout: float = TIMEOUT
     ) -> tuple[Outcome, bytes | None]:
-        """One unary call of raw bytes."""
+        """Send one unary call of raw bytes."""
         method: Any = self.channel.unary_unary(path)
         metadata = tuple((key.replace("_", "-"), value) for key, value in headers.items())
         try:
@@ -146,7 +146,7 @@ def _rest_outcome(method: str, status: int, headers: dict[str, str], body: bytes
 
 
 def percent_encode(task_id: str) -> str:
-    """Every byte that is not unreserved, as SDKs do it."""
+    """Encode every byte that is not unreserved, as SDKs do."""
     return quote(task_id, safe="")
 
 
@@ -161,7 +161,7 @@ class RestDoor:
         return self.get(f"/api/tasks/{percent_encode(task_id)}", **headers)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> Outcome:
-        """Any request."""
+        """Send any GET request."""
         names = {key.replace("_", "-"): value for key, value in headers.items()}
         self._connection.request(method, path, headers=names)
         response = self._connection.getresponse()
@@ -190,7 +190,7 @@ class Http2Door:
         return self.get(f"/api/tasks/{percent_encode(task_id)}", **headers)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> Outcome:
-        """Any request."""
+        """Send any GET request."""
         stream = self._h2.get_next_available_stream_id()
         pseudo = [(":method", method), (":path", path), (":scheme", "http"), (":authority", self._authority)]
         extra = [(key.replace("_", "-"), value) for key, value in headers.items()]

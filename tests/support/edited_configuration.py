@@ -1,4 +1,4 @@
-"""Envoys with a configuration that taskgate never makes, as with a limit that a test can reach."""
+"""Run Envoy with a configuration that taskgate never makes, for example with a limit that a test can reach."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from taskgate.processes.envoy import GatewaySettings, process, render
 
 @contextmanager
 def edited_configuration(*changes: tuple[str, str]) -> Iterator[None]:
-    """Envoys that start meanwhile get the configuration with each first text, which must be there, as the second."""
+    """Replace each first text by the second in configurations of Envoys that start meanwhile. Fails without a match."""
 
     def edited(settings: GatewaySettings) -> str:
         text = render(settings)

@@ -1,6 +1,6 @@
-"""JSON compared as written: ``1`` is not ``1.0``, ``1.0`` is not ``1.00``, a key twice is not a key once.
+"""Compare JSON as written: ``1`` differs from ``1.0``, ``1.0`` from ``1.00``, a repeated key from a single one.
 
-Whitespace and the way a character is escaped make no difference; the order of an object's keys is asked for separately.
+Whitespace and the escaping of characters make no difference. A separate function compares the order of keys.
 """
 
 import json
@@ -22,7 +22,7 @@ class Number:
 
 
 class Members(list[tuple[str, Any]]):
-    """The members of an object in the order of the text, keys that come twice included."""
+    """The members of an object in the order of the text, repeated keys included."""
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{key!r}: {value!r}" for key, value in self) + "}"
@@ -30,7 +30,7 @@ class Members(list[tuple[str, Any]]):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two texts differ: the ``path`` (names and positions, with dots) and what each has there."""
+    """A place where two texts differ: the ``path`` (names and positions, with dots) and the value of each."""
 
     path: str
     expected: str
@@ -41,12 +41,12 @@ class Difference:
 
 
 def parse(text: bytes) -> Any:
-    """The value of a JSON text, numbers as ``Number``, objects as ``Members``."""
+    """Parse a JSON text, numbers as ``Number``, objects as ``Members``."""
     return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_refuse, object_pairs_hook=Members)
 
 
 def differences(expected: Any, actual: Any, path: str = "") -> Iterator[Difference]:
-    """Every place in which two parsed values differ, the order of keys aside."""
+    """Every place in which two parsed values differ, apart from the order of keys."""
     if type(expected) is not type(actual):
         yield Difference(path, _short(expected), _short(actual))
     elif isinstance(expected, Members):
@@ -61,7 +61,7 @@ def differences(expected: Any, actual: Any, path: str = "") -> Iterator[Differen
 
 
 def order_differences(expected: Any, actual: Any, path: str = "") -> Iterator[Difference]:
-    """Every object whose keys come in another order; for values that do not differ otherwise."""
+    """Every object whose keys have another order; for values that are otherwise equal."""
     if isinstance(expected, Members):
         left, right = [key for key, _ in expected], [key for key, _ in actual]
         if left != right:

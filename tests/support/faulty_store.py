@@ -1,4 +1,4 @@
-"""A store that fails in every way that a real one shows only by accident, and what serves it inside Envoy."""
+"""A store that fails in ways that a real one shows only by accident, and a service for it inside Envoy."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ UNEXPECTED, AWAY, UNREADABLE, SLOW, COUNTS, FULL = (f"00000000-0000-4000-8000-00
 
 
 class FaultyStore:
-    """Fails in a way that the task ID chooses; ``COUNTS`` tells how many slow reads were begun, and given up."""
+    """Fails in a way that the task ID selects; ``COUNTS`` has the numbers of slow reads begun and abandoned."""
 
     def __init__(self) -> None:
         self._begun = 0

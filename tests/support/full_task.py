@@ -1,7 +1,7 @@
-"""A task document with every key of Conductor's, and the way back from messages to REST's JSON.
+"""A task document with every key of Conductor's, and the conversion of messages back to REST's JSON.
 
-Written from the fields of Conductor's classes and protos, not from our protos. Scalars differ from zero,
-so that a field which is lost on the way shows.
+It was written from the fields of Conductor's classes and protos, not from our protos. Scalars differ from zero,
+so that a lost field shows.
 """
 
 import base64
@@ -195,7 +195,7 @@ REST_ONLY = {
     },
     "CacheConfig": set[str](),
 }
-"""What Conductor's protos have no field for, by message."""
+"""Keys without a field in Conductor's protos, by message."""
 
 
 _VALUE = "google.protobuf.Value"
@@ -205,7 +205,7 @@ _ANY = "google.protobuf.Any"
 def plain(item: Any) -> Any:
     """REST's JSON for a message: the fields that are set, under their JSON names, lists without their wrapper.
 
-    Works on messages of any descriptor pool; anything that is not a message is returned as it is.
+    Accepts messages of any descriptor pool; returns anything else unchanged.
     """
     if not isinstance(item, Message):
         return item
@@ -230,7 +230,7 @@ def _plain_field(field: Any, value: Any) -> Any:
 
 
 def plain_value(value: Any) -> Any:
-    """The JSON value that a ``google.protobuf.Value`` of any descriptor pool stands for."""
+    """The JSON value of a ``google.protobuf.Value`` of any descriptor pool."""
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         return {key: plain_value(value.struct_value.fields[key]) for key in value.struct_value.fields}

@@ -1,6 +1,6 @@
-"""Versions of tasks as exports hold them, in any order, split over writes and runs in any way, and what comes of them.
+"""Versions of tasks as exports have them, in any order, split over writes and runs in any way, and their results.
 
-Which version is the later one is said here once more, in the words of ``TaskWriter.write``, and without its code.
+This module defines again which version is the later one, from the words of ``TaskWriter.write``, not from its code.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Version:
 
 
 def order_of(update_time: int, document: bytes) -> tuple[Any, ...]:
-    """The greater, the later."""
+    """A sort key: the later version has the greater one."""
     fields = json.loads(document)
     return (
         update_time,
@@ -53,12 +53,12 @@ def order_of(update_time: int, document: bytes) -> tuple[Any, ...]:
 
 
 History = list[list[list[Version]]]
-"""Runs of writes of versions."""
+"""For each run, its writes; for each write, its versions."""
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> History:
-    """A few versions of two tasks, most of them of one update time, some of them twice."""
+    """A few versions of two tasks, most with the same update time, some of them twice."""
     fields = st.fixed_dictionaries(
         {},
         optional={
@@ -82,7 +82,7 @@ def _split(draw: st.DrawFn, items: list[Any]) -> list[list[Any]]:
 
 
 def latest_versions(history: History) -> dict[int, Version]:
-    """What must be left of each task."""
+    """The version of each task that must remain."""
     latest: dict[int, Version] = {}
     for version in _all(history):
         if version.number not in latest or version.order > latest[version.number].order:
@@ -91,7 +91,7 @@ def latest_versions(history: History) -> dict[int, Version]:
 
 
 def expected_counts(history: History) -> WriteCounts:
-    """What all writes together must count."""
+    """The counts that all writes together must report."""
     counts = WriteCounts()
     latest: dict[int, Version] = {}
     for version in _all(history):

@@ -1,4 +1,4 @@
-"""The command in the process of the tests: for help, refusals, and whatever else it only says."""
+"""Run the command inside the test process: for help, refusals, and other calls that only print."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ from taskgate.commands import cli
 
 
 def asked(*arguments: str, env: dict[str, str] | None = None) -> Result:
-    """What ``taskgate`` with these arguments says: ``stdout``, ``stderr`` and ``exit_code``. No log is written.
+    """Run ``taskgate``, and return its ``stdout``, ``stderr`` and ``exit_code``. Writes no log.
 
-    Raises what would be a traceback. Settings of the person who runs the tests do not count.
+    Raises an exception that would end in a traceback. Ignores the TASKGATE_ settings of the environment.
     """
     own = dict.fromkeys(name for name in os.environ if name.startswith("TASKGATE_"))
     at_hangup = signal.getsignal(signal.SIGHUP)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "configure_logs", lambda *_: None)  # they are those of the process
+        patch.setattr(cli, "configure_logs", lambda *_: None)  # logging is set up for the whole process
         try:
             return CliRunner().invoke(
                 cli.main, arguments, env=own | (env or {}), prog_name="taskgate", catch_exceptions=False

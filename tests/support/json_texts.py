@@ -1,7 +1,7 @@
 """JSON texts for tests: an independent tokenizer, and Hypothesis strategies for texts of every legal shape.
 
-A text is made as a list of tokens with any whitespace between them; what import and server must keep are the tokens.
-Nothing in here shares a line with the code under test, and none of it uses regular expressions.
+A text is a list of tokens with any whitespace between them; import and server must keep the tokens.
+This module shares no line with the code under test, and uses no regular expressions.
 """
 
 import json
@@ -14,7 +14,7 @@ _STRUCTURE = b"{}[],:"
 
 
 def tokens(text: bytes) -> list[bytes]:
-    """The tokens of a well-formed JSON text, one character at a time."""
+    """The tokens of a well-formed JSON text, read one character at a time."""
     found: list[bytes] = []
     position = 0
     while position < len(text):
@@ -36,7 +36,7 @@ def tokens(text: bytes) -> list[bytes]:
 
 @dataclass(frozen=True)
 class JsonText:
-    """A JSON text with whitespace anywhere, and the same without."""
+    """A JSON text with any whitespace, and the same text without whitespace."""
 
     spaced: bytes
     minified: bytes
@@ -117,7 +117,7 @@ def _is_reserved(key: bytes) -> bool:
 
 @st.composite
 def task_tokens(draw: st.DrawFn, task_id: str) -> Tokens:
-    """The tokens of a task document with this ID, with anything else in it, keys twice included."""
+    """The tokens of a task document with this ID and any other members, repeated keys included."""
     others = st.tuples(string_tokens.filter(lambda key: not _is_reserved(key)), values)
     members = draw(st.lists(others, max_size=5))
     if draw(st.booleans()):

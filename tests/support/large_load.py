@@ -1,7 +1,8 @@
-"""Readers of large answers, in a process of their own: ``python -m support.large_load KIND HOST:PORT …``.
+"""Readers of large answers, in their own process: ``python -m support.large_load KIND HOST:PORT …``.
 
-Raw sockets and one selector, so that hundreds of readers cost little beside the server. A JSON line on standard output
-says ``ready`` once every reader has asked; a second one, at the end, what each got. The end of standard input ends it.
+They use raw sockets and one selector, so that hundreds of readers cost little next to the server. Standard output
+gets a JSON line with ``ready`` once every reader has sent its request, and at the end one with each reader's result.
+The process ends when its standard input does.
 """
 
 import json
@@ -23,7 +24,7 @@ _MOST = (1 << 31) - 1
 
 
 def connect(address: str, *, receive_buffer: int | None = None) -> socket.socket:
-    """A connection, with a small receive buffer where the reader is to be slow."""
+    """Connect, with a small receive buffer for slow readers."""
     host, _, port = address.rpartition(":")
     made = socket.socket()
     if receive_buffer is not None:
@@ -40,7 +41,7 @@ class Http1Reader:
         self.socket.sendall(f"GET /api/tasks/{task_id} HTTP/1.1\r\nhost: large\r\n\r\n".encode())
         self.task_id = task_id
         self.outcome: tuple[str, str, int, int] | None = None
-        """The task, the status, how many bytes, and their Adler-32; None while it goes on."""
+        """The task, the status, the number of bytes, and their Adler-32; None until the answer ends."""
         self._head = b""
         self._chunks: Chunks | None = None
         self._length = 0
@@ -49,7 +50,7 @@ class Http1Reader:
         self.text = b""
 
     def read(self, buffer: memoryview) -> None:
-        """Take what there is, up to the size of ``buffer``."""
+        """Read the available bytes, up to the size of ``buffer``."""
         try:
             count = self.socket.recv_into(buffer)
         except BlockingIOError:
@@ -89,7 +90,7 @@ class Http1Reader:
 
 
 class Chunks:
-    """The chunked transfer coding."""
+    """Decode the chunked transfer coding."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -121,7 +122,7 @@ class Chunks:
 
 
 class Http2Connection:
-    """Many calls on one HTTP/2 connection; ``window`` is what the server may send of each before it is let on."""
+    """Many calls on one HTTP/2 connection; ``window`` limits the bytes of each until ``let_on`` allows more."""
 
     def __init__(self, address: str, *, window: int = _MOST) -> None:
         self.socket = connect(address)
@@ -153,11 +154,11 @@ class Http2Connection:
         self.calls[number] = (task_id, {}, [0, 1])
 
     def let_on(self, count: int) -> None:
-        """Let the server send ``count`` bytes more of each answer."""
+        """Let the server send ``count`` more bytes of each answer."""
         self.socket.sendall(b"".join(_frame(_WINDOW, number, struct.pack(">I", count)) for number in self.calls))
 
     def read(self, buffer: memoryview) -> None:
-        """Take what there is, up to the size of ``buffer``."""
+        """Read the available bytes, up to the size of ``buffer``."""
         try:
             count = self.socket.recv_into(buffer)
         except BlockingIOError:
@@ -230,7 +231,7 @@ def _frame(kind: int, number: int, payload: bytes, flags: int = 0) -> bytes:
 
 
 def _watch(readers: Sequence[Any], ended: Callable[[Any], bool], until: float, pause: Callable[[], None]) -> None:
-    """Read from all until each has ended, the time is over, or standard input has."""
+    """Read from all until each has ended, the time is over, or standard input has ended."""
     selector = selectors.DefaultSelector()
     for reader in readers:
         selector.register(reader.socket, selectors.EVENT_READ, reader)
@@ -251,7 +252,7 @@ def _watch(readers: Sequence[Any], ended: Callable[[Any], bool], until: float, p
 
 
 def slow_http1(address: str, seconds: float, count: int, task_ids: list[str]) -> dict[str, Any]:
-    """``count`` readers that take 4 KiB a second each, and come back once they are ended."""
+    """``count`` readers that take 4 KiB a second each, and reconnect when they are cut off."""
     outcomes: Counter[str] = Counter()
     readers = [Http1Reader(address, task_ids[n % len(task_ids)], receive_buffer=4096) for n in range(count)]
     _say({"ready": True})
@@ -272,10 +273,10 @@ def slow_http1(address: str, seconds: float, count: int, task_ids: list[str]) ->
     return {"outcomes": outcomes, "held": len([reader for reader in readers if reader.status == "200"])}
 
 
-def zero_window(  # noqa: PLR0917 - they are named in JSON
+def zero_window(  # noqa: PLR0917 - JSON names the arguments
     address: str, seconds: float, count: int, task_ids: list[str], method: str, trickle: float
 ) -> dict[str, Any]:
-    """``count`` streams, 40 to a connection, that let nothing through, or a byte every ``trickle`` seconds."""
+    """``count`` streams, 40 to a connection, that accept no bytes, or one byte every ``trickle`` seconds."""
     connections = []
     for start in range(0, count, 40):
         connection = Http2Connection(address, window=0)
@@ -300,7 +301,7 @@ def zero_window(  # noqa: PLR0917 - they are named in JSON
 
 
 def burst(address: str, seconds: float, count: int, task_ids: list[str], method: str) -> dict[str, Any]:
-    """``count`` honest readers at once; ``taken`` is what each got: the task, how it ended, bytes and Adler-32."""
+    """``count`` honest readers at once; ``taken`` has for each: the task, the status, bytes and Adler-32."""
     until = time.monotonic() + seconds
     began = time.monotonic()
     readers: list[Any]
@@ -324,9 +325,9 @@ def burst(address: str, seconds: float, count: int, task_ids: list[str], method:
 
 
 def probe(address: str, seconds: float, rate: int, task_ids: list[str]) -> dict[str, Any]:
-    """``rate`` calls a second for a small task, and a tenth as many for /healthz, each due by the clock.
+    """``rate`` calls a second for a small task, and a tenth as many for /healthz, on a fixed schedule.
 
-    An answer counts from when its call was due, so that a server that stands still is not asked less.
+    Latency counts from the time that a call was due, so a stalled server does not get fewer calls.
     """
     outcomes: Counter[str] = Counter()
     waits: list[float] = []
@@ -383,7 +384,7 @@ def probe(address: str, seconds: float, rate: int, task_ids: list[str]) -> dict[
 
 
 def _whole(answer: bytes) -> int:
-    """How many bytes an answer with a content-length has."""
+    """The size of an answer with a content-length."""
     head, _, _ = answer.partition(b"\r\n\r\n")
     length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
     return len(head) + 4 + int(length.split(b":")[1])

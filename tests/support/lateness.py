@@ -10,9 +10,9 @@ _TICK = 0.01
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """The block takes less than ``seconds``, not counting those for which the machine ran something else.
+    """Check that the block takes less than ``seconds``, without the time in which the machine ran something else.
 
-    What is not counted is how late timers of the same event loop are.
+    That time is measured as the lateness of timers of the same event loop.
     """
     late = 0.0
 

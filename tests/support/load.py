@@ -1,4 +1,4 @@
-"""Callers that ask a running system again and again, and what they got."""
+"""Callers that send requests to a running system continuously, and count the outcomes."""
 
 import http.client
 import random
@@ -15,12 +15,12 @@ from support.doors import GrpcDoor, RestDoor
 from support.running import System, eventually
 
 _PAUSE = 0.02
-"""Seconds that a caller rests after an answer, on average: without it, callers take the processors from the servers."""
+"""The average pause after an answer, in seconds: without it, callers take the processors from the servers."""
 
 
 @contextmanager
 def in_threads(count: int, work: Callable[[int, threading.Event], None]) -> Iterator[None]:
-    """``count`` threads that do ``work``, given their number, until the event is set: when the block ends."""
+    """Run ``work`` in ``count`` threads, with the thread's number and an event that is set when the block ends."""
     stop = threading.Event()
     threads = [threading.Thread(target=work, args=(number, stop)) for number in range(count)]
     for thread in threads:
@@ -34,7 +34,7 @@ def in_threads(count: int, work: Callable[[int, threading.Event], None]) -> Iter
 
 
 def rested(stop: threading.Event) -> bool:
-    """Rest for a moment between two calls; whether ``stop`` was set, and it was the last."""
+    """Pause between two calls; return whether ``stop`` was set, so that no call follows."""
     return stop.wait(random.uniform(0, 2 * _PAUSE))
 
 
@@ -46,11 +46,11 @@ def callers(
     *,
     connect_anew: bool = False,
 ) -> Iterator[Counter[str]]:
-    """REST callers that ask again and again; what they got, by kind, is complete when the block ends.
+    """REST callers that send requests continuously; their outcomes, by kind, are complete when the block ends.
 
-    ``documents`` are what they ask for, by ID, and what they should get. "refused" is a new connection that was not
-    taken, "not accepted" one that the kernel took and nobody accepted before the socket went: the caller knows that
-    nothing was done, and goes elsewhere. With ``connect_anew`` they do not keep their connections.
+    ``documents`` has what they ask for, by ID, and the expected answers. "refused" is a refused new connection. "not
+    accepted" is one that the kernel took, but the server closed its socket before it accepted it: the caller knows that
+    its call had no effect, and tries another server. With ``connect_anew``, each call has a new connection.
     """
     outcomes: Counter[str] = Counter()
     tasks = list(documents.items())
@@ -68,7 +68,7 @@ def callers(
 
 
 def _ask(connection: http.client.HTTPConnection, task_id: str, document: bytes) -> str:
-    """What came of one call, in a word if it is what may come."""
+    """Make one call, and return its outcome; an expected one is a single word."""
     new = connection.sock is None
     try:
         connection.request("GET", f"/api/tasks/{task_id}")
@@ -83,7 +83,7 @@ def _ask(connection: http.client.HTTPConnection, task_id: str, document: bytes) 
 
 @contextmanager
 def grpc_callers(system: System, count: int, *, connect_anew: bool = False) -> Iterator[Counter[str]]:
-    """As ``callers``, over gRPC through Envoy, with clients that never try a call again by themselves."""
+    """Like ``callers``, over gRPC through Envoy, with clients that never retry a call by themselves."""
     outcomes: Counter[str] = Counter()
 
     def call(_: int, stop: threading.Event) -> None:
@@ -126,7 +126,7 @@ def answers(system: System) -> bool:
 
 
 def accepts(address: str) -> bool:
-    """Whether someone listens there."""
+    """Whether the address accepts connections."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()

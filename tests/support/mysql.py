@@ -1,4 +1,4 @@
-"""MariaDB and MySQL servers of the tests' own, on free ports."""
+"""Run private MariaDB and MySQL servers on free ports."""
 
 import tempfile
 from abc import abstractmethod
@@ -17,7 +17,7 @@ from support.database_server import DatabaseServer, free_port
 from tools import mariadb_server, mysql_server
 
 USER = "tester"
-PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+PASSWORD = "correct horse"  # noqa: S105 - the tests search messages for it
 
 _UNKNOWN_THREAD = 1094
 
@@ -26,13 +26,13 @@ class MysqlServer(DatabaseServer):
     """One data folder, and the server on it while it runs."""
 
     name: ClassVar[str]
-    """What the server is called."""
+    """The product name of the server."""
 
     newest_collation: ClassVar[str]
-    """The one for text in UTF-8 by the latest Unicode that it knows; for MySQL, what it takes where none is named."""
+    """The collation for UTF-8 text by the latest Unicode that it knows; for MySQL, the default one."""
 
     variables: ClassVar[str]
-    """The table that has the settings of the session that asks."""
+    """The table of the settings of the current session."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, free_port())
@@ -43,10 +43,10 @@ class MysqlServer(DatabaseServer):
 
     @abstractmethod
     def _make(self) -> list[str]:
-        """Make what a new data folder has in it, and our user; returns how to run the server."""
+        """Fill a new data folder, and create our user; return how to run the server."""
 
     def start(self, **settings: str) -> None:
-        """Start, and wait until it takes connections; ``settings`` stay for later starts."""
+        """Start, and wait until it accepts connections; ``settings`` stay for later starts."""
         self._settings |= settings
         super().start()
 
@@ -54,7 +54,7 @@ class MysqlServer(DatabaseServer):
         everything = {
             "datadir": str(self._data), "port": str(self.port), "bind-address": "127.0.0.1",
             "socket": str(self.folder / "socket"), "max-connections": "200", "skip-name-resolve": "1",
-            "max-allowed-packet": "128M",  # the largest documents must fit, with what surrounds them
+            "max-allowed-packet": "128M",  # enough for the largest documents and the text around them
             **self._settings,
         }  # fmt: skip
         return [*self._program, *(f"--{name.replace('_', '-')}={value}" for name, value in everything.items())]
@@ -67,7 +67,7 @@ class MysqlServer(DatabaseServer):
         return True
 
     def certify(self) -> Path:
-        """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
+        """Restart with TLS, with a certificate for localhost of a new authority; return that one's certificate."""
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost")
         key, chain, root = (self.folder / name for name in ("key.pem", "chain.pem", "root.pem"))
@@ -88,13 +88,13 @@ class MysqlServer(DatabaseServer):
         scheme: str = "mysql",
         **parameters: str,
     ) -> str:
-        """As taskgate takes it; ``host`` is another than the server itself."""
+        """The URL for taskgate; ``host`` replaces the address of the server itself."""
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         place = f"{host or f'127.0.0.1:{self.port}'}/{quote(database)}"
         return f"{scheme}://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
 
     def connect(self, database: str | None = None) -> Any:
-        """A connection of PyMySQL's, the tests' own way in."""
+        """A PyMySQL connection, with which tests bypass taskgate."""
         return pymysql.connect(
             host="127.0.0.1",
             port=self.port,
@@ -108,14 +108,14 @@ class MysqlServer(DatabaseServer):
         )
 
     def execute(self, statement: str, *parameters: object, database: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The rows that one statement gives, on a connection of its own."""
+        """The rows of one statement, executed on its own connection."""
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement, parameters or None)
             rows: Sequence[Mapping[str, Any]] = cursor.fetchall()
         return rows
 
     def kill(self, session: int) -> bool:
-        """End a session, whatever it is doing; False if it was gone before."""
+        """End a session, even a busy one; False if it had already ended."""
         try:
             self.execute("KILL %s", session)
         except pymysql.OperationalError as error:
@@ -126,7 +126,7 @@ class MysqlServer(DatabaseServer):
 
     @contextmanager
     def setting(self, name: str, value: int) -> Iterator[None]:
-        """Connections made while the block runs have another value of a setting."""
+        """Change a setting for connections that are made while the block runs."""
         (before,) = self.execute(f"SELECT @@GLOBAL.{name} AS value")
         self.execute(f"SET GLOBAL {name} = {value}")
         try:
@@ -136,7 +136,7 @@ class MysqlServer(DatabaseServer):
 
     @contextmanager
     def session(self, statement: str, database: str) -> Iterator[None]:
-        """A session that has executed ``statement`` and stays open while the block runs."""
+        """Execute ``statement`` in a session that stays open while the block runs."""
         with self.connect(database) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
             yield
@@ -173,17 +173,17 @@ class Mysql(MysqlServer):
 
 
 def _user() -> str:
-    """Statements for a user who may do everything."""
+    """Statements for a user with all privileges."""
     return f"CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO {USER}@'%' WITH GRANT OPTION;\n"
 
 
 KINDS = (Mariadb, pytest.param(Mysql, marks=pytest.mark.needs("mysqld")))
-"""The servers to be tested with, as parameters of a test."""
+"""The servers to test with, as parameters of a test."""
 
 
 @contextmanager
 def running_mysql(kind: type[MysqlServer], **settings: str) -> Iterator[MysqlServer]:
-    """A server that takes connections, gone at the end with all it had."""
+    """A server that accepts connections; stopped at the end, and its data removed."""
     with tempfile.TemporaryDirectory(prefix="taskgate-mysql-") as folder:
         server = kind(Path(folder))
         try:

@@ -1,4 +1,4 @@
-"""What the fault tests of databases share: callers over REST and gRPC, what they may get, and a restart under load."""
+"""Shared parts of the databases' fault tests: callers over REST and gRPC, allowed outcomes, and restarts under load."""
 
 import http.client
 import random
@@ -42,7 +42,7 @@ def healthz(system: System) -> int:
 
 
 def kind_of(outcome: Outcome, document: bytes) -> str:
-    """One word for an answer or a refusal as it must be, else all of it."""
+    """One word for a correct answer or refusal, else its whole text."""
     if outcome.status == GRPC_TO_HTTP["OK"]:
         return "ok" if outcome.document == document else f"wrong: {outcome.document[:200]!r}"
     said = outcome.message.startswith("The store is unavailable: ") or "healthy" in outcome.message
@@ -54,7 +54,7 @@ def kind_of(outcome: Outcome, document: bytes) -> str:
 
 @contextmanager
 def callers(system: System, count: int) -> Iterator[Counter[str]]:
-    """Callers over REST and gRPC who ask for tasks at random, again and again; what they got, by kind."""
+    """Callers over REST and gRPC that ask for random tasks continuously; their outcomes, by kind."""
     outcomes: Counter[str] = Counter()
 
     def call(number: int, stop: threading.Event) -> None:
@@ -70,7 +70,7 @@ def callers(system: System, count: int) -> Iterator[Counter[str]]:
 
 
 def check_restart_under_load(system: System, fault: Callable[[], None], times: int = 3) -> None:
-    """Wrong answers none; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
+    """No wrong answers; errors only UNAVAILABLE and 503, retryable; recovery in the same processes."""
     before = {process.pid for process in system.family()}
     with callers(system, 8) as outcomes:
         for _ in range(times):
@@ -87,6 +87,6 @@ def check_restart_under_load(system: System, fault: Callable[[], None], times: i
 
 
 def assert_retryable_or_right(outcomes: Counter[str]) -> None:
-    """No wrong answer, and no failure that a caller would not try again."""
+    """Allow only right answers and retryable failures."""
     wrong = [what for what in outcomes if what != "ok" and not (what.startswith("503 ") and '"retryable":true' in what)]
     assert not wrong, outcomes

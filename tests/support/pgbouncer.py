@@ -1,4 +1,4 @@
-"""A real pgbouncer in transaction mode: each transaction may get another of its few connections to the server."""
+"""A real pgbouncer in transaction mode: each transaction may use another of its few connections to the server."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ from tools import servers
 
 
 class Pgbouncer(DatabaseServer):
-    """In front of ``server``; as another user where the tests run as root, which it refuses."""
+    """Runs in front of ``server``; as another user where the tests run as root, which pgbouncer refuses."""
 
     def __init__(self, folder: Path, server: PostgresqlServer, **settings: str) -> None:
         super().__init__(folder, free_port())

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, from a wheel, on a free port."""
+"""Run a private PostgreSQL server from a wheel, on a free port."""
 
 import signal
 import tempfile
@@ -17,11 +17,11 @@ from taskgate.stores.writing.loop_thread import LoopThread
 from tools.postgresql_programs import Programs
 
 USER = "postgres"
-PASSWORD = "correct horse"  # noqa: S105 - looked for in messages
+PASSWORD = "correct horse"  # noqa: S105 - the tests search messages for it
 
 
 class PostgresqlServer(DatabaseServer):
-    """One cluster in a folder of its own; as another user where the tests run as root, which PostgreSQL refuses."""
+    """One cluster in its own folder; runs as another user where the tests run as root, which PostgreSQL refuses."""
 
     def __init__(self, folder: Path, primary: "PostgresqlServer | None" = None) -> None:
         super().__init__(folder, free_port())
@@ -45,7 +45,7 @@ class PostgresqlServer(DatabaseServer):
         self._loop = LoopThread()
 
     def start(self, **settings: str) -> None:
-        """Start, and wait until it takes connections; ``settings`` stay for later starts."""
+        """Start, and wait until it accepts connections; ``settings`` stay for later starts."""
         self._settings |= settings
         super().start()
 
@@ -65,7 +65,7 @@ class PostgresqlServer(DatabaseServer):
         return True
 
     def stop(self, number: int = signal.SIGINT) -> None:
-        """Stop as "fast" does: connections are ended."""
+        """Stop in mode "fast": the server ends its connections."""
         super().stop(number)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class PostgresqlServer(DatabaseServer):
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """The server and all its processes stand still while the block runs."""
+        """Freeze the server and all its processes while the block runs."""
         server = psutil.Process(self.process.pid)
         processes = [server, *server.children(recursive=True)]
         for process in processes:
@@ -88,7 +88,7 @@ class PostgresqlServer(DatabaseServer):
 
     @contextmanager
     def replica(self) -> Iterator["PostgresqlServer"]:
-        """A standby that follows this server, running, of its own port."""
+        """A running standby that follows this server, on its own port."""
         with tempfile.TemporaryDirectory(prefix="taskgate-postgresql-") as folder:
             standby = PostgresqlServer(Path(folder), primary=self)
             try:
@@ -98,7 +98,7 @@ class PostgresqlServer(DatabaseServer):
                 standby.close()
 
     def certify(self) -> Path:
-        """Restart with TLS, by a certificate for localhost of an authority made for it; the authority's certificate."""
+        """Restart with TLS, with a certificate for localhost of a new authority; return that one's certificate."""
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost")
         key, chain, root = (self.folder / name for name in ("key.pem", "chain.pem", "root.pem"))
@@ -120,19 +120,19 @@ class PostgresqlServer(DatabaseServer):
         hosts: str | None = None,
         **parameters: str,
     ) -> str:
-        """As taskgate takes it; ``hosts`` are others than the server itself."""
+        """The URL for taskgate; ``hosts`` replaces the address of the server itself."""
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in parameters.items())
         place = f"{f'127.0.0.1:{self.port}' if hosts is None else hosts}/{database}"
         return f"postgresql://{user}:{quote(password)}@{place}" + (f"?{query}" if query else "")
 
     def connect(self, database: str = "postgres") -> Any:
-        """A coroutine for a connection of the driver's."""
+        """A coroutine for a connection of the driver."""
         return asyncpg.connect(
             host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, database=database, ssl="disable"
         )
 
     def execute(self, statement: str, *parameters: object, database: str = "postgres") -> Sequence[Mapping[str, Any]]:
-        """The rows that one statement gives, on a connection of its own."""
+        """The rows of one statement, executed on its own connection."""
 
         async def execute() -> Any:
             connection = await self.connect(database)
@@ -146,7 +146,7 @@ class PostgresqlServer(DatabaseServer):
 
     @contextmanager
     def transaction(self, statement: str, database: str) -> Iterator[None]:
-        """A transaction that has executed ``statement`` and stays open while the block runs."""
+        """Execute ``statement`` in a transaction that stays open while the block runs."""
         connection = self._loop.run(self.connect(database))
         self._loop.run(connection.execute(f"BEGIN; {statement}"))
         try:
@@ -157,8 +157,8 @@ class PostgresqlServer(DatabaseServer):
 
 @contextmanager
 def running_postgresql(**settings: str) -> Iterator[PostgresqlServer]:
-    """A server that takes connections, gone at the end with all it had."""
-    # Not in pytest's folder, which no other user may enter.
+    """A server that accepts connections; stopped at the end, and its data removed."""
+    # Not in pytest's folder, which only its own user may enter.
     with tempfile.TemporaryDirectory(prefix="taskgate-postgresql-") as folder:
         server = PostgresqlServer(Path(folder))
         try:

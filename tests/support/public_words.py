@@ -1,4 +1,4 @@
-"""What no caller may read in an error: where something is, or the words of a driver."""
+"""Check that an error shows callers no location and no words of a driver."""
 
 import re
 
@@ -9,7 +9,7 @@ _DRIVERS = ("sqlite3", "Error(", "Traceback", "errno", "asyncpg", "asyncmy", "No
 
 
 def assert_public(message: str) -> None:
-    """``message`` is one sentence that is fit for anybody."""
+    """``message`` is one sentence that any caller may read."""
     assert "\n" not in message
     assert not _PLACE.search(message), message
     assert not [word for word in _DRIVERS if word in message], message

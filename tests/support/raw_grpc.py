@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2 frame by frame: a client that does exactly what a test says, polite or not."""
+"""A gRPC client over single HTTP/2 frames, so that a test controls each step, polite or not."""
 
 import contextlib
 import socket
@@ -31,13 +31,13 @@ def framed(message: bytes, *, flag: int = 0) -> bytes:
 
 
 def request_for(task_id: str) -> bytes:
-    """The message that asks for a task, framed."""
+    """The framed message that asks for a task."""
     return framed(GetTaskJsonRequest(task_id=task_id).SerializeToString())
 
 
 @dataclass
 class RawAnswer:
-    """All that has come back on one stream so far."""
+    """All that one stream has received so far."""
 
     headers: list[tuple[str, str]] = field(default_factory=list)
     trailers: list[tuple[str, str]] = field(default_factory=list)
@@ -50,14 +50,14 @@ class RawAnswer:
         return [value for key, value in (*self.headers, *self.trailers) if key == name]
 
     def one(self, name: str) -> str | None:
-        """The value of a header or trailer that is there at most once."""
+        """The value of a header or trailer that occurs at most once."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} is there {len(values)} times"
         return values[0] if values else None
 
     @property
     def grpc_status(self) -> int | None:
-        """The number of the status; None if there is none."""
+        """The number of the status; None if it is missing."""
         value = self.one("grpc-status")
         return None if value is None else int(value)
 
@@ -68,7 +68,7 @@ class RawAnswer:
 
     @property
     def messages(self) -> list[bytes]:
-        """The messages of the body, which must be whole and uncompressed."""
+        """The messages of the body. Fails unless they are whole and uncompressed."""
         found, rest = [], bytes(self.body)
         while rest:
             assert rest[0] == 0, "compressed"
@@ -84,7 +84,7 @@ class ConnectionLost(Exception):
 
 
 class RawGrpc:
-    """One HTTP/2 connection with prior knowledge. Windows are large and refilled, unless ``window`` says how small."""
+    """One HTTP/2 connection with prior knowledge. Windows are large and refilled, unless ``window`` sets a size."""
 
     def __init__(self, address: str, *, window: int | None = None, receive_buffer: int | None = None) -> None:
         host, _, port = address.rpartition(":")
@@ -121,7 +121,7 @@ class RawGrpc:
         method: str = "POST",
         end: bool = False,
     ) -> int:
-        """Send the headers of a call; the number of its stream."""
+        """Send the headers of a call; return the number of its stream."""
         stream: int = self.h2.get_next_available_stream_id()
         headers = [
             (":method", method),
@@ -138,7 +138,7 @@ class RawGrpc:
         return stream
 
     def data(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """Send ``data`` in frames as large as the server's windows allow; stops early if the stream is over."""
+        """Send ``data`` in frames as large as the server's windows allow; stop early if the stream is over."""
         answer = self.answers[stream]
         if not data and end:
             self.end(stream)
@@ -155,19 +155,19 @@ class RawGrpc:
             self.flush()
 
     def end(self, stream: int) -> None:
-        """Half-close, unless the stream is over already."""
+        """Half-close, unless the stream is already over."""
         with contextlib.suppress(h2.exceptions.StreamClosedError):
             self.h2.end_stream(stream)
         self.flush()
 
     def reset(self, stream: int, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
-        """RST_STREAM, unless the server did it first."""
+        """Send RST_STREAM, unless the server already did."""
         with contextlib.suppress(h2.exceptions.StreamClosedError):
             self.h2.reset_stream(stream, code)
         self.flush()
 
     def call(self, message: bytes, path: str = GET_TASK_JSON, *extra: tuple[str, str], **options: Any) -> RawAnswer:
-        """One unary call of bytes that are framed already."""
+        """Make one unary call with bytes that are already framed."""
         stream = self.open(path, *extra, **options)
         self.data(stream, message, end=True)
         return self.answer(stream)
@@ -183,7 +183,7 @@ class RawGrpc:
         return answer
 
     def receive(self, seconds: float = TIMEOUT) -> None:
-        """Take what arrives within ``seconds``, which may be nothing. Raises ConnectionLost if nothing can come."""
+        """Receive for up to ``seconds``, possibly nothing. Raises ConnectionLost if nothing can come."""
         if self.lost:
             raise ConnectionLost(f"{self.answers}, {self.goaway}")
         self.socket.settimeout(max(seconds, 0.001))
@@ -220,7 +220,7 @@ class RawGrpc:
                 self.goaway = event
 
     def flush(self) -> None:
-        """Send what ``self.h2`` has prepared."""
+        """Send what ``self.h2`` has queued."""
         data = self.h2.data_to_send()
         if data:
             try:
@@ -229,7 +229,7 @@ class RawGrpc:
                 self.lost = True
 
     def ignore_goaway(self) -> None:
-        """From now on, go on as a client whose calls cross with GOAWAY; h2 would take the connection for closed."""
+        """Continue after GOAWAY, like a client whose calls cross with it; h2 would treat the connection as closed."""
         machine, opened = self.h2.state_machine, h2.connection.ConnectionState.CLIENT_OPEN
         event = h2.connection.ConnectionInputs.RECV_GOAWAY
         machine._transitions = {**machine._transitions, (opened, event): (None, opened)}

@@ -24,12 +24,12 @@ ON_PURPOSE = {
     "workflow task all null": (200, "the same"),
     "1001 digits": (200, "Jackson reads no longer number, so no server writes one; ours goes through"),
 }
-"""Planted rows that taskgate answers with another status than Conductor does, and why."""
+"""Planted rows for which taskgate's status differs from Conductor's, and why."""
 
 ONE_ON_EVERY_DATABASE = {
     "null": (404, "as on SQL databases; on Redis and Cassandra its counting of reads fails on such a task, with 500"),
 }
-"""Planted rows that Conductor itself answers differently from database to database, and what taskgate says."""
+"""Planted rows for which Conductor's own answer depends on the database, and taskgate's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +37,33 @@ class Recorded:
     """One task of Conductor's. Times are epoch milliseconds, texts are the exact bytes as UTF-8."""
 
     origin: str
-    """``RUN``: the row is Conductor's own. ``PLANTED``: the check put it there, to see what Conductor makes of it."""
+    """``RUN``: Conductor wrote the row itself. ``PLANTED``: the check wrote it, to record Conductor's answer."""
     workflow: str
     task: str
-    """Reference name, or what the planted row is about."""
+    """The reference name, or the subject of the planted row."""
     task_id: str
     stored: str
     status: int
     """The HTTP status of the answer."""
     answer: str
-    """Empty unless the status is 200: what Conductor says otherwise repeats the row."""
+    """Empty unless the status is 200: other answers of Conductor repeat the row."""
     before: int
     after: int
 
     @property
     def name(self) -> str:
-        """For people."""
+        """A readable name."""
         return f"{self.workflow}/{self.task}"
 
     @property
     def taskgate_status(self) -> int:
-        """What taskgate has to answer."""
+        """The status that taskgate must answer."""
         known = ON_PURPOSE | ONE_ON_EVERY_DATABASE if self.origin == PLANTED else {}
         return known[self.task][0] if self.task in known else self.status
 
 
 def read_recorded(path: Path) -> Iterator[Recorded]:
-    """The tasks of a recording."""
+    """Read the tasks of a recording."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield Recorded(**json.loads(line))
@@ -76,9 +76,9 @@ def write_recorded(path: Path, recorded: Iterable[Recorded]) -> None:
 
 
 def unequal(expected: bytes, actual: bytes, waits: Callable[[], tuple[int, int]]) -> list[str]:
-    """The differences between two answers for one row; none means the same bytes, ``queueWaitTime`` aside.
+    """The differences between two answers for one row; none means the same bytes apart from ``queueWaitTime``.
 
-    Where ``queueWaitTime`` is not the same, it must lie between ``waits()``: what it was at two times.
+    A different ``queueWaitTime`` must lie between the values of ``waits()``, which belong to two times.
     """
     if expected == actual:
         return []
@@ -104,7 +104,7 @@ def queue_waits(stored: bytes, before: int, after: int) -> tuple[int, int]:
 
 
 def projection_unlike(recorded: Recorded) -> list[str]:
-    """What is different in the projection of a recorded row; nothing, if all is well."""
+    """The differences in the projection of a recorded row; empty if it is right."""
     stored = recorded.stored.encode()
     try:
         ours = project_task_model(stored, recorded.before).document
@@ -115,5 +115,5 @@ def projection_unlike(recorded: Recorded) -> list[str]:
         return [f"not refused: {ours[:300]!r}"]
     if recorded.status != 200:
         return []
-    # Ours is the one of the earlier time, so what lies between must be Conductor's.
+    # Ours has the earlier time, so Conductor's must lie in between.
     return unequal(ours, recorded.answer.encode(), lambda: queue_waits(stored, recorded.before, recorded.after))

@@ -1,4 +1,4 @@
-"""Real Redis servers on free ports: one, a cluster, a primary and its replica under Sentinels."""
+"""Run real Redis servers on free ports: one, a cluster, or a primary and its replica under Sentinels."""
 
 import signal
 import socket
@@ -14,22 +14,22 @@ from support.database_server import DatabaseServer, free_port
 from support.running import eventually
 from tools import servers
 
-PASSWORD = "correct horse"  # noqa: S105 - the conformance suite looks for it in messages
+PASSWORD = "correct horse"  # noqa: S105 - the conformance suite searches messages for it
 PRIMARY_NAME = "tasks"
 
 
 class RedisServer(DatabaseServer):
-    """One server process. What it holds outlives it, in ``folder``."""
+    """One server process. Its data, in ``folder``, outlives it."""
 
     def __init__(
         self, folder: Path, *options: str, sentinel_of: "RedisServer | None" = None, down_after: int = 0
     ) -> None:
-        """``options`` as in a configuration file, a line each; ``down_after`` (milliseconds) is for Sentinels."""
+        """``options`` are lines of a configuration file; ``down_after`` (milliseconds) is for Sentinels."""
         folder.mkdir(parents=True)
         super().__init__(folder, free_port())
         lines = [f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", f"logfile {folder}/log", *options]
         if sentinel_of is None:
-            # Not synced: what the kernel has survives the end of a process. Not the largest files the system allows.
+            # Without sync: data in the kernel survives the end of a process. Clients are fewer than open files may be.
             lines += ['save ""', "appendonly yes", "appendfsync no", f'requirepass "{PASSWORD}"', "maxclients 500"]
             lines += [f'masterauth "{PASSWORD}"', "repl-diskless-sync-delay 0"]
         else:
@@ -59,7 +59,7 @@ class RedisServer(DatabaseServer):
         return False
 
     def client(self, **options: Any) -> redis.Redis:
-        """redis-py: the tests' own way in."""
+        """A redis-py client, with which tests bypass taskgate."""
         password = None if self._sentinel else PASSWORD
         return redis.Redis(port=self.port, socket_timeout=10, **({"password": password} | options))
 
@@ -69,7 +69,7 @@ class RedisServer(DatabaseServer):
 
     @contextmanager
     def replaced_by_a_stranger(self) -> Iterator[None]:
-        """Something listens in its place that is no Redis."""
+        """Replace it by a listener that is no Redis."""
         with self.stopped(), socket.create_server(("127.0.0.1", self.port)) as listener:
             thread = threading.Thread(target=_speak_http, args=(listener,))
             thread.start()
@@ -97,7 +97,7 @@ SLOT_BOUNDS = (0, 5461, 10923, 16384)
 
 
 class Cluster:
-    """Three primaries with a third of the slots each, and a replica of each if asked for."""
+    """Three primaries with a third of the slots each, and on request a replica of each."""
 
     def __init__(self, folder: Path, *, replicas: bool = False) -> None:
         count = 6 if replicas else 3
@@ -135,7 +135,7 @@ class Cluster:
             eventually(lambda replica=replica: _in_sync(replica), "replica in sync")
 
     def wait_ok(self, known: int | None = None) -> None:
-        """Wait until every running node says that the cluster is complete."""
+        """Wait until every running node reports a complete cluster."""
 
         def ok() -> bool:
             for node in self.running():
@@ -148,14 +148,14 @@ class Cluster:
         eventually(ok, "cluster_state:ok", 30)
 
     def meet(self, newcomer: RedisServer) -> None:
-        """Let one more node join, which has no slots."""
+        """Add a node without slots."""
         with newcomer.client() as client:
             client.execute_command("CLUSTER MEET", "127.0.0.1", self.nodes[0].port, self._buses()[0])
         self.nodes.append(newcomer)
         self.wait_ok(known=len(self.nodes))
 
     def forget(self, newcomer: RedisServer) -> None:
-        """The opposite; it must have no slots any more."""
+        """Remove a node without slots."""
         node_id = _id_of(newcomer)
         self.nodes.remove(newcomer)
         for node in self.nodes:
@@ -163,12 +163,12 @@ class Cluster:
                 client.execute_command("CLUSTER FORGET", node_id)
 
     def give_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
-        """An empty slot; every node knows of it at once."""
+        """Move an empty slot; all nodes are informed before this returns."""
         old_id, new_id = _id_of(source), _id_of(target)
         with source.client() as old, target.client() as new:
             new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old_id)
             old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new_id)
-        for node in (target, *self.nodes):  # whoever takes it is told first
+        for node in (target, *self.nodes):  # the new owner first
             with node.client() as client:
                 client.execute_command("CLUSTER SETSLOT", slot, "NODE", new_id)
         self.wait_ok()
@@ -203,7 +203,7 @@ class Watched:
     """A primary and a replica, watched by three Sentinels."""
 
     def __init__(self, folder: Path, *, down_after: int) -> None:
-        """Sentinels call a server down after ``down_after`` milliseconds."""
+        """Sentinels consider a server down after ``down_after`` milliseconds."""
         self.primary = RedisServer(folder / "primary")
         self.replica = RedisServer(folder / "replica", f"replicaof 127.0.0.1 {self.primary.port}")
         eventually(lambda: _in_sync(self.replica), "replica in sync")

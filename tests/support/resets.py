@@ -1,7 +1,7 @@
-"""Callers over HTTP/2 that ask and change their mind at once, many times a second.
+"""Callers over HTTP/2 that send requests and cancel them at once, many times a second.
 
-In a process of their own, or those who measure would wait for the interpreter: ``python resets.py ADDRESS PATH COUNT
-SECONDS``.
+They run in their own process, so that measurements do not wait for the interpreter: ``python resets.py ADDRESS PATH
+COUNT SECONDS``.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _PATIENCE = 0.02
 """Seconds after which a stream is reset."""
 
 _STREAMS_PER_CONNECTION = 400
-"""Envoy closes a connection most of whose first 500 streams were reset within a second."""
+"""Envoy closes a connection when most of its first 500 streams were reset within a second."""
 
 
 def reset(address: str, path: str, count: int, seconds: float) -> None:
@@ -30,7 +30,7 @@ def reset(address: str, path: str, count: int, seconds: float) -> None:
 
 async def _reset(address: str, path: str, count: int, seconds: float) -> None:
     host, _, port = address.rpartition(":")
-    # The same block each time: what it puts into the peer's table is never referred to.
+    # Always the same header block: it never refers to the entries that it adds to the peer's table.
     names = {":method": "GET", ":path": path, ":scheme": "http", ":authority": address}
     headers = Encoder().encode(names.items())
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""taskgate as a user runs it: the real command, in processes of its own, on free ports."""
+"""Run taskgate as a user does: the real command, in its own processes, on free ports."""
 
 import http.client
 import json
@@ -36,13 +36,13 @@ def taskgate(*arguments: str, stdin: bytes = b"", env: dict[str, str] | None = N
 
 
 def _environment(extra: dict[str, str] | None) -> dict[str, str]:
-    """This environment without any TASKGATE_ setting of the person who runs the tests."""
+    """This environment without its TASKGATE_ settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TASKGATE_")}
     return kept | (extra or {})
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
-    """The first true value of ``condition``; fails the test if there is none within ``seconds``."""
+    """Return the first true value of ``condition``; fail the test after ``seconds`` without one."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -64,7 +64,7 @@ class Running:
     ) -> None:
         """``files`` is its hard limit of open files, None for that of this process.
 
-        ``prefix`` comes before the command, and is to run it in its own place.
+        ``prefix`` is a command that ends by executing the rest of the line.
         """
         limited = [] if files is None else ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
@@ -110,12 +110,12 @@ class Running:
         return match
 
     def events(self, event: str, since: int = 0) -> list[dict[str, Any]]:
-        """The log lines of one kind, without the first ``since`` of all lines."""
+        """The log lines of one kind, from line ``since`` of the log on."""
         lines = [json.loads(line) for line in self.log[since:] if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     def family(self) -> list[psutil.Process]:
-        """This process and all below it; remembered, so that ``assert_gone`` can look for each."""
+        """This process and all its descendants; remembered, so that ``assert_gone`` can check each."""
         try:
             parent = psutil.Process(self.process.pid)
             members = [parent, *parent.children(recursive=True)]
@@ -139,27 +139,27 @@ class Running:
         ]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop and wait; the exit code."""
+        """Send a signal, wait for the end, and return the exit code."""
         self.family()
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for its end; return the exit code."""
         code = self.process.wait(STOP_SECONDS)
         for reader in self._readers:
             reader.join(5)
         return code
 
     def assert_gone(self, seconds: float = 5) -> None:
-        """Fail if any process that ever belonged to it still runs."""
+        """Fail if any process of its family still runs."""
         eventually(lambda: not [p for p in self._family if _alive(p)], "all processes gone", seconds)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End whatever still runs, however the test ended."""
+        """End what still runs, even after a failed test."""
         self.family()
         if self.process.poll() is None:
             self.process.terminate()
@@ -190,7 +190,7 @@ def _command(process: psutil.Process) -> str:
 
 
 def command_line(process: psutil.Process) -> list[str]:
-    """Of a process that may have ended: empty then."""
+    """The command line of a process; empty if it has ended."""
     try:
         return list(process.cmdline())
     except psutil.NoSuchProcess:
@@ -198,7 +198,7 @@ def command_line(process: psutil.Process) -> list[str]:
 
 
 class System(Running):
-    """``taskgate up`` on free ports over a store, ready to be asked."""
+    """``taskgate up`` on free ports with a store, ready for calls."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class System(Running):
         files: int | None = None,
         prefix: Sequence[str] = (),
     ) -> None:
-        """``database`` is a SQLite file, or a store's URL: that may hold a password, which a flag would show to all."""
+        """``database`` is a SQLite file, or a store's URL, whose password a flag would show to all users."""
         self.database: Any = database
         self.transport = transport
         store = database if isinstance(database, str) else f"sqlite:///{database}"
@@ -219,7 +219,7 @@ class System(Running):
             *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
             *("--mode", {"envoy": "embedded", "grpcio": "proxied"}[transport], "--workers", str(workers)),
             *("--instance", "test-node", "--log-format", "json"),
-            *("--drain-delay", "0", *arguments),  # no balancer is there to notice
+            *("--drain-delay", "0", *arguments),  # no load balancer has to notice the drain
             env={"TASKGATE_STORE": store} | (env or {}),
             files=files,
             prefix=prefix,
@@ -232,7 +232,7 @@ class System(Running):
         return self
 
     def healthy_servers(self) -> int:
-        """How many workers Envoy takes for healthy, from the statistics of its admin interface."""
+        """How many workers Envoy considers healthy, by its admin statistics."""
         _, statistics = ask_admin(self.envoy(), "GET", "/stats/prometheus?filter=membership_healthy")
         value = re.search(r"^envoy_cluster_membership_healthy\{[^}]*\} (\d+)$", statistics, re.MULTILINE)
         assert value, statistics
@@ -240,7 +240,7 @@ class System(Running):
 
 
 def ask_admin(envoy: psutil.Process, method: str, target: str) -> tuple[int, str]:
-    """Status and body of an answer of its admin interface, as anybody gets it who may use its socket."""
+    """Status and body of an answer of the admin interface, for any user who may open its socket."""
     command = envoy.cmdline()
     connection = http.client.HTTPConnection("localhost", timeout=5)
     connection.sock = socket.socket(socket.AF_UNIX)

@@ -1,7 +1,7 @@
-"""Which tests one process of pytest-xdist runs together, and which come first.
+"""Group the tests that one process of pytest-xdist runs together, and order the groups.
 
-A process starts what its tests share. Tests of one file share servers, and stay together; those of each transport, or
-each server, share none with the others', and are a piece of work of their own: so no file holds up the end of a run.
+Each process starts the servers that its tests share. The tests of a file share servers and stay together. Tests of
+different transports or servers share none, so they form groups of their own: no file delays the end of a run.
 """
 
 import re
@@ -12,16 +12,16 @@ import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 _LONGEST_FIRST = ("against_conductor", "faults", "api", "conformance", "interop", "cli", "gateway")
-"""Folders; what is short fills the gaps at the end."""
+"""Folders; short ones fill the gaps at the end."""
 
 _ONE_SYSTEM = ("api", "interop")
 """Folders whose files all share the same systems."""
 
 _ONE_NODE = "test_cassandra.py"
-"""Files that share the node of Cassandra, which takes half a minute to start."""
+"""The name of files that share the Cassandra node, which takes half a minute to start."""
 
 _APART = re.compile(r"grpcio|proxied|behind Envoy|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
-"""What the parameters of tests have that need another server than the rest of their file."""
+"""Parameters of tests that need another server than the rest of their file."""
 
 
 class Scopes:
@@ -29,15 +29,15 @@ class Scopes:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Put the tests that take longest first, as far as folders tell."""
+        """Put the longest tests first, judged by their folders."""
         items.sort(key=lambda item: _rank(item.nodeid))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> "_Scheduling | None":
-        """Take the place of what ``--dist loadscope`` names."""
+        """Replace the scheduler of ``--dist loadscope``."""
         if config.option.dist != "loadscope":
             return None
-        config.option.loadscopereorder = False  # by their number, which says little
+        config.option.loadscopereorder = False  # it orders by the number of tests, which says little
         return _Scheduling(config, log)
 
 
@@ -47,7 +47,7 @@ class _Scheduling(LoadScopeScheduling):
 
 
 def scope_of(nodeid: str) -> str:
-    """The name of the piece of work that a test belongs to."""
+    """The name of the group of a test."""
     file, _, name = nodeid.partition("::")
     folder = _folder(nodeid)
     if file.endswith(_ONE_NODE):
@@ -56,14 +56,14 @@ def scope_of(nodeid: str) -> str:
 
 
 def _piece(name: str) -> str:
-    """Which part of a file."""
+    """The part of a file."""
     _, bracket, parameters = name.partition("[")
     found = _APART.search(bracket + parameters)
     return found[0].replace("behind Envoy", "grpcio") if found else ""
 
 
 def _folder(nodeid: str) -> str:
-    """The one below ``tests``."""
+    """The folder below ``tests``."""
     _, *folders, _ = (*PurePath(nodeid.partition("::")[0]).parts, "")
     return folders[0] if folders else ""
 

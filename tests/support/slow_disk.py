@@ -1,8 +1,8 @@
-"""A file on a disk that gets slow, or stands still, whenever a test says so.
+"""A file on a disk that a test can slow down or stall.
 
-A file system in user space (FUSE) with one read-only file: ``python slow_disk.py FOLDER FILE`` mounts it on ``FOLDER``
-in a mount namespace of its own and obeys lines on standard input. What was read once is in the kernel's page cache, as
-with any disk; only what was not is slow. A process that waits for it is in the state D, as with any disk.
+This is a file system in user space (FUSE) with one read-only file: ``python slow_disk.py FOLDER FILE`` mounts it on
+``FOLDER`` in its own mount namespace, and obeys lines on standard input. As with any disk, data read once is in the
+kernel's page cache, only other data is slow, and a process that waits for it is in the state D.
 """
 
 import ctypes
@@ -21,18 +21,18 @@ from typing import Self
 
 _NAME = "tasks.db"
 _FOLDER_NODE, _FILE_NODE = 1, 2
-_CACHED_SECONDS = 3600  # for which the kernel need not ask again what is there, and what is not
+_CACHED_SECONDS = 3600  # the kernel caches names, and missing ones, this long
 _LARGEST_REQUEST = 1 << 20
 
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _INIT, _INTERRUPT, _BATCH_FORGET = 1, 2, 3, 14, 15, 26, 36, 42
 _WITHOUT_ANSWER = {_FORGET, _INTERRUPT, _BATCH_FORGET}
 _SUCCEED = {18, 25, 34}  # RELEASE, FLUSH, ACCESS
 _KEEP_CACHE = 2
-_ASYNC_READ = 1  # whoever reads waits for a page then, as with any disk, and not for an answer
+_ASYNC_READ = 1  # readers then wait for a page, as with any disk, and not for an answer
 
 
 def why_missing() -> str | None:
-    """Why this machine cannot have such a disk, in words for the summary of a run; None if it can."""
+    """Why this machine cannot have such a disk, as a phrase for the summary of a run; None if it can."""
     if sys.platform != "linux":
         return "FUSE is reached by Linux's own interface"
     for program in ("unshare", "nsenter"):
@@ -51,7 +51,7 @@ def _unshare() -> list[str]:
 
 
 class SlowDisk:
-    """A copy of ``database`` on such a disk, which is quick at first; ``folder`` must be empty."""
+    """A copy of ``database`` on such a disk, which is fast at first; ``folder`` must be empty."""
 
     def __init__(self, folder: Path, database: Path) -> None:
         folder.mkdir()
@@ -63,21 +63,21 @@ class SlowDisk:
         )
         self._tell_and_wait("")
         self.file = folder / _NAME
-        """Where processes find it that are started ``inside``."""
+        """The path for processes that are started ``inside``."""
         namespaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--mount", "--preserve-credentials"]
         self.inside = ["nsenter", "--target", str(self._process.pid), *namespaces, "--"]
-        """What comes before the command of a process that is to see the disk."""
+        """The prefix for the command of a process that is to see the disk."""
 
     def slow_down(self, seconds: float) -> None:
-        """From now on each read of up to 4 KB takes ``seconds``, and they come one after the other."""
+        """From now on each read of up to 4 KB takes ``seconds``, one after the other."""
         self._tell_and_wait(f"{seconds}")
 
     def stand_still(self) -> None:
-        """From now on no read is answered."""
+        """Stop answering reads."""
         self._tell_and_wait("inf")
 
     def recover(self) -> None:
-        """All reads, those that wait too, are quick again."""
+        """Make all reads fast again, including waiting ones."""
         self._tell_and_wait("0")
 
     def _tell_and_wait(self, line: str) -> None:
@@ -91,13 +91,13 @@ class SlowDisk:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Unmount it: reads that wait fail."""
+        """Unmount it: waiting reads fail."""
         self._process.kill()
         self._process.communicate()
 
 
 class _Disk:
-    """The kernel's questions on ``device``, answered from ``file``."""
+    """Answers the kernel's requests on ``device`` from ``file``."""
 
     def __init__(self, device: int, file: Path) -> None:
         self._device = device
@@ -108,7 +108,7 @@ class _Disk:
         self._seconds = 0.0
 
     def serve(self) -> None:
-        """Answer for ever; reads in a thread of their own, so that nothing else waits for them."""
+        """Answer requests until the end; reads in their own thread, so that other requests do not wait for them."""
         threading.Thread(target=self._serve_reads, daemon=True).start()
         while True:
             request = os.read(self._device, _LARGEST_REQUEST + 4096)
@@ -162,7 +162,7 @@ class _Disk:
         try:
             os.write(self._device, struct.pack("<IiQ", 16 + len(answer), number, unique) + answer)
         except FileNotFoundError:
-            return  # whoever asked was killed meanwhile
+            return  # the process that asked was killed meanwhile
 
 
 def _main(folder: str, file: str) -> None:

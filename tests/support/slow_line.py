@@ -1,4 +1,4 @@
-"""A line to a server that lets only so many bytes a second through, or on which connections stall."""
+"""A proxy to a server that limits the bytes a second, or stalls connections."""
 
 import asyncio
 from contextlib import suppress
@@ -8,7 +8,7 @@ _CHUNK = 1 << 16
 
 
 class SlowLine:
-    """A proxy on a port of its own, as an async context manager. Its connections are slow from the server only."""
+    """The proxy on its own port, as an async context manager. It slows only the direction from the server."""
 
     def __init__(self, server_port: int, bytes_per_second: float = float("inf")) -> None:
         self.port = 0
@@ -29,7 +29,7 @@ class SlowLine:
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     def stall(self) -> None:
-        """Let nothing more through on the connections that there are; they stay open."""
+        """Forward nothing more on existing connections, which stay open."""
         for flowing in self._flowing:
             flowing.clear()
 

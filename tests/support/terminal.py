@@ -1,4 +1,4 @@
-"""A program with a terminal for its output, and what that terminal is sent."""
+"""Run a program with a terminal as its output, and capture what the terminal receives."""
 
 import os
 import pty
@@ -22,12 +22,12 @@ def shown_on_a_terminal(*arguments: str, env: Mapping[str, str] | None = None) -
         try:
             while data := os.read(leader, 65536):
                 shown += data
-        except OSError:  # how Linux says that the other side has closed
+        except OSError:  # on Linux: the other side has closed
             pass
         os.close(leader)
     return shown.decode()
 
 
 def unprintable(shown: str) -> list[str]:
-    """Characters of ``shown`` that a terminal acts on or hides, but for line breaks and returns to a line's start."""
+    """Control and invisible characters in ``shown``, except line breaks and carriage returns."""
     return [character for character in shown if not character.isprintable() and character not in "\r\n"]

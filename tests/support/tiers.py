@@ -1,8 +1,8 @@
-"""Which tests a run has, and what it says at its end about those that it has not.
+"""Select the tests of a run, and report at its end which ones were left out.
 
-``needs(part)`` marks what needs a part of ``tools.parts``, ``long`` what takes long, ``alone`` what besides has the
-machine to itself: ``make test`` has none of them. Tests whose part is missing are left out, with the reason; where CI
-is set, only those of the list ``may_be_left_out.txt`` may be.
+``needs(part)`` marks tests that need a part of ``tools.parts``, ``long`` those that take long, and ``alone`` those that
+also need the whole machine; ``make test`` runs none of them. Tests whose part is missing are skipped, with the reason.
+Where CI is set, only those in ``may_be_left_out.txt`` may be.
 """
 
 import os
@@ -19,13 +19,13 @@ from tools import parts
 LIST = Path(__file__).parent.parent / "may_be_left_out.txt"
 
 SLOW_DISK = "a slow disk"
-"""A part that is not fetched: the kernel has it, or lets nobody make one."""
+"""A part that is not fetched: it depends on the kernel, and on the user's permissions."""
 
 _SECONDS_PER_MINUTE = 60
 
 
 def why_missing(part: str) -> str | None:
-    """Why this machine lacks ``part``; None if it has it. A part that nobody knows is an error of the test."""
+    """Why this machine lacks ``part``; None if it has it. An unknown part is an error of the test."""
     if part == SLOW_DISK:
         return slow_disk.why_missing()
     if part not in parts.PARTS:
@@ -42,7 +42,7 @@ class Tiers:
         self._missing: dict[str, str] = {}
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave out what cannot run here."""
+        """Skip the tests that cannot run here."""
         for item in items:
             for part in _needed(item):
                 if part not in self._missing:
@@ -51,23 +51,23 @@ class Tiers:
                     item.add_marker(pytest.mark.skip(reason=f"{_needs(part)}{self._missing[part]}"))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Count what ``-m`` takes out."""
+        """Count the tests that ``-m`` deselects."""
         for item in items:
             if needed := _needed(item):
                 reason = f"need {', '.join(needed)}"
             elif item.get_closest_marker("long"):
                 reason = "take long"
             else:
-                continue  # by -k
+                continue  # deselected by -k
             self._deselected[reason] = self._deselected.get(reason, 0) + 1
 
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a process of pytest-xdist has found; all of them collect the same."""
+        """Take the results of a process of pytest-xdist; all processes collect the same."""
         self._deselected, self._missing = node.workeroutput["tiers"]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail in CI for what may not be left out there."""
+        """Fail in CI if a test was left out that must run there."""
         output = getattr(session.config, "workeroutput", None)
         if output is not None:  # the process that writes the summary reads it in ``pytest_testnodedown``
             output["tiers"] = (self._deselected, self._missing)
@@ -76,7 +76,7 @@ class Tiers:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-        """Say what was not tested, why, and how long the rest took."""
+        """Report what was not tested, why, and how long the rest took."""
         left_out = self._left_out(config)
         for part, count in left_out.items():
             remedy = f" What would bring it: {parts.PARTS[part].remedy}." if part in parts.PARTS else ""
@@ -91,7 +91,7 @@ class Tiers:
         terminalreporter.write_line(f"This took {minutes} min {seconds} s.")
 
     def _left_out(self, config: pytest.Config) -> dict[str, int]:
-        """How many tests were left out for each missing part."""
+        """The number of tests left out for each missing part."""
         reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
         skipped = [str(report.longrepr) for report in reporter.stats.get("skipped", ())] if reporter else []
         counts = {part: sum(_needs(part) in reason for reason in skipped) for part in self._missing}
@@ -103,7 +103,7 @@ def _needs(part: str) -> str:
 
 
 def _not_allowed(left_out: Iterable[str]) -> list[str]:
-    """What CI may not leave out; nothing anywhere else."""
+    """Missing parts that CI does not allow; empty elsewhere."""
     if os.environ.get("CI", "").lower() not in {"1", "true"}:
         return []
     return sorted(set(left_out) - set(LIST.read_text().splitlines()))

@@ -1,9 +1,9 @@
-"""Time for tasks of the event loop, counted in turns of it: no machine is too slow for that."""
+"""Give tasks of the event loop time, counted in its turns, so that the speed of the machine does not matter."""
 
 import asyncio
 
 
 async def turns(count: int = 5) -> None:
-    """Let everybody go as far as they get."""
+    """Let all tasks run as far as they can."""
     for _ in range(count):
         await asyncio.sleep(0)
