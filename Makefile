@@ -29,10 +29,10 @@ up: $(RUNTIME) ## run taskgate with the documented sample task; Ctrl-C stops it 
 unit: $(TESTS) ## the tests that start no server (25 s)
 	$(PYTEST) $(CALMLY) -m 'not needs and not long' tests/unit
 
-test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (5 min)
+test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (4 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
-test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (30 min)
+test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (20 min)
 	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not needs and not long' --cov --cov-report=
 	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'needs and not long' --cov --cov-append --cov-report=
 	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'long and not alone' --cov --cov-append --cov-report=
@@ -60,7 +60,7 @@ faults: $(ALL) parts ## the fault tests alone, with the figures that they print 
 	$(PYTEST) -rP tests/faults
 
 # The limit is for the whole of one test, which waits for Conductor to start and to run every workflow.
-conformance: $(ALL) parts ## compare with a real Conductor on each database (7 min; fetches 0.5 GB once)
+conformance: $(ALL) parts ## compare with a real Conductor on each database (4 min; fetches 0.5 GB once)
 	$(PYTEST) $(CALMLY) --timeout=900 tests/against_conductor/check_answers.py
 
 bench: $(ALL) parts ## measure against peers, as ratios (20 min)
