@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     @classmethod
     def _take_former_name(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Set the mode from ``transport``, its name in earlier versions; refuse the two together."""
-        mode = _MODE_OF_TRANSPORT.get(values.get("transport", ""))
+        former = values.get("transport")
+        mode = _MODE_OF_TRANSPORT.get(former) if isinstance(former, str) else None  # a file may hold any type
         if mode is None:
             return values
         if "mode" in values:

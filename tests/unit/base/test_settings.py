@@ -97,6 +97,16 @@ def test_bad_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
         load_settings(config, {})
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_value_of_another_type_in_the_file_is_named(name: str, tmp_path: Path) -> None:
+    """A file can hold lists and tables where a text or a number belongs."""
+    config = tmp_path / "taskgate.toml"
+    for value in ("[[1], 2]", "{a = [1]}"):
+        config.write_text(f"{name} = {value}\n")
+        with pytest.raises(SettingsError, match=f"^{name}"):
+            load_settings(config, {})
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"config: the file .*absent\.toml does not exist"):
         load_settings(tmp_path / "absent.toml", {})
