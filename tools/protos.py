@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 
 from google.api import annotations_pb2
@@ -21,14 +22,21 @@ from google.api import annotations_pb2
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = "protos"
 GOOGLEAPIS = Path("build/googleapis")
+WELL_KNOWN = Path("third_party/google/protobuf")
+"""Protobuf's own files that ours import, directly or not. Compilers have them; `taskgate protos` ships them too, and no
+wheel that it may depend on has them."""
+
 STUBS = Path("server/taskgate/v1")
 DESCRIPTOR_SET = Path("gateway/taskgate.binpb")
 
 ALSO_IN_DESCRIPTOR_SET = ("google/rpc/error_details.proto",)
 """Files that none of our protos imports: to read ``grpc-status-details-bin``, Envoy has to know ``ErrorInfo``."""
 
+RELEASE_TAG = re.compile(r"v?\d+\.\d+\.\d+")
+
 _WHEEL = Path(annotations_pb2.__file__).resolve().parents[2]
-_IMPORT = re.compile(r'^import (?:public |weak )?"(google/(?!protobuf/)[^"]+)";', re.MULTILINE)
+_IMPORT = re.compile(r'^import (?:public |weak )?"(google/[^"]+)";', re.MULTILINE)
+_WELL_KNOWN = "google/protobuf/"
 
 
 def main() -> int:
@@ -36,13 +44,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, text in (
-        ("generate", generate, "write the Python stubs and the descriptor set for Envoy"),
+        ("generate", generate, "write the Python stubs, the descriptor set for Envoy and protobuf's own protos"),
         ("check", check, "fail if what is checked in differs from a fresh generation, naming each file"),
         ("lint", lint, "check style and comments"),
         ("format", format_in_place, "format in place"),
         ("format-check", format_check, "fail, with a diff, if a file is not formatted"),
         ("build", build, "check that the protos compile"),
-        ("breaking", breaking, "fail if a change breaks callers of the protos on the main branch"),
+        (
+            "breaking",
+            breaking,
+            "fail if a change breaks callers of the last release or, before one, of the main branch",
+        ),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
@@ -107,11 +119,15 @@ def build() -> int:
 
 
 def breaking(against: str | None) -> int:
-    """Compare with an earlier state of the protos in git; without one, say so and pass."""
+    """Compare with an earlier state of the protos in git; without one, say so and pass.
+
+    Before the first release nobody has code made from these protos, so only bytes and JSON must stay compatible.
+    """
     if not (ROOT / ".git").exists():
         return not_checked("this is not a git repository")
     try:
-        revision = commit_of(against) if against else base_revision()
+        release = newest_release()
+        revision = commit_of(against or release) if against or release else base_revision()
         if against and not revision:
             print(f"breaking: there is no revision {against}", file=sys.stderr)
             return 1
@@ -122,19 +138,23 @@ def breaking(against: str | None) -> int:
     except subprocess.CalledProcessError as error:
         print(f"breaking: git failed: {error.stderr.decode(errors='replace').strip()}", file=sys.stderr)
         return 1
-    print(f"breaking: comparing with {git('log', '-1', '--format=%h %s', revision)}", flush=True)
-    return compare_with(archive)
+    rules = "FILE" if release else "WIRE_JSON"
+    name = against or (f"release {release}" if release else "the main branch, as no release is tagged")
+    commit = git("log", "-1", "--format=%h %s", revision)
+    print(f"breaking: comparing, by the rules {rules}, with {name}: {commit}", flush=True)
+    return compare_with(archive, rules)
 
 
-def compare_with(archive: bytes) -> int:
-    """Run the rules of ``buf.yaml`` on the protos here against those in a tar archive of an earlier tree."""
+def compare_with(archive: bytes, rules: str) -> int:
+    """Compare the protos here with those in a tar archive of an earlier tree, by ``rules`` in place of ``FILE``."""
+    config = (ROOT / "buf.yaml").read_text(encoding="utf-8").replace("- FILE\n", f"- {rules}\n")
     with tempfile.TemporaryDirectory() as folder:
         earlier = Path(folder)
         shutil.copyfile(ROOT / "buf.yaml", earlier / "buf.yaml")  # replaced by the earlier one where there was one
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(earlier, filter="data")
         lay_out_imports(earlier)
-        return buf("breaking", PROTOS, "--against", str(earlier / PROTOS))
+        return buf("breaking", PROTOS, "--against", str(earlier / PROTOS), "--config", config)
 
 
 def not_checked(reason: str) -> int:
@@ -157,6 +177,12 @@ def base_revision() -> str:
     return head if changed else commit_of("HEAD^")
 
 
+def newest_release() -> str:
+    """Return the tag of the newest release that this commit comes after; empty without one."""
+    tags = git("tag", "--merged", "HEAD", "--sort=-version:refname").splitlines()
+    return next((tag for tag in tags if RELEASE_TAG.fullmatch(tag)), "")
+
+
 def commit_of(revision: str) -> str:
     """Return the commit's full hash; empty for an unknown revision."""
     try:
@@ -168,31 +194,47 @@ def commit_of(revision: str) -> str:
 def lay_out_imports(tree: Path) -> None:
     """Put the Google protos that ``tree``'s protos import, directly or not, into ``tree``'s ``build/googleapis``."""
     folder = tree / GOOGLEAPIS
-    sources = [path.read_text(encoding="utf-8") for path in sorted((tree / PROTOS).rglob("*.proto"))]
-    wanted = imports_of(sources) | set(ALSO_IN_DESCRIPTOR_SET)
-    done: set[str] = set()
-    while pending := wanted - done:
-        for name in pending:
-            content = (_WHEEL / name).read_bytes()
-            target = folder / name
-            if not target.is_file() or target.read_bytes() != content:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-            wanted |= imports_of([content.decode()])
-        done |= pending
+    files = {name: text for name, text in imports(tree).items() if not name.startswith(_WELL_KNOWN)}  # buf has those
+    for name, content in files.items():
+        target = folder / name
+        if not target.is_file() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
     for path in folder.rglob("*.proto"):
-        if path.relative_to(folder).as_posix() not in wanted:
+        if path.relative_to(folder).as_posix() not in files:
             path.unlink()
 
 
+def imports(tree: Path) -> dict[str, bytes]:
+    """Return the files under ``google/`` that ``tree``'s protos import, directly or not, by name."""
+    sources = [path.read_text(encoding="utf-8") for path in sorted((tree / PROTOS).rglob("*.proto"))]
+    wanted = {*imports_of(sources), *ALSO_IN_DESCRIPTOR_SET}
+    files: dict[str, bytes] = {}
+    while pending := wanted - files.keys():
+        for name in pending:
+            folder = _compilers_own() if name.startswith(_WELL_KNOWN) else _WHEEL
+            files[name] = (folder / name).read_bytes()
+            wanted |= imports_of([files[name].decode()])
+    return files
+
+
 def imports_of(sources: Iterable[str]) -> set[str]:
-    """Return the files under ``google/`` that ``sources`` import, except ``google/protobuf``, which buf itself has."""
+    """Return the files under ``google/`` that ``sources`` import."""
     return {name for source in sources for name in _IMPORT.findall(source)}
+
+
+def _compilers_own() -> Path:
+    """Return the folder of the protos that come with protoc."""
+    return Path(str(resources.files("grpc_tools"))) / "_proto"
 
 
 def generate_into(folder: Path) -> int:
     """Generate everything into ``folder``, laid out as in the tree."""
     (folder / DESCRIPTOR_SET).parent.mkdir(parents=True, exist_ok=True)
+    (folder / WELL_KNOWN).mkdir(parents=True)
+    for name, content in imports(ROOT).items():
+        if name.startswith(_WELL_KNOWN):
+            (folder / WELL_KNOWN / Path(name).name).write_bytes(content)
     # The whole workspace and not only protos/: that is how ALSO_IN_DESCRIPTOR_SET gets in.
     descriptors = ("--as-file-descriptor-set", "--exclude-source-info", "--output", str(folder / DESCRIPTOR_SET))
     return buf("generate", "--output", str(folder)) or buf("build", ".", *descriptors)
@@ -201,6 +243,7 @@ def generate_into(folder: Path) -> int:
 def generated_files(tree: Path) -> Iterator[Path]:
     """Return the generated files in ``tree``, relative to it."""
     yield from (path.relative_to(tree) for path in (tree / STUBS).glob("*_pb2*.py*") if path.is_file())
+    yield from (path.relative_to(tree) for path in (tree / WELL_KNOWN).glob("*.proto"))
     if (tree / DESCRIPTOR_SET).is_file():
         yield DESCRIPTOR_SET
 

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskgate/v1/error_reason.proto\x12\x0btaskgate.v1*\x84\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_TASK_ID\x10\x01\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_TASK_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x04\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x05\x12$\n ERROR_REASON_DOCUMENT_UNREADABLE\x10\x06\x12\'\n#ERROR_REASON_TASK_NOT_REPRESENTABLE\x10\x07\x12#\n\x1f\x45RROR_REASON_DOCUMENT_TOO_LARGE\x10\x08\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskgate/v1/error_reason.proto\x12\x0btaskgate.v1*\xd1\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_INVALID_TASK_ID\x10\x01\x12 \n\x1c\x45RROR_REASON_INVALID_REQUEST\x10\x02\x12\x1f\n\x1b\x45RROR_REASON_TASK_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x04\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x05\x12$\n ERROR_REASON_DOCUMENT_UNREADABLE\x10\x06\x12\'\n#ERROR_REASON_TASK_NOT_REPRESENTABLE\x10\x07\x12#\n\x1f\x45RROR_REASON_DOCUMENT_TOO_LARGE\x10\x08\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x0c\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_EXPIRED\x10\r\x12$\n ERROR_REASON_CREDENTIALS_INVALID\x10\x0e\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_ATTEMPTS\x10\x0f\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x10\x42\x83\x01\n\x0f\x63om.taskgate.v1B\x10\x45rrorReasonProtoP\x01Z+taskgate.internal/go/taskgate/v1;taskgatev1\xa2\x02\x03TGT\xaa\x02\x0bTaskgate.V1\xca\x02\x0bTaskgate\\V1\xea\x02\x0cTaskgate::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskgate.v1.error_reason_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017com.taskgate.v1B\020ErrorReasonProtoP\001Z+taskgate.internal/go/taskgate/v1;taskgatev1\242\002\003TGT\252\002\013Taskgate.V1\312\002\013Taskgate\\V1\352\002\014Taskgate::V1'
   _globals['_ERRORREASON']._serialized_start=48
-  _globals['_ERRORREASON']._serialized_end=436
+  _globals['_ERRORREASON']._serialized_end=641
 # @@protoc_insertion_point(module_scope)

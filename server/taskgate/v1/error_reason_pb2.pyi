@@ -132,6 +132,55 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "store_reads_waiting"}}
     """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 11
+    """The key may not read this task: it is for tasks of some workflow types, and this task is of another, or its type cannot
+    be told. Nothing of the task is said. A task that does not exist is NOT_FOUND for every key.
+
+    PERMISSION_DENIED · 403 · do not retry; use a key that may read the workflow type.
+
+        {"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "taskgate", "metadata": {}}
+    """
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 12
+    """The call has no token, or one that is not valid here: malformed, signed by another key, for another audience, or of a
+    key that was disabled. The message does not say which. Occurs only where the server asks for tokens.
+
+    UNAUTHENTICATED · 401 · do not retry with this token. The REST body has `"error": "INVALID_TOKEN"`, after which
+    released SDKs get a new token and repeat the call once.
+
+        {"reason": "ERROR_REASON_TOKEN_INVALID", "domain": "taskgate", "metadata": {}}
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 13
+    """The token was valid and has expired.
+
+    UNAUTHENTICATED · 401 · do not retry with this token; get a new one. The REST body has `"error": "EXPIRED_TOKEN"`, after
+    which released SDKs do so and repeat the call once.
+
+        {"reason": "ERROR_REASON_TOKEN_EXPIRED", "domain": "taskgate", "metadata": {}}
+    """
+    ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 14
+    """`CreateToken` was called with a key ID that does not exist, another secret, or a key that was disabled. The message does
+    not say which.
+
+    UNAUTHENTICATED · 401 · do not retry; correct the credentials. The REST body has `"error": "INVALID_CREDENTIALS"`.
+
+        {"reason": "ERROR_REASON_CREDENTIALS_INVALID", "domain": "taskgate", "metadata": {}}
+    """
+    ERROR_REASON_TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 15
+    """The server has refused the credentials of this caller too often, and does not look at further ones for a while.
+
+    RESOURCE_EXHAUSTED · 429 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
+    REST the header `retry-after` does.
+
+        {"reason": "ERROR_REASON_TOO_MANY_ATTEMPTS", "domain": "taskgate", "metadata": {}}
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 16
+    """The caller's address makes more calls in a second than the operator allows one address.
+
+    RESOURCE_EXHAUSTED · 429 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
+    REST the header `retry-after` does.
+
+        {"reason": "ERROR_REASON_RATE_LIMITED", "domain": "taskgate", "metadata": {}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the names that `google.rpc.ErrorInfo.reason` takes where its `domain` is `taskgate`.
@@ -252,5 +301,54 @@ RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInf
 REST the header `retry-after` does.
 
     {"reason": "ERROR_REASON_OVERLOADED", "domain": "taskgate", "metadata": {"limit": "store_reads_waiting"}}
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 11
+"""The key may not read this task: it is for tasks of some workflow types, and this task is of another, or its type cannot
+be told. Nothing of the task is said. A task that does not exist is NOT_FOUND for every key.
+
+PERMISSION_DENIED · 403 · do not retry; use a key that may read the workflow type.
+
+    {"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "taskgate", "metadata": {}}
+"""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 12
+"""The call has no token, or one that is not valid here: malformed, signed by another key, for another audience, or of a
+key that was disabled. The message does not say which. Occurs only where the server asks for tokens.
+
+UNAUTHENTICATED · 401 · do not retry with this token. The REST body has `"error": "INVALID_TOKEN"`, after which
+released SDKs get a new token and repeat the call once.
+
+    {"reason": "ERROR_REASON_TOKEN_INVALID", "domain": "taskgate", "metadata": {}}
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 13
+"""The token was valid and has expired.
+
+UNAUTHENTICATED · 401 · do not retry with this token; get a new one. The REST body has `"error": "EXPIRED_TOKEN"`, after
+which released SDKs do so and repeat the call once.
+
+    {"reason": "ERROR_REASON_TOKEN_EXPIRED", "domain": "taskgate", "metadata": {}}
+"""
+ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 14
+"""`CreateToken` was called with a key ID that does not exist, another secret, or a key that was disabled. The message does
+not say which.
+
+UNAUTHENTICATED · 401 · do not retry; correct the credentials. The REST body has `"error": "INVALID_CREDENTIALS"`.
+
+    {"reason": "ERROR_REASON_CREDENTIALS_INVALID", "domain": "taskgate", "metadata": {}}
+"""
+ERROR_REASON_TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 15
+"""The server has refused the credentials of this caller too often, and does not look at further ones for a while.
+
+RESOURCE_EXHAUSTED · 429 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
+REST the header `retry-after` does.
+
+    {"reason": "ERROR_REASON_TOO_MANY_ATTEMPTS", "domain": "taskgate", "metadata": {}}
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 16
+"""The caller's address makes more calls in a second than the operator allows one address.
+
+RESOURCE_EXHAUSTED · 429 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
+REST the header `retry-after` does.
+
+    {"reason": "ERROR_REASON_RATE_LIMITED", "domain": "taskgate", "metadata": {}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,8 +25,8 @@ class TaskDef(_message.Message):
     """The definition of a kind of task: its limits, its retries, its owner.
 
     Compatible on the wire with `conductor.proto.TaskDef`; numbers from 1000 up are in Conductor's REST documents only.
-    Presence is as in `Task`. If a document of an older Conductor lacks a field that is not `optional`, the field has
-    Conductor's own default, which its comment names.
+    Presence is as in `Task`. If a document of an older Conductor lacks a field that is not `optional`, or an enum, the field
+    has Conductor's own default, which its comment names.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -148,9 +148,9 @@ class TaskDef(_message.Message):
     timeout_seconds: _builtins.int
     """How long the task may take once it has started, in seconds; 0 for no limit."""
     timeout_policy: Global___TaskDef.TimeoutPolicy.ValueType
-    """What happens when a time limit passes. TIME_OUT_WF if the document does not say."""
+    """What happens when a time limit passes. Always set: TIME_OUT_WF if the document does not say."""
     retry_logic: Global___TaskDef.RetryLogic.ValueType
-    """How the wait before the next attempt is computed. FIXED if the document does not say."""
+    """How the wait before the next attempt is computed. Always set: FIXED if the document does not say."""
     retry_delay_seconds: _builtins.int
     """The wait that `retry_logic` starts from, in seconds. 60 if the document does not say."""
     response_timeout_seconds: _builtins.int
@@ -228,8 +228,8 @@ class TaskDef(_message.Message):
         timeout_seconds: _builtins.int = ...,
         input_keys: _abc.Iterable[_builtins.str] | None = ...,
         output_keys: _abc.Iterable[_builtins.str] | None = ...,
-        timeout_policy: Global___TaskDef.TimeoutPolicy.ValueType = ...,
-        retry_logic: Global___TaskDef.RetryLogic.ValueType = ...,
+        timeout_policy: Global___TaskDef.TimeoutPolicy.ValueType | None = ...,
+        retry_logic: Global___TaskDef.RetryLogic.ValueType | None = ...,
         retry_delay_seconds: _builtins.int = ...,
         response_timeout_seconds: _builtins.int = ...,
         concurrent_exec_limit: _builtins.int | None = ...,
@@ -256,9 +256,9 @@ class TaskDef(_message.Message):
         output_schema: _struct_pb2.Value | None = ...,
         enforce_schema: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_updated_by", b"_updated_by", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "created_by", b"created_by", "description", b"description", "execution_name_space", b"execution_name_space", "input_schema", b"input_schema", "isolation_group_id", b"isolation_group_id", "name", b"name", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "updated_by", b"updated_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_retry_logic", b"_retry_logic", "_timeout_policy", b"_timeout_policy", "_updated_by", b"_updated_by", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "created_by", b"created_by", "description", b"description", "execution_name_space", b"execution_name_space", "input_schema", b"input_schema", "isolation_group_id", b"isolation_group_id", "name", b"name", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "retry_logic", b"retry_logic", "timeout_policy", b"timeout_policy", "updated_by", b"updated_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_updated_by", b"_updated_by", "backoff_jitter_ms", b"backoff_jitter_ms", "backoff_scale_factor", b"backoff_scale_factor", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "enforce_schema", b"enforce_schema", "execution_name_space", b"execution_name_space", "input_keys", b"input_keys", "input_schema", b"input_schema", "input_template", b"input_template", "isolation_group_id", b"isolation_group_id", "max_retry_delay_seconds", b"max_retry_delay_seconds", "name", b"name", "output_keys", b"output_keys", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "response_timeout_seconds", b"response_timeout_seconds", "retry_count", b"retry_count", "retry_delay_seconds", b"retry_delay_seconds", "retry_logic", b"retry_logic", "runtime_metadata", b"runtime_metadata", "task_status_listener_enabled", b"task_status_listener_enabled", "timeout_policy", b"timeout_policy", "timeout_seconds", b"timeout_seconds", "total_timeout_seconds", b"total_timeout_seconds", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_type", b"_base_type", "_concurrent_exec_limit", b"_concurrent_exec_limit", "_created_by", b"_created_by", "_description", b"_description", "_execution_name_space", b"_execution_name_space", "_isolation_group_id", b"_isolation_group_id", "_name", b"_name", "_owner_app", b"_owner_app", "_owner_email", b"_owner_email", "_poll_timeout_seconds", b"_poll_timeout_seconds", "_retry_logic", b"_retry_logic", "_timeout_policy", b"_timeout_policy", "_updated_by", b"_updated_by", "backoff_jitter_ms", b"backoff_jitter_ms", "backoff_scale_factor", b"backoff_scale_factor", "base_type", b"base_type", "concurrent_exec_limit", b"concurrent_exec_limit", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "enforce_schema", b"enforce_schema", "execution_name_space", b"execution_name_space", "input_keys", b"input_keys", "input_schema", b"input_schema", "input_template", b"input_template", "isolation_group_id", b"isolation_group_id", "max_retry_delay_seconds", b"max_retry_delay_seconds", "name", b"name", "output_keys", b"output_keys", "output_schema", b"output_schema", "owner_app", b"owner_app", "owner_email", b"owner_email", "poll_timeout_seconds", b"poll_timeout_seconds", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "response_timeout_seconds", b"response_timeout_seconds", "retry_count", b"retry_count", "retry_delay_seconds", b"retry_delay_seconds", "retry_logic", b"retry_logic", "runtime_metadata", b"runtime_metadata", "task_status_listener_enabled", b"task_status_listener_enabled", "timeout_policy", b"timeout_policy", "timeout_seconds", b"timeout_seconds", "total_timeout_seconds", b"total_timeout_seconds", "update_time", b"update_time", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_type: _TypeAlias = _typing.Literal["base_type"]  # noqa: Y015
     _WhichOneofArgType__base_type: _TypeAlias = _typing.Literal["_base_type", b"_base_type"]  # noqa: Y015
@@ -280,6 +280,10 @@ class TaskDef(_message.Message):
     _WhichOneofArgType__owner_email: _TypeAlias = _typing.Literal["_owner_email", b"_owner_email"]  # noqa: Y015
     _WhichOneofReturnType__poll_timeout_seconds: _TypeAlias = _typing.Literal["poll_timeout_seconds"]  # noqa: Y015
     _WhichOneofArgType__poll_timeout_seconds: _TypeAlias = _typing.Literal["_poll_timeout_seconds", b"_poll_timeout_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__retry_logic: _TypeAlias = _typing.Literal["retry_logic"]  # noqa: Y015
+    _WhichOneofArgType__retry_logic: _TypeAlias = _typing.Literal["_retry_logic", b"_retry_logic"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_policy: _TypeAlias = _typing.Literal["timeout_policy"]  # noqa: Y015
+    _WhichOneofArgType__timeout_policy: _TypeAlias = _typing.Literal["_timeout_policy", b"_timeout_policy"]  # noqa: Y015
     _WhichOneofReturnType__updated_by: _TypeAlias = _typing.Literal["updated_by"]  # noqa: Y015
     _WhichOneofArgType__updated_by: _TypeAlias = _typing.Literal["_updated_by", b"_updated_by"]  # noqa: Y015
     @_typing.overload
@@ -302,6 +306,10 @@ class TaskDef(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__owner_email) -> _WhichOneofReturnType__owner_email | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__poll_timeout_seconds) -> _WhichOneofReturnType__poll_timeout_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_logic) -> _WhichOneofReturnType__retry_logic | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_policy) -> _WhichOneofReturnType__timeout_policy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__updated_by) -> _WhichOneofReturnType__updated_by | None: ...
 

@@ -36,7 +36,8 @@ class Task(_message.Message):
 
     * Presence. A key that is missing or `null` leaves its field unset. Fields marked `optional` distinguish unset from
       empty. The other fields, which Conductor always writes, read as their default when unset: zero, empty, or the default
-      that the field's comment names.
+      that the field's comment names. Protobuf's JSON leaves these out when they are zero, false or empty; enums are all
+      `optional`, so every value of theirs is there.
     * Numbers. Integer fields are exact, and accept `3.0` for 3. Inside the maps of arbitrary JSON (`input_data`,
       `output_data` and the like) every number is a double: an integer beyond 2^53 becomes the nearest one.
       `TaskService.GetTaskJson` returns every digit.
@@ -221,7 +222,9 @@ class Task(_message.Message):
     Absent where Conductor recorded none.
     """
     status: Global___Task.Status.ValueType
-    """The state of the execution. A document without a status is refused, so 0 always means IN_PROGRESS."""
+    """The state of the execution. Always set: a document without a status is refused. `optional`, so that protobuf's JSON
+    shows IN_PROGRESS too, whose number is 0.
+    """
     reference_task_name: _builtins.str
     """The name by which other steps of the workflow refer to this task's output. Absent where Conductor recorded none."""
     retry_count: _builtins.int
@@ -360,7 +363,7 @@ class Task(_message.Message):
         self,
         *,
         task_type: _builtins.str | None = ...,
-        status: Global___Task.Status.ValueType = ...,
+        status: Global___Task.Status.ValueType | None = ...,
         input_data: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         reference_task_name: _builtins.str | None = ...,
         retry_count: _builtins.int = ...,
@@ -407,9 +410,9 @@ class Task(_message.Message):
         task_definition: _task_definition_pb2.TaskDef | None = ...,
         loop_over_task: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_correlation_id", b"_correlation_id", "_domain", b"_domain", "_execution_name_space", b"_execution_name_space", "_external_input_payload_storage_path", b"_external_input_payload_storage_path", "_external_output_payload_storage_path", b"_external_output_payload_storage_path", "_isolation_group_id", b"_isolation_group_id", "_parent_task_id", b"_parent_task_id", "_reason_for_incompletion", b"_reason_for_incompletion", "_reference_task_name", b"_reference_task_name", "_retried_task_id", b"_retried_task_id", "_sub_workflow_id", b"_sub_workflow_id", "_task_def_name", b"_task_def_name", "_task_id", b"_task_id", "_task_type", b"_task_type", "_worker_id", b"_worker_id", "_workflow_instance_id", b"_workflow_instance_id", "_workflow_type", b"_workflow_type", "correlation_id", b"correlation_id", "domain", b"domain", "execution_metadata", b"execution_metadata", "execution_name_space", b"execution_name_space", "external_input_payload_storage_path", b"external_input_payload_storage_path", "external_output_payload_storage_path", b"external_output_payload_storage_path", "input_message", b"input_message", "isolation_group_id", b"isolation_group_id", "output_message", b"output_message", "parent_task_id", b"parent_task_id", "reason_for_incompletion", b"reason_for_incompletion", "reference_task_name", b"reference_task_name", "retried_task_id", b"retried_task_id", "sub_workflow_id", b"sub_workflow_id", "task_def_name", b"task_def_name", "task_definition", b"task_definition", "task_id", b"task_id", "task_type", b"task_type", "worker_id", b"worker_id", "workflow_instance_id", b"workflow_instance_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correlation_id", b"_correlation_id", "_domain", b"_domain", "_execution_name_space", b"_execution_name_space", "_external_input_payload_storage_path", b"_external_input_payload_storage_path", "_external_output_payload_storage_path", b"_external_output_payload_storage_path", "_isolation_group_id", b"_isolation_group_id", "_parent_task_id", b"_parent_task_id", "_reason_for_incompletion", b"_reason_for_incompletion", "_reference_task_name", b"_reference_task_name", "_retried_task_id", b"_retried_task_id", "_status", b"_status", "_sub_workflow_id", b"_sub_workflow_id", "_task_def_name", b"_task_def_name", "_task_id", b"_task_id", "_task_type", b"_task_type", "_worker_id", b"_worker_id", "_workflow_instance_id", b"_workflow_instance_id", "_workflow_type", b"_workflow_type", "correlation_id", b"correlation_id", "domain", b"domain", "execution_metadata", b"execution_metadata", "execution_name_space", b"execution_name_space", "external_input_payload_storage_path", b"external_input_payload_storage_path", "external_output_payload_storage_path", b"external_output_payload_storage_path", "input_message", b"input_message", "isolation_group_id", b"isolation_group_id", "output_message", b"output_message", "parent_task_id", b"parent_task_id", "reason_for_incompletion", b"reason_for_incompletion", "reference_task_name", b"reference_task_name", "retried_task_id", b"retried_task_id", "status", b"status", "sub_workflow_id", b"sub_workflow_id", "task_def_name", b"task_def_name", "task_definition", b"task_definition", "task_id", b"task_id", "task_type", b"task_type", "worker_id", b"worker_id", "workflow_instance_id", b"workflow_instance_id", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correlation_id", b"_correlation_id", "_domain", b"_domain", "_execution_name_space", b"_execution_name_space", "_external_input_payload_storage_path", b"_external_input_payload_storage_path", "_external_output_payload_storage_path", b"_external_output_payload_storage_path", "_isolation_group_id", b"_isolation_group_id", "_parent_task_id", b"_parent_task_id", "_reason_for_incompletion", b"_reason_for_incompletion", "_reference_task_name", b"_reference_task_name", "_retried_task_id", b"_retried_task_id", "_sub_workflow_id", b"_sub_workflow_id", "_task_def_name", b"_task_def_name", "_task_id", b"_task_id", "_task_type", b"_task_type", "_worker_id", b"_worker_id", "_workflow_instance_id", b"_workflow_instance_id", "_workflow_type", b"_workflow_type", "callback_after_seconds", b"callback_after_seconds", "callback_from_worker", b"callback_from_worker", "correlation_id", b"correlation_id", "domain", b"domain", "end_time", b"end_time", "executed", b"executed", "execution_metadata", b"execution_metadata", "execution_name_space", b"execution_name_space", "external_input_payload_storage_path", b"external_input_payload_storage_path", "external_output_payload_storage_path", b"external_output_payload_storage_path", "first_start_time", b"first_start_time", "input_data", b"input_data", "input_message", b"input_message", "isolation_group_id", b"isolation_group_id", "iteration", b"iteration", "loop_over_task", b"loop_over_task", "output_data", b"output_data", "output_message", b"output_message", "parent_task_id", b"parent_task_id", "poll_count", b"poll_count", "queue_wait_time", b"queue_wait_time", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "reason_for_incompletion", b"reason_for_incompletion", "reference_task_name", b"reference_task_name", "response_timeout_seconds", b"response_timeout_seconds", "retried", b"retried", "retried_task_id", b"retried_task_id", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "seq", b"seq", "start_delay_in_seconds", b"start_delay_in_seconds", "start_time", b"start_time", "status", b"status", "sub_workflow_id", b"sub_workflow_id", "subworkflow_changed", b"subworkflow_changed", "task_def_name", b"task_def_name", "task_definition", b"task_definition", "task_id", b"task_id", "task_type", b"task_type", "update_time", b"update_time", "worker_id", b"worker_id", "workflow_instance_id", b"workflow_instance_id", "workflow_priority", b"workflow_priority", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correlation_id", b"_correlation_id", "_domain", b"_domain", "_execution_name_space", b"_execution_name_space", "_external_input_payload_storage_path", b"_external_input_payload_storage_path", "_external_output_payload_storage_path", b"_external_output_payload_storage_path", "_isolation_group_id", b"_isolation_group_id", "_parent_task_id", b"_parent_task_id", "_reason_for_incompletion", b"_reason_for_incompletion", "_reference_task_name", b"_reference_task_name", "_retried_task_id", b"_retried_task_id", "_status", b"_status", "_sub_workflow_id", b"_sub_workflow_id", "_task_def_name", b"_task_def_name", "_task_id", b"_task_id", "_task_type", b"_task_type", "_worker_id", b"_worker_id", "_workflow_instance_id", b"_workflow_instance_id", "_workflow_type", b"_workflow_type", "callback_after_seconds", b"callback_after_seconds", "callback_from_worker", b"callback_from_worker", "correlation_id", b"correlation_id", "domain", b"domain", "end_time", b"end_time", "executed", b"executed", "execution_metadata", b"execution_metadata", "execution_name_space", b"execution_name_space", "external_input_payload_storage_path", b"external_input_payload_storage_path", "external_output_payload_storage_path", b"external_output_payload_storage_path", "first_start_time", b"first_start_time", "input_data", b"input_data", "input_message", b"input_message", "isolation_group_id", b"isolation_group_id", "iteration", b"iteration", "loop_over_task", b"loop_over_task", "output_data", b"output_data", "output_message", b"output_message", "parent_task_id", b"parent_task_id", "poll_count", b"poll_count", "queue_wait_time", b"queue_wait_time", "rate_limit_frequency_in_seconds", b"rate_limit_frequency_in_seconds", "rate_limit_per_frequency", b"rate_limit_per_frequency", "reason_for_incompletion", b"reason_for_incompletion", "reference_task_name", b"reference_task_name", "response_timeout_seconds", b"response_timeout_seconds", "retried", b"retried", "retried_task_id", b"retried_task_id", "retry_count", b"retry_count", "runtime_metadata", b"runtime_metadata", "scheduled_time", b"scheduled_time", "seq", b"seq", "start_delay_in_seconds", b"start_delay_in_seconds", "start_time", b"start_time", "status", b"status", "sub_workflow_id", b"sub_workflow_id", "subworkflow_changed", b"subworkflow_changed", "task_def_name", b"task_def_name", "task_definition", b"task_definition", "task_id", b"task_id", "task_type", b"task_type", "update_time", b"update_time", "worker_id", b"worker_id", "workflow_instance_id", b"workflow_instance_id", "workflow_priority", b"workflow_priority", "workflow_task", b"workflow_task", "workflow_type", b"workflow_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__correlation_id: _TypeAlias = _typing.Literal["correlation_id"]  # noqa: Y015
     _WhichOneofArgType__correlation_id: _TypeAlias = _typing.Literal["_correlation_id", b"_correlation_id"]  # noqa: Y015
@@ -431,6 +434,8 @@ class Task(_message.Message):
     _WhichOneofArgType__reference_task_name: _TypeAlias = _typing.Literal["_reference_task_name", b"_reference_task_name"]  # noqa: Y015
     _WhichOneofReturnType__retried_task_id: _TypeAlias = _typing.Literal["retried_task_id"]  # noqa: Y015
     _WhichOneofArgType__retried_task_id: _TypeAlias = _typing.Literal["_retried_task_id", b"_retried_task_id"]  # noqa: Y015
+    _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
+    _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     _WhichOneofReturnType__sub_workflow_id: _TypeAlias = _typing.Literal["sub_workflow_id"]  # noqa: Y015
     _WhichOneofArgType__sub_workflow_id: _TypeAlias = _typing.Literal["_sub_workflow_id", b"_sub_workflow_id"]  # noqa: Y015
     _WhichOneofReturnType__task_def_name: _TypeAlias = _typing.Literal["task_def_name"]  # noqa: Y015
@@ -465,6 +470,8 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_task_name) -> _WhichOneofReturnType__reference_task_name | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retried_task_id) -> _WhichOneofReturnType__retried_task_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sub_workflow_id) -> _WhichOneofReturnType__sub_workflow_id | None: ...
     @_typing.overload
@@ -512,7 +519,7 @@ class ExecutionMetadata(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
-    class AdditionalContextMapEntry(_message.Message):
+    class AdditionalContextCopyEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -540,7 +547,7 @@ class ExecutionMetadata(_message.Message):
     POLL_NETWORK_LATENCY_FIELD_NUMBER: _builtins.int
     UPDATE_NETWORK_LATENCY_FIELD_NUMBER: _builtins.int
     ADDITIONAL_CONTEXT_FIELD_NUMBER: _builtins.int
-    ADDITIONAL_CONTEXT_MAP_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_CONTEXT_COPY_FIELD_NUMBER: _builtins.int
     EMPTY_FIELD_NUMBER: _builtins.int
     EXECUTION_DURATION_FIELD_NUMBER: _builtins.int
     server_send_time: _builtins.int
@@ -566,8 +573,10 @@ class ExecutionMetadata(_message.Message):
         """Other values that the worker reports. Numbers become doubles, as in `Task.input_data`."""
 
     @_builtins.property
-    def additional_context_map(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
-        """A copy of `additional_context`: Conductor's REST writes it under both names. REST only."""
+    def additional_context_copy(self) -> _containers.MessageMap[_builtins.str, _struct_pb2.Value]:
+        """A copy of `additional_context`: Conductor's REST writes it under both names. REST only. The name differs from REST's,
+        since Java's accessor of the map `additional_context` is `getAdditionalContextMap`.
+        """
 
     def __init__(
         self,
@@ -580,13 +589,13 @@ class ExecutionMetadata(_message.Message):
         poll_network_latency: _builtins.int | None = ...,
         update_network_latency: _builtins.int | None = ...,
         additional_context: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
-        additional_context_map: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
+        additional_context_copy: _abc.Mapping[_builtins.str, _struct_pb2.Value] | None = ...,
         empty: _builtins.bool | None = ...,
         execution_duration: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_client_receive_time", b"_client_receive_time", "_client_send_time", b"_client_send_time", "_empty", b"_empty", "_execution_duration", b"_execution_duration", "_execution_end_time", b"_execution_end_time", "_execution_start_time", b"_execution_start_time", "_poll_network_latency", b"_poll_network_latency", "_server_send_time", b"_server_send_time", "_update_network_latency", b"_update_network_latency", "client_receive_time", b"client_receive_time", "client_send_time", b"client_send_time", "empty", b"empty", "execution_duration", b"execution_duration", "execution_end_time", b"execution_end_time", "execution_start_time", b"execution_start_time", "poll_network_latency", b"poll_network_latency", "server_send_time", b"server_send_time", "update_network_latency", b"update_network_latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_receive_time", b"_client_receive_time", "_client_send_time", b"_client_send_time", "_empty", b"_empty", "_execution_duration", b"_execution_duration", "_execution_end_time", b"_execution_end_time", "_execution_start_time", b"_execution_start_time", "_poll_network_latency", b"_poll_network_latency", "_server_send_time", b"_server_send_time", "_update_network_latency", b"_update_network_latency", "additional_context", b"additional_context", "additional_context_map", b"additional_context_map", "client_receive_time", b"client_receive_time", "client_send_time", b"client_send_time", "empty", b"empty", "execution_duration", b"execution_duration", "execution_end_time", b"execution_end_time", "execution_start_time", b"execution_start_time", "poll_network_latency", b"poll_network_latency", "server_send_time", b"server_send_time", "update_network_latency", b"update_network_latency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_receive_time", b"_client_receive_time", "_client_send_time", b"_client_send_time", "_empty", b"_empty", "_execution_duration", b"_execution_duration", "_execution_end_time", b"_execution_end_time", "_execution_start_time", b"_execution_start_time", "_poll_network_latency", b"_poll_network_latency", "_server_send_time", b"_server_send_time", "_update_network_latency", b"_update_network_latency", "additional_context", b"additional_context", "additional_context_copy", b"additional_context_copy", "client_receive_time", b"client_receive_time", "client_send_time", b"client_send_time", "empty", b"empty", "execution_duration", b"execution_duration", "execution_end_time", b"execution_end_time", "execution_start_time", b"execution_start_time", "poll_network_latency", b"poll_network_latency", "server_send_time", b"server_send_time", "update_network_latency", b"update_network_latency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__client_receive_time: _TypeAlias = _typing.Literal["client_receive_time"]  # noqa: Y015
     _WhichOneofArgType__client_receive_time: _TypeAlias = _typing.Literal["_client_receive_time", b"_client_receive_time"]  # noqa: Y015

@@ -28,13 +28,14 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from taskgate.v1 import task_pb2 as taskgate_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskgate/v1/task_service.proto\x12\x0btaskgate.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x16taskgate/v1/task.proto\"/\n\x0eGetTaskRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId\"8\n\x0fGetTaskResponse\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x11.taskgate.v1.TaskR\x04task\"3\n\x12GetTaskJsonRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId\"6\n\x15StreamTaskJsonRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId2\x92\x02\n\x0bTaskService\x12I\n\x07GetTask\x12\x1b.taskgate.v1.GetTaskRequest\x1a\x1c.taskgate.v1.GetTaskResponse\"\x03\x90\x02\x01\x12I\n\x0bGetTaskJson\x12\x1f.taskgate.v1.GetTaskJsonRequest\x1a\x14.google.api.HttpBody\"\x03\x90\x02\x01\x12m\n\x0eStreamTaskJson\x12\".taskgate.v1.StreamTaskJsonRequest\x1a\x14.google.api.HttpBody\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/api/tasks/{task_id}0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etaskgate/v1/task_service.proto\x12\x0btaskgate.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/httpbody.proto\x1a\x16taskgate/v1/task.proto\"/\n\x0eGetTaskRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId\"8\n\x0fGetTaskResponse\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x11.taskgate.v1.TaskR\x04task\"3\n\x12GetTaskJsonRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId\"6\n\x15StreamTaskJsonRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02R\x06taskId2\x92\x02\n\x0bTaskService\x12I\n\x07GetTask\x12\x1b.taskgate.v1.GetTaskRequest\x1a\x1c.taskgate.v1.GetTaskResponse\"\x03\x90\x02\x01\x12I\n\x0bGetTaskJson\x12\x1f.taskgate.v1.GetTaskJsonRequest\x1a\x14.google.api.HttpBody\"\x03\x90\x02\x01\x12m\n\x0eStreamTaskJson\x12\".taskgate.v1.StreamTaskJsonRequest\x1a\x14.google.api.HttpBody\"\x1f\x90\x02\x01\x82\xd3\xe4\x93\x02\x16\x12\x14/api/tasks/{task_id}0\x01\x42\x83\x01\n\x0f\x63om.taskgate.v1B\x10TaskServiceProtoP\x01Z+taskgate.internal/go/taskgate/v1;taskgatev1\xa2\x02\x03TGT\xaa\x02\x0bTaskgate.V1\xca\x02\x0bTaskgate\\V1\xea\x02\x0cTaskgate::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskgate.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017com.taskgate.v1B\020TaskServiceProtoP\001Z+taskgate.internal/go/taskgate/v1;taskgatev1\242\002\003TGT\252\002\013Taskgate.V1\312\002\013Taskgate\\V1\352\002\014Taskgate::V1'
   _globals['_GETTASKREQUEST'].fields_by_name['task_id']._loaded_options = None
   _globals['_GETTASKREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002'
   _globals['_GETTASKJSONREQUEST'].fields_by_name['task_id']._loaded_options = None

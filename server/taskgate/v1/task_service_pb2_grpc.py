@@ -37,6 +37,9 @@ class TaskServiceStub:
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
     a pause. Do not retry other codes.
 
+    A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
+    see them get the text `***` in their place, from every method alike.
+
     Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
     returns it with every answer.
 
@@ -78,6 +81,9 @@ class TaskServiceServicer:
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
     a pause. Do not retry other codes.
 
+    A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
+    see them get the text `***` in their place, from every method alike.
+
     Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
     returns it with every answer.
 
@@ -99,6 +105,7 @@ class TaskServiceServicer:
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed.
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
         * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+        * PERMISSION_DENIED, `ERROR_REASON_PERMISSION_DENIED`, if the caller's key may not read this task.
         * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds a value that `Task` cannot hold.
         `GetTaskJson` returns such a document.
         * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if the stored value is not a JSON object.
@@ -186,6 +193,9 @@ class TaskService:
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
     a pause. Do not retry other codes.
+
+    A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
+    see them get the text `***` in their place, from every method alike.
 
     Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
     returns it with every answer.

@@ -38,6 +38,9 @@ class TaskServiceStub:
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
     a pause. Do not retry other codes.
 
+    A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
+    see them get the text `***` in their place, from every method alike.
+
     Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
     returns it with every answer.
 
@@ -63,6 +66,7 @@ class TaskServiceStub:
     * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed.
     * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
     * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+    * PERMISSION_DENIED, `ERROR_REASON_PERMISSION_DENIED`, if the caller's key may not read this task.
     * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds a value that `Task` cannot hold.
       `GetTaskJson` returns such a document.
     * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if the stored value is not a JSON object.
@@ -115,6 +119,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
     a pause. Do not retry other codes.
 
+    A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
+    see them get the text `***` in their place, from every method alike.
+
     Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
     returns it with every answer.
 
@@ -137,6 +144,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed.
     * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
     * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+    * PERMISSION_DENIED, `ERROR_REASON_PERMISSION_DENIED`, if the caller's key may not read this task.
     * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds a value that `Task` cannot hold.
       `GetTaskJson` returns such a document.
     * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if the stored value is not a JSON object.
@@ -188,6 +196,9 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
     a pause. Do not retry other codes.
 
+    A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
+    see them get the text `***` in their place, from every method alike.
+
     Metadata `x-request-id` names a call in the server's log. The server makes an ID where the caller sends none, and
     returns it with every answer.
 
@@ -214,6 +225,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed.
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
         * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
+        * PERMISSION_DENIED, `ERROR_REASON_PERMISSION_DENIED`, if the caller's key may not read this task.
         * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds a value that `Task` cannot hold.
           `GetTaskJson` returns such a document.
         * DATA_LOSS, `ERROR_REASON_DOCUMENT_UNREADABLE`, if the stored value is not a JSON object.

@@ -19,6 +19,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from support.documents import DOCUMENTED, compact
 from support.full_task import FULL_TASK, REST_ONLY, plain
 from taskgate.documents.task_message import task_from_document
+from taskgate.service.endpoints import TYPES
+from taskgate.transports.descriptors import descriptors
 from taskgate.v1.task_definition_pb2 import TaskDef
 from taskgate.v1.task_pb2 import ExecutionMetadata, Task
 from taskgate.v1.task_service_pb2 import GetTaskRequest, GetTaskResponse
@@ -268,6 +270,35 @@ class TestSchema:
             proto = descriptor_pb2.DescriptorProto()
             message.DESCRIPTOR.CopyToProto(proto)
             assert {number for area in proto.reserved_range for number in range(area.start, area.end)} == set(numbers)
+
+
+class TestReflectedSchema:
+    """Reflection describes Conductor's service and messages as Conductor's protos do."""
+
+    def test_its_messages_have_conductors_fields_and_no_others(self) -> None:
+        for name in MESSAGES:
+            package = "conductor.grpc.tasks" if name.startswith("GetTask") else "conductor.proto"
+            reflected = descriptors().FindMessageTypeByName(f"{package}.{name}")
+            assert {shape(field) for field in reflected.fields} == {shape(field) for field in descriptor(name).fields}
+            assert not reflected.oneofs
+            assert {enum.full_name for enum in reflected.enum_types} == {
+                f"{package}.{enum}" for enum in ENUMS if enum.rpartition(".")[0] == name
+            }
+
+    def test_its_service_is_the_one_that_is_served(self) -> None:
+        service = descriptors().FindServiceByName("conductor.grpc.tasks.TaskService")
+        served = [path.rpartition("/")[2] for path in TYPES if path.startswith(f"/{service.full_name}/")]
+        assert [method.name for method in service.methods] == served
+        (method,) = service.methods
+        assert method.input_type.full_name == "conductor.grpc.tasks.GetTaskRequest"
+        assert method.output_type.full_name == "conductor.grpc.tasks.GetTaskResponse"
+
+
+def shape(field: FieldDescriptor) -> tuple[Any, ...]:
+    """All that the wire and the names of generated code depend on."""
+    values = [(value.name, value.number) for value in field.enum_type.values] if field.enum_type else []
+    kind = (type_name(field), field.type, field.is_repeated, field.has_presence)
+    return field.name, field.json_name, field.number, *kind, *values
 
 
 class TestOurBytesInConductorsMessages:
