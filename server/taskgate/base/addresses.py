@@ -20,15 +20,16 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse ``HOST:PORT`` or ``[IPV6]:PORT``; raise ValueError for anything else."""
-        host, colon, port = text.rpartition(":")
+        host, _, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not colon or not host or not port.isascii() or not port.isdigit() or (":" in host and not bracketed):
+        name = host[1:-1] if bracketed else host
+        if not name or set("[]") & set(name) or not port.isascii() or not port.isdigit() or bracketed < (":" in name):
             raise ValueError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
         if int(port) > MAX_PORT:
             raise ValueError(f"{text!r} has a port above {MAX_PORT}")
-        if not may_be_host(host):
+        if not may_be_host(name):
             raise ValueError(f"{text!r} does not begin with a valid host name")
-        return cls(host.strip("[]"), int(port))
+        return cls(name, int(port))
 
 
 def may_be_host(name: str) -> bool:

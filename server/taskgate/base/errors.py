@@ -5,7 +5,13 @@ The tree (raise the leaf where the fault happens; never a bare ``TaskgateError``
     TaskgateError
     ├── InvalidTaskId           the caller's ID cannot name a task
     ├── InvalidRequest          the request message could not be decoded
+    ├── TokenInvalid            the call has no token, or one that is not valid here
+    ├── TokenExpired            the call has a token that was valid and has expired
+    ├── CredentialsInvalid      key ID and secret do not give a token
+    ├── TooManyAttempts         a caller has been refused too often, and must wait
+    ├── RateLimited             a caller makes more calls than one may
     ├── TaskNotFound            a well-formed ID that no stored task has
+    ├── PermissionDenied        the caller may not read this task
     ├── StoreUnavailable        the database is unreachable, locked or damaged
     ├── Overloaded              a bounded resource of the server has no room for the call
     ├── DeadlineExceeded        the caller's deadline, or the server's own limit, has passed
@@ -33,7 +39,8 @@ class ErrorStatus:
 
     ``grpc_code`` is a name of ``google.rpc.Code``. ``reason``, a value name of ``taskgate.v1.ErrorReason``, becomes
     ``ErrorInfo.reason``. ``retryable`` says whether the same call may succeed later. ``retry_after`` is the number of
-    seconds to wait first (``google.rpc.RetryInfo``, REST header ``retry-after``), or None if unknown.
+    seconds to wait first (``google.rpc.RetryInfo``, REST header ``retry-after``), or None if unknown. ``rest_error`` is
+    the member ``error`` of a REST body, which Conductor's SDKs read after a 401, or None.
     """
 
     grpc_code: str
@@ -41,6 +48,7 @@ class ErrorStatus:
     reason: str
     retryable: bool = False
     retry_after: int | None = None
+    rest_error: str | None = None
 
 
 class TaskgateError(Exception):
@@ -59,6 +67,11 @@ class TaskgateError(Exception):
     def status(self) -> ErrorStatus:
         """The row of ``STATUS_OF`` for this error."""
         return STATUS_OF[type(self)]
+
+    @property
+    def retry_after(self) -> int | None:
+        """The seconds to wait before the same call may succeed; None if unknown."""
+        return self.status.retry_after
 
 
 def shortened(task_id: str) -> str:
@@ -81,12 +94,63 @@ class InvalidRequest(TaskgateError):
     """The request bytes are not a message of the type that the method expects."""
 
 
+TOKEN_INVALID = "The token is not valid"  # noqa: S105 - a sentence
+TOKEN_MISSING = "The call needs a token: the bare token in x-authorization, or 'Bearer' and the token in authorization"  # noqa: S105 - same
+
+
+class TokenInvalid(TaskgateError):
+    """The call has no token, or one that is not valid here. Only ``private`` says which check failed."""
+
+
+class TokenExpired(TaskgateError):
+    """The token was valid and has expired; a new one is needed."""
+
+    def __init__(self) -> None:
+        super().__init__("The token has expired; get a new one")
+
+
+class CredentialsInvalid(TaskgateError):
+    """There is no such key, its secret is another one, or it is disabled; the message does not say which."""
+
+    def __init__(self, private: str) -> None:
+        super().__init__("Key ID and secret are not valid", private=private)
+
+
+class TooManyAttempts(TaskgateError):
+    """The caller has been refused too often. ``retry_after`` is the number of seconds until it may try again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"Too many refused attempts; try again in {seconds} s")
+        self._seconds = seconds
+
+    @property
+    def retry_after(self) -> int:
+        """The seconds until the next attempt is allowed."""
+        return self._seconds
+
+
+class RateLimited(TaskgateError):
+    """The caller's address makes more calls than one may; only Envoy raises this."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls from this address; try again in a second")
+
+
 class TaskNotFound(TaskgateError):
     """No stored task has this ID."""
 
     def __init__(self, task_id: str) -> None:
         # Conductor's own wording (``TaskResource``): released SDKs show it to people.
         super().__init__(f"Task not found for taskId: {shortened(task_id)}", task_id=shortened(task_id))
+
+
+class PermissionDenied(TaskgateError):
+    """The caller may not read this task. ``reason`` is for the log alone: callers learn nothing of the task."""
+
+    def __init__(self, reason: str) -> None:
+        message = "The key may not read this task"
+        super().__init__(message, private=f"{message}: {reason}")
+        self.reason = reason
 
 
 class StoreUnavailable(TaskgateError):
@@ -135,7 +199,17 @@ class InternalError(TaskgateError):
 STATUS_OF: dict[type[TaskgateError], ErrorStatus] = {
     InvalidTaskId: ErrorStatus("INVALID_ARGUMENT", 400, "ERROR_REASON_INVALID_TASK_ID"),
     InvalidRequest: ErrorStatus("INVALID_ARGUMENT", 400, "ERROR_REASON_INVALID_REQUEST"),
+    # Released SDKs get a new token after these two values of ``error``, and repeat the call once.
+    TokenInvalid: ErrorStatus("UNAUTHENTICATED", 401, "ERROR_REASON_TOKEN_INVALID", rest_error="INVALID_TOKEN"),
+    TokenExpired: ErrorStatus("UNAUTHENTICATED", 401, "ERROR_REASON_TOKEN_EXPIRED", rest_error="EXPIRED_TOKEN"),
+    # Neither of them: the Python SDK would ask for a token again and again.
+    CredentialsInvalid: ErrorStatus(
+        "UNAUTHENTICATED", 401, "ERROR_REASON_CREDENTIALS_INVALID", rest_error="INVALID_CREDENTIALS"
+    ),
+    TooManyAttempts: ErrorStatus("RESOURCE_EXHAUSTED", 429, "ERROR_REASON_TOO_MANY_ATTEMPTS", retryable=True),
+    RateLimited: ErrorStatus("RESOURCE_EXHAUSTED", 429, "ERROR_REASON_RATE_LIMITED", retryable=True, retry_after=1),
     TaskNotFound: ErrorStatus("NOT_FOUND", 404, "ERROR_REASON_TASK_NOT_FOUND"),
+    PermissionDenied: ErrorStatus("PERMISSION_DENIED", 403, "ERROR_REASON_PERMISSION_DENIED"),
     StoreUnavailable: ErrorStatus("UNAVAILABLE", 503, "ERROR_REASON_STORE_UNAVAILABLE", retryable=True),
     # Not UNAVAILABLE: the gateway retries that at once, which would add load to a server that is full.
     Overloaded: ErrorStatus("RESOURCE_EXHAUSTED", 503, "ERROR_REASON_OVERLOADED", retryable=True, retry_after=1),

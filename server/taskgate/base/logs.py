@@ -102,14 +102,6 @@ def flush_logs() -> None:
         _state.writer.flush()
 
 
-def warn_unauthenticated() -> None:
-    """Warn at start-up that the server has no authentication."""
-    structlog.get_logger("taskgate").warning(
-        "no authentication is configured: anyone who reaches the port can read every task"
-    )
-    flush_logs()  # so that the warning appears above what is printed next
-
-
 class _Stream:
     """The part of a binary stream's interface that structlog uses."""
 

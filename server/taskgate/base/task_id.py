@@ -36,6 +36,12 @@ def check_task_id(task_id: str, task_id_format: TaskIdFormat) -> None:
         )
 
 
+def not_utf8(task_id: bytes) -> InvalidTaskId:
+    """Return the error for an ID that is no text."""
+    cut = "…" if len(task_id) > _QUOTED_CHARACTERS else ""
+    return InvalidTaskId(f"Invalid task ID {repr(task_id[:_QUOTED_CHARACTERS])[1:]}{cut}: it is not UTF-8")
+
+
 def _fault(task_id: str) -> str | None:
     if not task_id:
         return "it is empty"

@@ -1,4 +1,4 @@
-"""HOST:PORT read and written, and whether somebody listens there."""
+"""HOST:PORT read and written, and whether a server listens there."""
 
 import socket
 
@@ -22,7 +22,24 @@ def test_address_is_read_and_written(text: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":80", "::1:80", "host", "host:", "host:x", "host:-1", "host:٣", "a:b:1", "[::1]"]
+    "text",
+    [
+        "",
+        ":80",
+        "::1:80",
+        "host",
+        "host:",
+        "host:x",
+        "host:-1",
+        "host:٣",
+        "a:b:1",
+        "[::1]",
+        "[]:1",
+        "[:1",
+        "]:1",
+        "[[::1]]:1",
+        "a]:1",
+    ],
 )
 def test_text_that_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not HOST:PORT"):

@@ -71,7 +71,7 @@ async def test_fault_is_written_at_once_and_in_order(log_file: Path) -> None:
     ]
 
 
-async def test_line_of_a_call_is_dropped_where_nobody_reads_and_the_call_goes_on() -> None:
+async def test_log_line_of_a_call_is_dropped_without_a_reader_and_the_call_continues() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     writer = LogWriter(writing, nothing_lost)
@@ -107,7 +107,7 @@ def nothing_lost(lines: int) -> bytes:
     raise AssertionError(f"{lines} lines were lost")
 
 
-def test_reader_that_stops_reading_holds_up_nobody() -> None:
+def test_writing_does_not_wait_for_a_reader_that_stops() -> None:
     """Lines beyond what is kept for it are lost, and counted once it reads again."""
     reading, writing = os.pipe()
     writer = LogWriter(writing, lambda lines: b"lost %d\n" % lines)
@@ -135,7 +135,7 @@ def test_reader_that_stops_reading_holds_up_nobody() -> None:
 
 
 def test_lines_of_two_processes_do_not_get_into_each_other(tmp_path: Path) -> None:
-    """Also where the reader reads odd amounts, and where somebody made the pipe non-blocking."""
+    """Also where the reader reads odd amounts, and where another process made the pipe non-blocking."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     writers = [LogWriter(writing, nothing_lost) for _ in range(2)]
