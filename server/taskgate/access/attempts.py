@@ -1,0 +1,55 @@
+"""Limit how often a caller may try wrong credentials: this stops guessing, and spares the CPU that hashing takes."""
+
+import ipaddress
+import math
+import time
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from taskgate.base.errors import TooManyAttempts
+from taskgate.service.calls import Call
+
+_IPV6_NETWORK = 64
+"""One caller has at least so many bits of an IPv6 address to choose from."""
+
+
+class Attempts:
+    """Count refusals in this process, for each address and for each key of an address."""
+
+    def __init__(self, *, of_address: int, of_key: int) -> None:
+        """The refusals that are allowed in a minute."""
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._of_address = RateLimitItemPerMinute(of_address)
+        self._of_key = RateLimitItemPerMinute(of_key)
+
+    def check(self, call: Call, key_id: str = "") -> None:
+        """Raise TooManyAttempts if the caller's address, alone or with this key, has been refused too often."""
+        for limit, names in self._limits(call, key_id):
+            if not self._limiter.test(limit, *names):
+                raise TooManyAttempts(self._seconds(limit, *names))
+
+    def count(self, call: Call, key_id: str = "") -> None:
+        """Count a refusal. Raises TooManyAttempts in its place, as ``check`` does."""
+        self.check(call, key_id)
+        for limit, names in self._limits(call, key_id):
+            self._limiter.hit(limit, *names)
+
+    def _limits(self, call: Call, key_id: str) -> tuple[tuple[RateLimitItemPerMinute, tuple[str, ...]], ...]:
+        network = _network(call.peer[0] if call.peer else "")
+        return (self._of_address, (network,)), (self._of_key, (network, key_id))
+
+    def _seconds(self, limit: RateLimitItemPerMinute, *names: str) -> int:
+        reset: float = self._limiter.get_window_stats(limit, *names).reset_time
+        return max(1, math.ceil(reset - time.time()))
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address.strip("[]"))
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed), _IPV6_NETWORK), strict=False))

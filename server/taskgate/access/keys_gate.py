@@ -1,0 +1,34 @@
+"""The gate of ``--auth keys``: callers exchange keys of our own for tokens."""
+
+from taskgate.access.create_token import CreateToken
+from taskgate.access.gate import CREATE_TOKEN
+from taskgate.access.keyrings import open_keyring
+from taskgate.access.live_keyring import LiveKeyring
+from taskgate.access.tokens import OwnTokens, Tokens, refused_tokens, require_token
+from taskgate.base.settings import Settings
+from taskgate.service.calls import Handler
+
+
+class KeysGate:
+    """See ``Gate``."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open nothing yet. Raises SettingsError if the URL of the store cannot be used."""
+        self._keyring = LiveKeyring(open_keyring(settings.auth_store))
+        self._create_token = CreateToken(self._keyring, lifetime=settings.token_lifetime)
+        self._tokens = Tokens(OwnTokens(self._keyring))
+        self._attempts = refused_tokens()
+        self.endpoints: dict[str, Handler] = {CREATE_TOKEN: self._create_token}
+
+    async def start(self) -> None:
+        """See ``Gate``."""
+        await self._keyring.start()
+
+    async def close(self) -> None:
+        """See ``Gate``."""
+        await self._create_token.close()
+        await self._keyring.close()
+
+    def layer(self, handler: Handler) -> Handler:
+        """See ``Gate``."""
+        return require_token(self._tokens, self._attempts, handler)
