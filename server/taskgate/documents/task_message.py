@@ -42,6 +42,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     TaskDef.DESCRIPTOR.full_name: {
         "retry_count": 3,
         "timeout_policy": TaskDef.TIME_OUT_WF,
+        "retry_logic": TaskDef.FIXED,  # protobuf's zero, set because both of its enums always are
         "retry_delay_seconds": 60,
         "response_timeout_seconds": 3600,
         "rate_limit_frequency_in_seconds": 1,
@@ -49,8 +50,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "task_status_listener_enabled": True,
     },
 }
-"""Conductor's defaults (in its classes of the same names) for fields without presence, where protobuf's zero would be
-wrong if the document lacks the key."""
+"""Conductor's defaults (in its classes of the same names) for fields that Conductor always writes, where protobuf's
+zero would be wrong if the document lacks the key."""
 
 _REASON = "reasonForIncompletion"
 

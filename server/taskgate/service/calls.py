@@ -8,18 +8,23 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from taskgate.base.errors import DeadlineExceeded, InternalError, TaskgateError
+from taskgate.base.errors import DeadlineExceeded, InternalError, PermissionDenied, TaskgateError
 from taskgate.base.logs import log_of_calls
 from taskgate.base.printable import printable
+from taskgate.service.audit import read_denied
 from taskgate.service.in_flight import Peer, Room
+from taskgate.service.view import View
 
 REQUEST_ID_HEADER = "x-request-id"
+
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""The headers of W3C Trace Context."""
 
 _USABLE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 _LOGGED_ID_CHARACTERS = 64
@@ -34,18 +39,26 @@ class Call:
     - ``path``: the gRPC path.
     - ``timeout``: the seconds until the caller's deadline; None without one.
     - ``task_id``: set by the endpoint when it has decoded the request; not validated.
+    - ``token``: what the caller sent to show who it is; empty without one.
+    - ``caller``: the name of the caller, once its token has been verified.
     - ``peer``: address and port of the caller.
+    - ``trace``: the caller's ``traceparent`` and ``tracestate`` (W3C), as far as it sent them.
     - ``copies``: how many copies of a large answer the transport makes.
     - ``room``: the room that a large answer takes; the transport releases it when the answer has been sent.
+    - ``view``: what the caller may see; None for a caller who was not asked for a token.
     """
 
     path: str
     request_id: str
     timeout: float | None = None
     task_id: str = ""
+    token: str = ""
+    caller: str = ""
     peer: Peer | None = None
+    trace: Mapping[str, str] | None = None
     copies: int = 0
     room: Room | None = None
+    view: View | None = None
 
 
 class LargeAnswer(NamedTuple):
@@ -63,6 +76,22 @@ Handler = Callable[[Call, bytes], Coroutine[Any, Any, Answer]]
 Layer = Callable[[Handler], Handler]
 
 
+class CallCounter(Protocol):
+    """Counts calls by method and status; ``code`` is a name of ``google.rpc.Code``."""
+
+    def layer(self, handler: Handler) -> Handler:
+        """Count the calls of ``handler``."""
+        ...
+
+    def begin(self, path: str) -> float:
+        """Count the begin of a call that reaches no handler with this layer; return what ``end`` needs."""
+        ...
+
+    def end(self, path: str, code: str, began: float) -> None:
+        """Count the end of such a call."""
+        ...
+
+
 def usable_request_id(offered: str | None) -> str:
     """Return the caller's request ID if it is fit for a log line (1-128 plain characters), else a new one."""
     if offered is not None and _USABLE_REQUEST_ID.fullmatch(offered):
@@ -70,12 +99,22 @@ def usable_request_id(offered: str | None) -> str:
     return str(uuid.uuid4())
 
 
-def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) -> dict[str, Handler]:
-    """Put the layers around each of ``endpoints`` (gRPC path to endpoint)."""
+def build_handlers(
+    endpoints: Mapping[str, Handler],
+    *,
+    request_timeout: float,
+    counter: CallCounter | None = None,
+    tracer: Layer | None = None,
+    inner: Sequence[Layer] = (),
+) -> dict[str, Handler]:
+    """Put the layers around each of ``endpoints`` (gRPC path to endpoint); ``inner`` are further ones, inside these."""
     layers: list[Layer] = [
-        log_call(),  # outermost, to log the status that the caller sees
+        *([] if tracer is None else [tracer]),
+        *([] if counter is None else [counter.layer]),  # outermost, as the next one; without metrics it costs nothing
+        log_call(),  # to log the status that the caller sees
         mask_unexpected,  # inside the log, so that the log line has the masked error
         limit_time(request_timeout),  # inside the mask, so that its own failures are masked too
+        *inner,
     ]
     handlers = dict(endpoints)
     for layer in reversed(layers):
@@ -86,7 +125,8 @@ def build_handlers(endpoints: Mapping[str, Handler], *, request_timeout: float) 
 def log_call() -> Layer:
     """Write one line a call: method, status, duration in milliseconds, request ID, task ID. Never log a payload.
 
-    The line also has the ``private`` message of an error, where it differs from the public one.
+    The line also has the ``private`` message of an error, where it differs from the public one. A denied read gets an
+    audit line besides.
     """
     write = log_of_calls()
 
@@ -100,6 +140,8 @@ def log_call() -> Layer:
             except TaskgateError as error:
                 code, fault = error.status.grpc_code, error.status.http_status >= 500  # noqa: PLR2004 - HTTP's
                 private = "" if error.private == error.message else printable(error.private)
+                if isinstance(error, PermissionDenied):
+                    _audit(call, error)
                 raise
             else:
                 return answer
@@ -196,6 +238,12 @@ class EagerCoroutine(Generic[T]):
         waits_for = self._waits_for
         del self._waits_for
         return waits_for
+
+
+def _audit(call: Call, error: PermissionDenied) -> None:
+    task_id, reason = _for_log(call.task_id), printable(error.reason)
+    caller = printable(call.caller)
+    read_denied(request_id=call.request_id, caller=caller, task_id=task_id, reason=reason, peer=call.peer)
 
 
 def _too_late(seconds: float) -> DeadlineExceeded:

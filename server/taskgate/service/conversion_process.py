@@ -10,6 +10,7 @@ value; ``_ANSWER`` with the result or, as JSON, a refusal. A refusal of kind ``I
 """
 
 import gc
+import json
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from taskgate.base.errors import (
 )
 from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.documents.conversion import Conversion, Converted, convert
+from taskgate.documents.masking import Masking
 
 _REQUEST = struct.Struct("!cHQ")
 """The conversion, the length of the task ID and of the stored value in bytes."""
@@ -59,8 +61,9 @@ class _Refusal(msgspec.Struct):
 class ConversionProcess:
     """A running conversion process. Call ``end`` and then ``wait`` to stop it."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, masking: Masking | None = None) -> None:
         """Start the process with the interpreter ``python``. Raises OSError if it cannot be started."""
+        patterns = () if masking is None else masking.patterns
         self._ended = False
         self._socket, child_end = socket.socketpair()
         with child_end:
@@ -68,7 +71,8 @@ class ConversionProcess:
                 # Not asyncio's subprocess: its child watcher is missing inside Envoy, where the loop is not in the main
                 # thread.
                 self._process = subprocess.Popen(
-                    [python, "-m", "taskgate.service.conversion_process"],
+                    # JSON, which is ASCII here, whatever the locale. Patterns are no secret: they are flags.
+                    [python, "-m", "taskgate.service.conversion_process", json.dumps(patterns)],
                     stdin=child_end.fileno(),
                     stdout=subprocess.DEVNULL,
                     env=_environment(),
@@ -147,12 +151,14 @@ def _environment() -> dict[str, str]:
 def main() -> None:
     """Convert values from standard input, which is a socket, until it is closed."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # service managers send it to all processes; let calls finish first
+    patterns = json.loads(sys.argv[1])
+    masking = Masking(patterns) if patterns else None
     gc.disable()  # only errors leave cycles; they are collected after each answer
     freeze_startup_objects()
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
         try:
             while True:
-                _convert_one(connection)
+                _convert_one(connection, masking)
                 gc.collect()
         except MemoryError:
             os._exit(1)  # the server sees the socket close, and answers the waiting calls
@@ -160,13 +166,13 @@ def main() -> None:
             os._exit(0)  # a normal exit would free all memory first, and close standard input a second time
 
 
-def _convert_one(connection: socket.socket) -> None:
+def _convert_one(connection: socket.socket, masking: Masking | None) -> None:
     conversion, name_length, length = _REQUEST.unpack(_receive_exactly(connection, _REQUEST.size))
     task_id = _receive_exactly(connection, name_length).decode()
     stored = _receive_exactly(connection, length)
     done = cacheable = False
     try:
-        answer, cacheable = convert(Conversion(conversion), task_id, stored)
+        answer, cacheable = convert(Conversion(conversion), task_id, stored, masking)
         done = True
     except TaskgateError as error:
         answer = msgspec.json.encode(_Refusal(type(error).__name__, error.message, error.metadata))

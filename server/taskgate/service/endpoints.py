@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError
+from google.protobuf.wrappers_pb2 import BytesValue
 
 from taskgate.base.errors import DocumentTooLarge, InvalidRequest, shortened
+from taskgate.base.task_id import not_utf8
 from taskgate.documents.document import MAX_MESSAGE_BYTES
 from taskgate.service.calls import Answer, Call, Handler, LargeAnswer
 from taskgate.service.tasks import TaskService
@@ -14,9 +16,6 @@ from taskgate.v1.task_service_pb2 import DESCRIPTOR, GetTaskJsonRequest, GetTask
 SERVICE = DESCRIPTOR.services_by_name["TaskService"].full_name
 CONDUCTOR_SERVICE = "conductor.grpc.tasks.TaskService"
 """Conductor's own service name, so that stubs made from its protos reach the same GetTask."""
-
-HEALTH_SERVICES = ("", SERVICE, CONDUCTOR_SERVICE)
-"""Service names that ``grpc.health.v1`` reports on; the empty one stands for the whole server."""
 
 _LENGTH_DELIMITED = 2
 _VARINT_PAYLOAD_BITS = 7
@@ -29,18 +28,27 @@ STREAM_TASK_JSON = f"/{SERVICE}/StreamTaskJson"
 """The RPC behind ``GET /api/tasks/{taskId}``. Transports send a large answer as several ``body_part``."""
 
 
+TYPES = {
+    f"/{SERVICE}/GetTask": "unary",
+    GET_TASK_JSON: "unary",
+    STREAM_TASK_JSON: "server_stream",
+    f"/{CONDUCTOR_SERVICE}/GetTask": "unary",
+}
+"""The methods and their types, in the words of gRPC's metrics."""
+
+
 def build_endpoints(service: TaskService) -> Mapping[str, Handler]:
     """Return the endpoints by gRPC path."""
 
     async def get_task(call: Call, request: bytes) -> Answer:
-        call.task_id = _decode(GetTaskRequest, request).task_id
+        call.task_id = _task_id_in(GetTaskRequest, request)
         task = await service.get_task(call.task_id, call)
         header = _field_header(1, task)  # GetTaskResponse.task = 1
         _check_size(len(header) + len(task), call.task_id)
         return LargeAnswer(header, task) if call.room else header + task
 
     async def get_task_json(call: Call, request: bytes) -> Answer:
-        call.task_id = _decode(GetTaskJsonRequest, request).task_id
+        call.task_id = _task_id_in(GetTaskJsonRequest, request)
         document = await service.get_task_json(call.task_id, call)
         # HttpBody is encoded by hand: a message object would copy a document of megabytes twice more.
         header = _HTTP_BODY_TYPE + _field_header(2, document)  # HttpBody.data = 2
@@ -60,8 +68,8 @@ def build_document_endpoint(service: TaskService) -> Handler:
     async def get_document(call: Call, request: bytes) -> Answer:
         try:
             call.task_id = request.decode()
-        except UnicodeDecodeError as error:  # the same error as for these bytes in a protobuf string field
-            raise _invalid_request(GetTaskJsonRequest.DESCRIPTOR.full_name) from error
+        except UnicodeDecodeError as error:
+            raise not_utf8(request) from error
         return await service.get_task_json(call.task_id, call)
 
     return get_document
@@ -72,13 +80,30 @@ def body_part(part: bytes, *, first: bool) -> bytes:
     return (_HTTP_BODY_TYPE if first else b"") + _field_header(2, part) + part
 
 
-def _decode(message: Callable[[], Any], request: bytes) -> Any:
+def decode_request(message: Callable[[], Any], request: bytes) -> Any:
+    """Return the ``message`` that ``request`` holds. Raises InvalidRequest."""
     decoded = message()
     try:
         decoded.ParseFromString(request)
     except DecodeError as error:
         raise _invalid_request(decoded.DESCRIPTOR.full_name) from error
     return decoded
+
+
+def _task_id_in(message: Callable[[], Any], request: bytes) -> str:
+    """Return the ID in ``request``, a ``message`` with ``task_id = 1``. Raises InvalidRequest or InvalidTaskId."""
+    try:
+        task_id: str = decode_request(message, request).task_id
+    except InvalidRequest:
+        try:
+            written: bytes = decode_request(BytesValue, request).value  # field 1 too, of any bytes
+            written.decode()
+        except UnicodeDecodeError as error:
+            raise not_utf8(written) from error
+        except InvalidRequest:
+            pass  # it is no message at all
+        raise
+    return task_id
 
 
 def _invalid_request(name: str) -> InvalidRequest:

@@ -153,6 +153,16 @@ class InFlight:
         """Bytes in flight or reserved now."""
         return self._process.used
 
+    @property
+    def limit(self) -> int:
+        """The most bytes that may be in flight."""
+        return self._process.limit
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for room."""
+        return len(self._waiters)
+
     def room(self, caller: Caller) -> "Room":
         """Return a Room for the answer to ``caller``; it counts nothing before ``take``.
 

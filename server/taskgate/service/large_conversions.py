@@ -12,6 +12,7 @@ import structlog
 
 from taskgate.base.errors import Overloaded, shortened
 from taskgate.documents.conversion import Conversion, Converted
+from taskgate.documents.masking import Masking
 from taskgate.service.conversion_process import ConversionEndedError, ConversionProcess
 
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
@@ -51,9 +52,13 @@ class LargeConversions:
     If the process is killed from outside, for example by the kernel for lack of memory, its conversion is tried again.
     """
 
-    def __init__(self, python: str, *, idle_seconds: float = IDLE_SECONDS) -> None:
-        """``python`` is the interpreter to run; inside Envoy, ``sys.executable`` does not name one."""
+    def __init__(self, python: str, *, masking: Masking | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
+        """``python`` is the interpreter to run; inside Envoy, ``sys.executable`` does not name one.
+
+        ``masking`` is for conversions that mask.
+        """
         self._python = python
+        self._masking = masking
         self._idle_seconds = idle_seconds
         self._process: ConversionProcess | None = None
         self._thread = ThreadPoolExecutor(1, "conversion")
@@ -172,7 +177,7 @@ class LargeConversions:
         if self._process is None or not self._process.alive:
             self._end_process()
             try:
-                self._process = ConversionProcess(self._python)
+                self._process = ConversionProcess(self._python, self._masking)
             except OSError as error:
                 if error.errno not in _SHORTAGES:
                     raise

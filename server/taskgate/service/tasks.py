@@ -2,16 +2,20 @@
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from taskgate.base.errors import DocumentTooLarge, DocumentUnreadable, TaskNotFound
+from taskgate.base.errors import DocumentTooLarge, DocumentUnreadable, Overloaded, PermissionDenied, TaskNotFound
 from taskgate.base.layout import Layout
 from taskgate.base.task_id import TaskIdFormat, check_task_id
 from taskgate.documents.conversion import Conversion, Converted, check_servable, convert
 from taskgate.documents.document import CheckedDocuments, DocumentError, check_document, sha256
+from taskgate.documents.masking import Masking
+from taskgate.documents.workflow_type import workflow_type_of
 from taskgate.service.conversion_cache import ConversionCache, key_of
-from taskgate.service.in_flight import COUNTED_BYTES, Caller, InFlight, Room
+from taskgate.service.in_flight import COUNTED_BYTES, InFlight, Room
 from taskgate.service.large_conversions import LargeConversions
+from taskgate.service.view import UNKNOWN, Reader
 from taskgate.stores.base import TaskStore
 
 _LARGE_DOCUMENT_BYTES = 256 * 1024
@@ -24,9 +28,21 @@ _INLINE_CONVERSION_BYTES = {
     Conversion.ROW_TO_DOCUMENT: 64 * 1024,  # 6 µs for each kilobyte
     Conversion.DOCUMENT_TO_TASK: 16 * 1024,  # 25 µs for each kilobyte, with perhaps hundreds of calls in flight
     Conversion.ROW_TO_TASK: 16 * 1024,
+    Conversion.DOCUMENT_TO_MASKED_DOCUMENT: 32 * 1024,  # 3 to 30 µs for each kilobyte
+    Conversion.ROW_TO_MASKED_DOCUMENT: 16 * 1024,
+    Conversion.DOCUMENT_TO_MASKED_TASK: 16 * 1024,
+    Conversion.ROW_TO_MASKED_TASK: 16 * 1024,
+    Conversion.WORKFLOW_TYPE: 32 * 1024,  # 1 µs for each kilobyte, 100 if they are all brackets
 }
 """Larger values are converted in a separate process, see ``conversion_process``: a thread would take the interpreter
 lock from the event loop."""
+
+_MASKED_TASK = {
+    Conversion.DOCUMENT_TO_TASK: Conversion.DOCUMENT_TO_MASKED_TASK,
+    Conversion.ROW_TO_TASK: Conversion.ROW_TO_MASKED_TASK,
+}
+
+_SHOWN_TYPE_CHARACTERS = 64
 
 _HUGE_CONVERSION_BYTES = 2 * 1024 * 1024
 """Larger values are converted in a second process: they may take seconds, and smaller ones do not wait for them."""
@@ -49,8 +65,11 @@ class TaskService:
         layout: Layout = Layout.TASKGATE,
         in_flight: InFlight | None = None,
         python: str = sys.executable,
+        mask: Sequence[str] = (),
     ) -> None:
         """``layout`` is what the store holds, ``python`` the interpreter that runs large conversions.
+
+        ``mask`` has the patterns of the keys that are hidden from callers whose view is masked.
 
         ``in_flight`` is the budget for large answers. A method with a ``caller`` counts its answer there and sets
         ``caller.room``, which the transport must release. Without a ``caller`` nothing is counted.
@@ -64,23 +83,35 @@ class TaskService:
         self._middle = CheckedDocuments(hash)
         self._threads = ThreadPoolExecutor(_THREADS, "check")
         self.conversion_cache = ConversionCache()
-        self._large_conversions = LargeConversions(python)
-        self._huge_conversions = LargeConversions(python)
+        self._masking = Masking(mask) if mask else None
+        self._large_conversions = LargeConversions(python, masking=self._masking)
+        self._huge_conversions = LargeConversions(python, masking=self._masking)
 
-    async def get_task_json(self, task_id: str, caller: Caller | None = None) -> bytes:
+    async def get_task_json(self, task_id: str, caller: Reader | None = None) -> bytes:
         """Return the task's REST document: one JSON object in UTF-8, byte for byte as stored, or as Conductor answers.
+
+        For a caller whose view is masked, the values of masked keys are replaced; all other bytes are the same.
 
         Raises:
             InvalidTaskId: the ID is not of the configured format; the store was not asked.
             TaskNotFound: no stored task has this ID.
+            PermissionDenied: the caller may not read tasks of this workflow type, or it cannot be told.
             StoreUnavailable: the store cannot answer now.
             Overloaded: too many reads or large conversions wait, or a large answer has no room.
             DocumentUnreadable: the stored value is not a JSON object, or not a row that Conductor can read.
             DocumentTooLarge: the document is over ``MAX_DOCUMENT_BYTES``.
         """
-        stored = await self._read(task_id, caller)
+        view = UNKNOWN if caller is None else caller.view or UNKNOWN
+        if view.workflow_types is None:
+            stored = await self._read(task_id, caller)
+        else:
+            stored = await self._read_permitted(task_id, caller, view.workflow_types)
+        masked = self._masking is not None and view.masked
         if self._layout is Layout.CONDUCTOR:
-            return await self._answer(Conversion.ROW_TO_DOCUMENT, task_id, stored, caller)
+            conversion = Conversion.ROW_TO_MASKED_DOCUMENT if masked else Conversion.ROW_TO_DOCUMENT
+            return await self._answer(conversion, task_id, stored, caller)
+        if masked:
+            return await self._answer(Conversion.DOCUMENT_TO_MASKED_DOCUMENT, task_id, stored, caller)
         try:
             if len(stored) <= _MIDDLE_DOCUMENT_BYTES:
                 check_document(stored)
@@ -90,17 +121,23 @@ class TaskService:
             raise DocumentUnreadable(task_id) from error
         return stored
 
-    async def get_task(self, task_id: str, caller: Caller | None = None) -> bytes:
+    async def get_task(self, task_id: str, caller: Reader | None = None) -> bytes:
         """Return the task as a serialised ``Task`` message.
 
         Raises:
             TaskNotRepresentable: the document holds a value that ``Task`` cannot hold.
-            InvalidTaskId, TaskNotFound, StoreUnavailable, Overloaded, DocumentUnreadable, DocumentTooLarge: as
-                ``get_task_json``.
+            InvalidTaskId, TaskNotFound, PermissionDenied, StoreUnavailable, Overloaded, DocumentUnreadable,
+                DocumentTooLarge: as ``get_task_json``.
         """
-        stored = await self._read(task_id, caller)
+        view = UNKNOWN if caller is None else caller.view or UNKNOWN
+        if view.workflow_types is None:
+            stored = await self._read(task_id, caller)
+        else:
+            stored = await self._read_permitted(task_id, caller, view.workflow_types)
         from_rows = self._layout is Layout.CONDUCTOR
         conversion = Conversion.ROW_TO_TASK if from_rows else Conversion.DOCUMENT_TO_TASK
+        if self._masking is not None and view.masked:
+            conversion = _MASKED_TASK[conversion]
         return await self._answer(conversion, task_id, stored, caller)
 
     async def close(self) -> None:
@@ -120,7 +157,34 @@ class TaskService:
         if room is not None:
             room.checked = True
 
-    async def _read(self, task_id: str, caller: Caller | None) -> bytes:
+    async def _read_permitted(self, task_id: str, caller: Reader | None, allowed: frozenset[str]) -> bytes:
+        """Read a task of one of the workflow types ``allowed``. Errors say nothing of a task that is of another.
+
+        Raises PermissionDenied, and what ``_read`` raises of the call and of the store.
+        """
+        if not allowed:
+            raise PermissionDenied("the caller has no role that may read tasks")
+        try:
+            stored = await self._read(task_id, caller)
+        except (DocumentTooLarge, DocumentUnreadable) as error:
+            raise PermissionDenied("its workflow type cannot be told: it is too large or unreadable") from error
+        except Overloaded as error:  # names the size of the answer
+            limit = error.metadata.get("limit", "")
+            if not limit.startswith("in_flight_bytes"):
+                raise
+            raise Overloaded("Overloaded: large answers take all the room; try again", limit=limit) from error
+        if len(stored) <= _INLINE_CONVERSION_BYTES[Conversion.WORKFLOW_TYPE]:
+            found = workflow_type_of(stored)
+        else:
+            known = await self._convert_or_reuse(Conversion.WORKFLOW_TYPE, task_id, stored)
+            found = known.decode(errors="surrogatepass") or None
+        if found is None:
+            raise PermissionDenied("its workflow type cannot be told: the document names none, or several")
+        if found not in allowed:
+            raise PermissionDenied(f"it is of workflow type {found[:_SHOWN_TYPE_CHARACTERS]!a}")
+        return stored
+
+    async def _read(self, task_id: str, caller: Reader | None) -> bytes:
         check_task_id(task_id, self._task_id_format)
         size = self._sizes.get(task_id)
         if size is None or caller is None:
@@ -167,7 +231,7 @@ class TaskService:
                 del self._sizes[next(iter(self._sizes))]
         return stored
 
-    async def _answer(self, conversion: Conversion, task_id: str, stored: bytes, caller: Caller | None) -> bytes:
+    async def _answer(self, conversion: Conversion, task_id: str, stored: bytes, caller: Reader | None) -> bytes:
         """Convert ``stored``, and take room for the answer in place of the stored value."""
         answer = await self._convert_or_reuse(conversion, task_id, stored)
         if caller is None:
@@ -203,7 +267,7 @@ class TaskService:
 
     async def _convert(self, conversion: Conversion, task_id: str, stored: bytes) -> Converted:
         if len(stored) <= _INLINE_CONVERSION_BYTES[conversion]:
-            return convert(conversion, task_id, stored)
+            return convert(conversion, task_id, stored, self._masking)
         large = len(stored) <= _HUGE_CONVERSION_BYTES
         conversions = self._large_conversions if large else self._huge_conversions
         return await conversions.convert(conversion, task_id, stored)

@@ -99,7 +99,10 @@ class TestFields:
         """What protobuf derives from the field's name, so that every language's JSON agrees with Conductor's."""
         for message, document in DOCUMENTS_BY_MESSAGE.items():
             for field in message.DESCRIPTOR.fields:
-                derived = re.sub(r"_([a-z])", lambda found: found[1].upper(), field.name)
+                name = (
+                    "additional_context_map" if field.name == "additional_context_copy" else field.name
+                )  # see the proto
+                derived = re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
                 assert field.json_name == derived
                 assert field.json_name in document
 
@@ -126,7 +129,9 @@ class TestFields:
         assert Task.Status.Name(convert(status=status).status) == status
 
 
-OPTIONAL = [field for field in Task.DESCRIPTOR.fields if field.has_presence and field.message_type is None]
+OPTIONAL = [
+    field for field in Task.DESCRIPTOR.fields if field.has_presence and not (field.message_type or field.enum_type)
+]
 
 
 class TestPresence:
@@ -140,7 +145,7 @@ class TestPresence:
     def test_nullable_scalars_are_optional_and_the_others_are_not(self) -> None:
         """Those that Conductor leaves out when they are null (its ``Task``, ``WorkflowTask`` and ``TaskDef``)."""
         always = {
-            "Task": "status retryCount seq pollCount scheduledTime startTime endTime updateTime startDelayInSeconds"
+            "Task": "retryCount seq pollCount scheduledTime startTime endTime updateTime startDelayInSeconds"
             " retried executed callbackFromWorker responseTimeoutSeconds callbackAfterSeconds rateLimitPerFrequency"
             " rateLimitFrequencyInSeconds workflowPriority iteration subworkflowChanged firstStartTime queueWaitTime"
             " loopOverTask",
@@ -148,7 +153,7 @@ class TestPresence:
             "WorkflowTask": "type startDelay optional asyncComplete permissive retryCount",
             "SubWorkflowParams": "",
             "CacheConfig": "ttlInSecond",
-            "TaskDef": "retryCount timeoutSeconds timeoutPolicy retryLogic retryDelaySeconds responseTimeoutSeconds"
+            "TaskDef": "retryCount timeoutSeconds retryDelaySeconds responseTimeoutSeconds"
             " rateLimitPerFrequency rateLimitFrequencyInSeconds backoffScaleFactor maxRetryDelaySeconds backoffJitterMs"
             " totalTimeoutSeconds taskStatusListenerEnabled createTime updateTime enforceSchema",
         }
@@ -156,6 +161,16 @@ class TestPresence:
             scalars = [field for field in message.DESCRIPTOR.fields if not field.message_type and not field.is_repeated]
             implicit = {field.json_name for field in scalars if not field.has_presence}
             assert implicit == set(always[message.DESCRIPTOR.name].split())
+
+    def test_every_enum_is_shown_in_protobufs_json(self) -> None:
+        """Also values whose number is 0, which protobuf's JSON leaves out of fields without presence."""
+        enums = {"status": "IN_PROGRESS", "taskDefinition": {"timeoutPolicy": "RETRY", "retryLogic": "FIXED"}}
+        shown = json_format.MessageToDict(convert(enums))
+        assert shown["status"] == "IN_PROGRESS"
+        assert shown["taskDefinition"]["timeoutPolicy"] == "RETRY"
+        assert shown["taskDefinition"]["retryLogic"] == "FIXED"
+        for message in DOCUMENTS_BY_MESSAGE:
+            assert all(field.has_presence for field in message.DESCRIPTOR.fields if field.enum_type)
 
     def test_zero_and_false_are_kept_where_there_is_presence(self) -> None:
         step = convert(workflowTask={"rateLimited": False, "joinMode": "SYNC"}).workflow_task

@@ -7,7 +7,15 @@ import pytest
 import structlog
 
 from support.turns import turns
-from taskgate.base.errors import STATUS_OF, DeadlineExceeded, InternalError, TaskgateError, TaskNotFound
+from taskgate.base.errors import (
+    STATUS_OF,
+    DeadlineExceeded,
+    InternalError,
+    RateLimited,
+    TaskgateError,
+    TaskNotFound,
+    TooManyAttempts,
+)
 from taskgate.service.calls import Call, EagerCoroutine, build_handlers
 from taskgate.v1.error_reason_pb2 import ErrorReason
 
@@ -98,15 +106,18 @@ def test_every_error_has_a_row_and_a_documented_reason() -> None:
     http = {
         "INVALID_ARGUMENT": 400,
         "NOT_FOUND": 404,
+        "PERMISSION_DENIED": 403,
         "UNAVAILABLE": 503,
+        "UNAUTHENTICATED": 401,
         "RESOURCE_EXHAUSTED": 503,
         "DEADLINE_EXCEEDED": 504,
         "DATA_LOSS": 500,
         "INTERNAL": 500,
     }
-    for status in STATUS_OF.values():
-        assert http[status.grpc_code] == status.http_status
-        assert status.retryable is (status.http_status in {503, 504})
+    of_caller = {TooManyAttempts, RateLimited}  # RESOURCE_EXHAUSTED also where the caller is to slow down
+    for error, status in STATUS_OF.items():
+        assert status.http_status == (429 if error in of_caller else http[status.grpc_code])
+        assert status.retryable is (status.http_status in {429, 503, 504})
 
 
 class TestStarted:

@@ -15,6 +15,7 @@ from taskgate.base.task_id import TaskIdFormat
 from taskgate.documents.document import MAX_DOCUMENT_BYTES
 from taskgate.service.in_flight import COUNTED_BYTES, MIN_LIMIT_BYTES, InFlight, Peer, Room
 from taskgate.service.tasks import TaskService
+from taskgate.service.view import View
 from taskgate.stores.base import TaskStore
 from taskgate.stores.single_flight import SingleFlight
 
@@ -47,6 +48,7 @@ class Call:
     peer: Peer | None = None
     copies: int = 0
     room: Room | None = None
+    view: View | None = None
 
 
 @asynccontextmanager
