@@ -47,13 +47,14 @@ async def stream_call(
     seconds: float | None,
     id_header: tuple[bytes, bytes],
     take: Callable[[dict[str, Any]], Awaitable[None]] | None = None,
-) -> None:
-    """Send ``messages`` as they come, then trailers with the status and ``id_header``.
+) -> str:
+    """Send ``messages`` as they come, then trailers with the status and ``id_header``; return the status.
 
     ``take`` gets the parts of the request that come meanwhile; without it they are dropped.
     """
     begun = False
-    trailers: Headers = status("OK", "")
+    code = "OK"
+    trailers: Headers = status(code, "")
     try:
         async with asyncio.timeout(seconds), cancel_when_caller_leaves(receive, take, longest=IDLE_INTERVAL):
             async for message in messages:
@@ -62,14 +63,17 @@ async def stream_call(
                     begun = True
                 await send_body(send, frame(message), last=False)
     except ProtocolError as refused:
-        trailers = status(refused.code, refused.message)
+        code = refused.code
+        trailers = status(code, refused.message)
     except TimeoutError:
-        trailers = status("DEADLINE_EXCEEDED", f"The call did not finish within {seconds or 0:.3g} s")
+        code = "DEADLINE_EXCEEDED"
+        trailers = status(code, f"The call did not finish within {seconds or 0:.3g} s")
     if not begun:
         await send_status(send, [*trailers, id_header])
-        return
+        return code
     await send_body(send, b"")
     await send_trailers(send, (*trailers, id_header))
+    return code
 
 
 async def send_message(send: Send, message: bytes) -> None:

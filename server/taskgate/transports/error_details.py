@@ -14,7 +14,7 @@ def status_details(error: TaskgateError) -> bytes:
     """
     info = error_details_pb2.ErrorInfo(reason=error.status.reason, domain=ERROR_DOMAIN, metadata=error.metadata)
     details = [_packed(info)]
-    if (seconds := error.status.retry_after) is not None:
+    if (seconds := error.retry_after) is not None:
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds))))
     code = code_pb2.Code.Value(error.status.grpc_code)
     status = status_pb2.Status(code=code, message=error.message, details=details)

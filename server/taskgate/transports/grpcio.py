@@ -9,31 +9,48 @@ A stream handler starts with the call. Ours wait a limited time for the message,
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 
+from taskgate.access.credentials import token_in
+from taskgate.access.gate import open_gate
 from taskgate.base.addresses import Address, check_port_free
+from taskgate.base.certificates import TlsFiles
 from taskgate.base.errors import SettingsError, TaskgateError
 from taskgate.base.file_limit import connections_within, raise_file_limit
 from taskgate.base.gc_freeze import trim_heap
 from taskgate.base.logs import flush_logs
 from taskgate.base.settings import Settings
 from taskgate.documents.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
-from taskgate.service.calls import REQUEST_ID_HEADER, Call, Handler, LargeAnswer, build_handlers, usable_request_id
-from taskgate.service.endpoints import HEALTH_SERVICES, SERVICE, STREAM_TASK_JSON, body_part, build_endpoints
+from taskgate.service.calls import (
+    REQUEST_ID_HEADER,
+    TRACE_HEADERS,
+    Call,
+    CallCounter,
+    Handler,
+    LargeAnswer,
+    build_handlers,
+    usable_request_id,
+)
+from taskgate.service.endpoints import STREAM_TASK_JSON, body_part, build_endpoints
 from taskgate.service.in_flight import InFlight, Peer
 from taskgate.service.readiness import watch_store
 from taskgate.service.tasks import TaskService
 from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
+from taskgate.telemetry.server import ServerMeter
 from taskgate.transports import health, reflection
+from taskgate.transports.counting import counted
 from taskgate.transports.error_details import status_details
 from taskgate.transports.grpc_wire import ProtocolError, late_request, not_one_message
-from taskgate.transports.grpcio_calls import end_call, track_calls
+from taskgate.transports.grpcio_calls import end_call, this_call_lasts, track_calls
+from taskgate.transports.grpcio_drain import Behaviour, Methods
+from taskgate.transports.grpcio_tls import ServerCertificates
 from taskgate.transports.pace import (
     GRACE_SECONDS,
     PART_BYTES,
@@ -44,6 +61,10 @@ from taskgate.transports.pace import (
     longest_seconds,
     send_in_parts,
 )
+from taskgate.transports.private_socket import until_envoy_has_left
+
+if TYPE_CHECKING:
+    from taskgate.telemetry.tracing import Tracing
 
 _SERVER_FILES = 48
 """Open files of a server beside connections and its store: 22 of its own, the rest for large conversions."""
@@ -76,22 +97,48 @@ class GrpcServer:
     """
 
     def __init__(
-        self, settings: Settings, store: TaskStore, *, share_port: bool = False, peer_token: str | None = None
+        self,
+        settings: Settings,
+        store: TaskStore,
+        *,
+        share_port: bool = False,
+        peer_token: str | None = None,
+        private_socket: str | None = None,
+        meter: ServerMeter | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         """``share_port`` lets other processes listen on the same port (SO_REUSEPORT).
 
         ``peer_token`` is a secret shared with our own Envoy: a ``PEER_HEADER`` that begins with it is trusted.
+        ``private_socket`` is the path of a Unix socket to listen on too, in plain text: only this user can reach it.
+        If they are given, ``meter`` counts calls and ``tracing`` traces them. Raises SettingsError if the files for TLS
+        cannot be used.
         """
         self._settings = settings
+        self._meter = meter
+        if meter is not None:
+            store = meter.store(store)
+        self._tracing = tracing
+        if tracing is not None:
+            store = tracing.store(store)
         self._store = store
         self._peer_token = peer_token
-        in_flight = InFlight(settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, on_idle=_trim_memory)
-        self._service = TaskService(store, settings.task_id_format, layout=settings.layout, in_flight=in_flight)
+        self._gate = open_gate(settings)
+        self._in_flight = in_flight = InFlight(
+            settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, on_idle=_trim_memory
+        )
+        self._service = TaskService(
+            store, settings.task_id_format, layout=settings.layout, in_flight=in_flight, mask=settings.mask
+        )
         self._share_port = share_port
+        self._private_socket = private_socket
+        files = TlsFiles.of(settings)
+        self._certificates = None if files is None else ServerCertificates(files, copies=share_port)
         # Processes that share a port do not warn: the process that starts them does.
         connections = most_connections(settings, warn=not share_port)
         self._server = grpc.aio.server(options=_options(share_port=share_port, connections=connections))
-        self._health = health.Health(HEALTH_SERVICES)
+        self._services = reflection.services(settings.reflection, self._gate)
+        self._health = health.Health(self._services)
         self._watch: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("taskgate.server")
 
@@ -104,24 +151,44 @@ class GrpcServer:
         if not self._share_port:
             check_port_free(address, key="grpc")
         limit = self._settings.request_timeout
-        handlers = build_handlers(build_endpoints(self._service), request_timeout=limit)
-        described = reflection.Reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        gate = self._gate
+        layers = () if gate is None else (gate.layer,)
+        counter = None if self._meter is None else self._meter.calls
+        tracer = None if self._tracing is None else self._tracing.layer
+        build = partial(build_handlers, request_timeout=limit, counter=counter, tracer=tracer)
+        handlers = build(build_endpoints(self._service), inner=layers)
+        if gate is not None:
+            await gate.start()
+            handlers |= build(gate.endpoints)
         turns = Turns()
-        methods = {
-            path: _unary(path, handler, limit, self._peer_token, turns) for path, handler in handlers.items()
-        } | {
-            f"/{health.SERVICE_NAME}/Check": _check(self._health, limit),
-            f"/{health.SERVICE_NAME}/Watch": _watch(self._health, limit),
-            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(described, limit),
-        }
-        self._server.add_generic_rpc_handlers(_by_service(methods))
+        unary = {
+            path: _unary(path, handler, limit, self._peer_token, turns, counter=counter)
+            for path, handler in handlers.items()
+        } | {f"/{health.SERVICE_NAME}/Check": _check(self._health, limit, counter)}
+        streaming = {f"/{health.SERVICE_NAME}/Watch": _watch(self._health, limit, counter)}
+        described = reflection.Reflection(self._services)
+        for path in reflection.paths(self._settings.reflection):
+            streaming[path] = _reflect(path, described, limit, counter)
+        self._methods = Methods(unary, streaming)
+        self._server.add_generic_rpc_handlers((self._methods,))
+        if counter is not None:
+            self._server.add_generic_rpc_handlers((_UnknownMethods(counter),))
         try:
-            port = self._server.add_insecure_port(str(address))
+            if self._certificates is None:
+                port = self._server.add_insecure_port(str(address))
+            else:
+                port = self._server.add_secure_port(str(address), self._certificates.credentials())
+            if self._private_socket is not None:
+                self._server.add_insecure_port(f"unix:{self._private_socket}")
         except RuntimeError as error:
             raise SettingsError(f"grpc: cannot listen on {address}") from error
         track_calls(asyncio.get_running_loop())
         await self._server.start()
+        if self._certificates is not None:
+            self._certificates.start()
         self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
+        if self._meter is not None:
+            self._meter.start(self._store, self._in_flight, lambda: self._health.serving)
         bound = Address(address.host, port)
         self._log.info("listening", grpc=str(bound))
         return bound
@@ -129,19 +196,36 @@ class GrpcServer:
     async def stop(self) -> None:
         """Drain and shut down.
 
-        1. Fail health checks, so that load balancers stop sending calls.
-        2. Wait ``drain_delay`` seconds for them to notice.
-        3. Refuse new calls, and let calls in flight finish for up to ``shutdown_grace`` seconds.
-        4. Close the service and the store.
+        1. If there is a private socket, keep serving until Envoy has left it, for up to half of ``shutdown_grace``.
+        2. Fail health checks, so that load balancers stop sending calls.
+        3. Wait ``drain_delay`` seconds for them to notice.
+        4. Let calls in flight finish for up to half of what is left of ``shutdown_grace``; still accept new ones.
+        5. Refuse new calls, and let those in flight finish within the rest of that time.
+        6. Close the service and the store.
         """
         self._log.info("shutting down", drain_delay=self._settings.drain_delay)
+        grace = self._settings.shutdown_grace
+        if self._private_socket is not None:
+            began = time.monotonic()
+            await until_envoy_has_left(self._private_socket, self._health.shut_down, grace / 2)
+            grace -= time.monotonic() - began
         if self._watch is not None:
             self._watch.cancel()
+        if self._certificates is not None:
+            self._certificates.stop()
+        if self._meter is not None:
+            self._meter.stop()
         self._health.shut_down()
         await asyncio.sleep(self._settings.drain_delay)
-        await self._server.stop(self._settings.shutdown_grace)
+        began = time.monotonic()
+        await self._methods.drain(grace / 2)
+        await self._server.stop(grace - (time.monotonic() - began))
+        if self._gate is not None:
+            await self._gate.close()
         await self._service.close()
         await self._store.close()
+        if self._tracing is not None:
+            await self._tracing.close()
         flush_logs()
         self._log.info("stopped")
 
@@ -175,27 +259,35 @@ def _options(*, share_port: bool, connections: int) -> Sequence[tuple[str, int]]
         # As in Envoy: close the connections and watches of clients that vanished silently.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # As in Envoy: against handshakes that never end. The default is two minutes.
+        ("grpc.server_handshake_timeout_ms", 10_000),
     )
 
 
-_Behaviour = Callable[[Any, Any], Awaitable[Any]]
-"""grpc.aio's handler of a call: takes an iterator of the request's messages, unused here, and the call's context."""
+class _UnknownMethods(grpc.GenericRpcHandler):
+    """Counts the calls for which there is no handler before this one; grpcio then answers them with UNIMPLEMENTED."""
+
+    def __init__(self, counter: CallCounter) -> None:
+        self._counter = counter
+
+    def service(self, handler_call_details: Any) -> None:
+        path = handler_call_details.method
+        self._counter.end(path, "UNIMPLEMENTED", self._counter.begin(path))
 
 
-def _by_service(methods: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Group the handlers by service, as grpcio registers them."""
-    services: dict[str, dict[str, Any]] = {}
-    for path, method_handler in methods.items():
-        service, method = path.removeprefix("/").split("/")
-        services.setdefault(service, {})[method] = method_handler
-    return tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items())
-
-
-def _unary(path: str, handler: Handler, limit: float, peer_token: str | None, turns: Turns) -> Any:
+def _unary(
+    path: str,
+    handler: Handler,
+    limit: float,
+    peer_token: str | None,
+    turns: Turns,
+    *,
+    counter: CallCounter | None,
+) -> Behaviour:
     """Return a grpc.aio method that runs ``handler`` within ``limit`` seconds.
 
     Streaming methods are registered as unary ones that write before they return the last message: most answers are a
-    single message, which grpcio then sends together with the status.
+    single message, which grpcio then sends together with the status (``Methods`` does so outside a drain).
     """
     streams = path == STREAM_TASK_JSON
     send_large = partial(_send_stream if streams else _send_whole, turns)
@@ -204,6 +296,8 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None, tu
         try:
             message, left = await _only_message(context, limit)
         except ProtocolError as refused:
+            if counter is not None:  # the handler counts all other calls
+                counter.end(path, refused.code, counter.begin(path))
             await _refuse(context, refused)
             raise  # unreachable: abort raises
         call = _make_call(path, context, left, peer_token)
@@ -226,32 +320,34 @@ def _unary(path: str, handler: Handler, limit: float, peer_token: str | None, tu
         await end()
         return b""
 
-    return grpc.stream_unary_rpc_method_handler(behave)
+    return behave
 
 
-def _check(service: health.Health, limit: float) -> Any:
+def _check(service: health.Health, limit: float, counter: CallCounter | None) -> Behaviour:
     async def behave(_: Any, context: Any) -> bytes:
         message, _left = await _only_message(context, limit)
         return await service.check(message)
 
-    return grpc.stream_unary_rpc_method_handler(_with_status(behave))
+    return _with_status(behave, counter, f"/{health.SERVICE_NAME}/Check")
 
 
-def _watch(service: health.Health, limit: float) -> Any:
+def _watch(service: health.Health, limit: float, counter: CallCounter | None) -> Any:
     """Return the Watch method: ``limit`` seconds for the request, no limit for the stream of answers."""
 
     async def behave(_: Any, context: Any) -> None:
+        this_call_lasts()
         message, _left = await _only_message(context, limit)
         async for response in service.watch(message):
             await context.write(response)
 
-    return grpc.stream_stream_rpc_method_handler(_with_status(behave))
+    return grpc.stream_stream_rpc_method_handler(_with_status(behave, counter, f"/{health.SERVICE_NAME}/Watch"))
 
 
-def _reflect(described: reflection.Reflection, limit: float) -> Any:
+def _reflect(path: str, described: reflection.Reflection, limit: float, counter: CallCounter | None) -> Any:
     """Return the reflection method, whose streams end after ``limit`` seconds; tools then open another one."""
 
     async def behave(_: Any, context: Any) -> None:
+        this_call_lasts()
         try:
             async with asyncio.timeout(limit):
                 async for response in described.info(_messages(context)):
@@ -259,15 +355,19 @@ def _reflect(described: reflection.Reflection, limit: float) -> Any:
         except TimeoutError:
             raise late_request(limit) from None
 
-    return grpc.stream_stream_rpc_method_handler(_with_status(behave))
+    return grpc.stream_stream_rpc_method_handler(_with_status(behave, counter, path))
 
 
-def _with_status(behave: _Behaviour) -> _Behaviour:
-    """Turn a ``ProtocolError`` of ``behave`` into its status; log any other exception and answer INTERNAL."""
+def _with_status(behave: Callable[[Any, Any], Awaitable[Any]], counter: CallCounter | None, path: str) -> Behaviour:
+    """Turn a ``ProtocolError`` of ``behave`` into its status; log any other exception and answer INTERNAL.
+
+    ``counter`` counts the call as one of the method ``path``.
+    """
 
     async def with_status(requests: Any, context: Any) -> Any:
         try:
-            return await behave(requests, context)
+            with counted(counter, path):
+                return await behave(requests, context)
         except ProtocolError as refused:
             await _refuse(context, refused)
         except Exception:  # noqa: BLE001 - grpcio would show its class and text to the client
@@ -322,6 +422,9 @@ def _make_call(path: str, context: Any, left: float, peer_token: str | None) -> 
     remaining = context.time_remaining()
     timeout = left if remaining is None else min(left, remaining)
     call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
+    call.token = token_in(metadata.get("x-authorization"), metadata.get("authorization"))
+    if "traceparent" in metadata:
+        call.trace = {name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata}
     call.peer = _peer(metadata.get(PEER_HEADER), peer_token, context)
     return call
 
@@ -411,9 +514,9 @@ def _release(call: Call) -> None:
 
 def _trailers(error: TaskgateError) -> tuple[tuple[str, str | bytes], ...]:
     details = ("grpc-status-details-bin", status_details(error))
-    if error.status.retry_after is None:
+    if error.retry_after is None:
         return (details,)
-    return (details, ("retry-after", str(error.status.retry_after)))  # Envoy passes it to REST callers as a header
+    return (details, ("retry-after", str(error.retry_after)))  # Envoy passes it to REST callers as a header
 
 
 def _peer(header: str | None, token: str | None, context: Any) -> Peer | None:

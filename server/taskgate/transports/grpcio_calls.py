@@ -1,4 +1,4 @@
-"""Cancel a grpc.aio call whose client does not read its answer.
+"""Find the calls in flight of a grpc.aio server, and cancel one whose client does not read its answer.
 
 grpc.aio cannot cancel a call on the server: a status waits for ever behind the unread message. But gRPC cancels a call
 that has no references left. It frees the memory at once and sends CANCELLED, past all flow-control windows. Two tasks
@@ -17,11 +17,24 @@ class _HandlerTask(asyncio.Task[Any]):
     """A task that runs the handler of a call."""
 
     waits_for_caller: asyncio.Task[Any] | None = None
+    lasts = False
 
 
 def track_calls(loop: asyncio.AbstractEventLoop) -> None:
-    """Record the two tasks of each call that starts from now on, for ``end_call``. Call it once for a loop."""
+    """Record the two tasks of each call that starts from now on, for the other functions. Call it once for a loop."""
     loop.set_task_factory(_make_task)
+
+
+def calls_in_flight() -> set[asyncio.Task[Any]]:
+    """Return the tasks of calls in flight, except those of streams that last (``this_call_lasts``)."""
+    return {task for task in asyncio.all_tasks() if isinstance(task, _HandlerTask) and not task.lasts}
+
+
+def this_call_lasts() -> None:
+    """Say that the call whose handler runs now is a stream without an end of its own."""
+    task = asyncio.current_task()
+    if isinstance(task, _HandlerTask):
+        task.lasts = True
 
 
 def end_call(task: asyncio.Task[Any]) -> None:

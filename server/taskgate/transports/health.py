@@ -15,10 +15,13 @@ SERVICE_NAME = "grpc.health.v1.Health"
 
 
 class Health:
-    """The health of ``services``, which share one state."""
+    """The health of ``services`` and of the whole server, which share one state: whether to send calls here.
+
+    Every service that is served has it, as in gRPC's own examples: balancers may ask by any name that reflection lists.
+    """
 
     def __init__(self, services: Iterable[str]) -> None:
-        self._services = frozenset(services)
+        self._services = frozenset(("", *services))
         self._serving = False
         self._final = False
         self._changed = asyncio.Event()

@@ -45,7 +45,7 @@ async def message_of_server(call: Call, document: bytes) -> list[bytes]:
     return [await grpcio._send_whole(Turns(), call, answer_of(document), Context())]
 
 
-def inside(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Call, bytes], Awaitable[list[bytes]]]:
+def embedded(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Call, bytes], Awaitable[list[bytes]]]:
     async def sent(_: Call, document: bytes) -> list[bytes]:
         body = bytearray()
 
@@ -60,10 +60,10 @@ def inside(send_answer: Callable[[Any, bytes], Awaitable[None]]) -> Callable[[Ca
 
 
 SENDERS = {
-    "stream of a server": stream_of_server,
-    "message of a server": message_of_server,
-    "stream inside Envoy": inside(lambda send, document: asgi_answers.send_stream(send, document, Turns())),
-    "message inside Envoy": inside(
+    "proxied stream": stream_of_server,
+    "proxied message": message_of_server,
+    "embedded stream": embedded(lambda send, document: asgi_answers.send_stream(send, document, Turns())),
+    "embedded message": embedded(
         lambda send, document: asgi_answers.send_large_message(send, answer_of(document), Turns()),
     ),
 }
