@@ -13,6 +13,7 @@ from taskgate.stores import redis
 from taskgate.stores.base import TaskStore, TaskWriter
 from taskgate.stores.cassandra.url import CassandraUrl, parse_cassandra_url
 from taskgate.stores.mysql.url import MysqlUrl, parse_mysql_url
+from taskgate.stores.network.url_parts import without_credentials
 from taskgate.stores.postgresql.url import PostgresqlUrl, parse_postgresql_url
 from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite.store import SqliteStore
@@ -68,6 +69,13 @@ def store_name(url: str) -> str:
     return url if backend.embedded else str(location.name)
 
 
+def masked_url(url: str) -> str:
+    """Return ``url`` with *** for users and passwords, also those that are parameters. Raises SettingsError."""
+    backend, _ = _resolve(url)
+    scheme, separator, rest = url.partition("://")
+    return url if backend.embedded else f"{scheme}{separator}{without_credentials(rest)}"
+
+
 def is_embedded(url: str) -> bool:
     """Whether the store is a local file, which taskgate creates if it is missing. Raises SettingsError."""
     backend, _ = _resolve(url)
@@ -114,7 +122,8 @@ def _not_a_url(url: str) -> SettingsError:
     return SettingsError(f"store: expected a URL that begins with {known}, as in {examples}")
 
 
-def _file_path(rest: str) -> str:
+def sqlite_path(rest: str) -> str:
+    """Return the path in a URL, given the part after ``sqlite://``. Raises SettingsError."""
     if not rest.startswith("/"):
         raise SettingsError(
             "store: a sqlite URL has three slashes before a relative path (sqlite:///tasks.db)"
@@ -198,7 +207,7 @@ def _redis(kind: redis.Kind, example: str | None, *, tls: bool) -> _Backend:
 
 
 _BACKENDS = {
-    "sqlite": _Backend("sqlite:///tasks.db", _file_path, SqliteStore, SqliteWriter, embedded=True),
+    "sqlite": _Backend("sqlite:///tasks.db", sqlite_path, SqliteStore, SqliteWriter, embedded=True),
     "postgresql": _postgresql("postgresql://user@host:5432/conductor"),
     "postgres": _postgresql(None),
     "cassandra": _Backend(

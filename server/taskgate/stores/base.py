@@ -9,6 +9,20 @@ from types import TracebackType
 from typing import Protocol, Self
 
 
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """The state of a store at one moment, for metrics."""
+
+    busy: int
+    """Connections with a read, or for a file, threads that read."""
+    idle: int
+    """Connections or threads that could read at once."""
+    waiting: int
+    """Reads that wait for a connection or a thread; where reads share connections, all that have no answer yet."""
+    refusing: bool = False
+    """Whether reads are refused because the database is known to be away."""
+
+
 class TaskStore(Protocol):
     """Read access for the server, used by many calls of one event loop at once."""
 
@@ -41,6 +55,10 @@ class TaskStore(Protocol):
         - Must not be refused because many reads wait: the reads in flight are answered.
         - Must return again, without a new store object, once the database is back.
         """
+        ...
+
+    def state(self) -> StoreState:
+        """Return the state now; must be quick, and must work on a closed store too."""
         ...
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Remember the keys that were seen recently, in bounded memory."""
+"""Remember recently seen keys in bounded memory."""
 
 
 class Recent:

@@ -9,7 +9,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import Any, Final, Protocol
 
-from taskgate.stores.base import TaskStore
+from taskgate.stores.base import StoreState, TaskStore
 from taskgate.stores.recent import Recent
 
 LARGE_DOCUMENT: Final = 256 * 1024
@@ -87,6 +87,10 @@ class SingleFlight:
     async def check(self) -> None:
         """See ``TaskStore``."""
         await self._store.check()
+
+    def state(self) -> StoreState:
+        """See ``TaskStore``."""
+        return self._store.state()
 
     async def close(self) -> None:
         """See ``TaskStore``."""

@@ -1,4 +1,4 @@
-"""Suggest a URL in place of a ``store`` value in the form of another program.
+"""Suggest the right URL if ``store`` is in the form of JDBC, Conductor or another program.
 
 Such a value may hold a password in places that only that program knows. A hint therefore shows only names of hosts and
 databases that cannot be mistaken, and never a user, a password or the value of any other parameter.

@@ -94,7 +94,7 @@ def waiting_for(gate: asyncio.Event) -> Callable[[Connection], Awaitable[int]]:
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that comes about by itself."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - of what is looked at, nobody tells
+        while not condition():  # noqa: ASYNC110 - no event tells of what is looked at
             await asyncio.sleep(0.001)
 
 
@@ -216,7 +216,7 @@ async def test_who_looks_for_the_server_is_refused_soon_and_the_look_goes_on(mon
 
 
 async def test_cancelled_look_goes_on() -> None:
-    """Whoever sent it out may leave: there is still one look at a time, and it closes the circuit."""
+    """The caller that sent it out may leave: there is still one look at a time, and it closes the circuit."""
     server = Server()
     server.up = False
     connected = pool(server, timeout=1000)
@@ -274,13 +274,13 @@ async def test_queue_that_moves_is_no_outage(monkeypatch: pytest.MonkeyPatch) ->
 
     reads = [asyncio.create_task(connected.run(slow)) for _ in range(8)]
     await reads[0]
-    assert connected.moving
+    assert connected.making_progress
     assert await asyncio.gather(*reads) == [0] * 8
     connected.close()
 
 
 async def test_one_read_that_hangs_is_given_up_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that hangs while others answer does not do so for ever, and refuses nobody else."""
+    """A connection that hangs while others answer does not do so for ever, and refuses no other read."""
     monkeypatch.setattr(pool_module, "LONGEST_READ", 0.5)
     server = Server()
     connected = pool(server, timeout=100)
@@ -413,8 +413,8 @@ class Store:
         self.connected.close()
 
 
-async def test_reads_that_nobody_wants_leave_the_queue() -> None:
-    """Callers that went away hold up nobody, nor fill the queue; those that have a connection keep it whole."""
+async def test_reads_without_callers_leave_the_queue() -> None:
+    """Callers that left delay no others and do not fill the queue; those that have a connection keep it whole."""
     server = Server()
     store = Store(pool(server, size=2, max_waiting=10, timeout=1000))
     shared = SingleFlight(store)
@@ -436,8 +436,8 @@ async def test_reads_that_nobody_wants_leave_the_queue() -> None:
     await shared.close()
 
 
-async def test_read_that_somebody_wants_stays_in_the_queue() -> None:
-    """The last of a crowd is answered, whoever of it went."""
+async def test_read_with_a_caller_stays_in_the_queue() -> None:
+    """The last of a crowd is answered, whichever others left."""
     server = Server()
     store = Store(pool(server, size=1, timeout=1000))
     shared = SingleFlight(store)

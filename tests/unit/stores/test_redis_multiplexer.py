@@ -34,7 +34,7 @@ async def refused(multiplexer: Multiplexer, *, refusable: bool = True) -> str:
     return refusal.value.reason
 
 
-async def test_outage_that_is_known_makes_nobody_wait_but_one() -> None:
+async def test_only_one_call_waits_in_a_known_outage() -> None:
     """Others are refused in one turn of the loop, in the same words; a check asks all the same, and shares the look."""
     server = Server()
     multiplexer = Multiplexer(server.connect, TIMEOUTS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from taskgate.base.errors import SettingsError
 from taskgate.base.layout import Layout
-from taskgate.stores import open_store, store_name
+from taskgate.stores import masked_url, open_store, store_name
 
 AFTER_AUTHORITY = {
     "postgresql": "h:1/db",
@@ -38,9 +38,9 @@ passwords = st.text(alphabet=f"{LETTERS}{LETTERS}12/?#@:&=%,[];+", min_size=1, m
 
 
 def shown(url: str) -> str:
-    """All that people may get to read of a URL: the store's name, or what is wrong, and what a log would have of it."""
+    """All that people may get to read of a URL: the store's name, its masked URL, or what is wrong, as in a log."""
     try:
-        return store_name(url)
+        return f"{store_name(url)} {masked_url(url)}"
     except SettingsError as refused:
         return "".join(traceback.format_exception_only(refused.__cause__ or refused)) + str(refused)
 
@@ -83,6 +83,25 @@ def test_separator_that_is_escaped_too_is_refused(scheme: str) -> None:
     text = shown(f"{scheme}://me:1234%40{AFTER_AUTHORITY[scheme]}")
     assert "the @ before the hosts" in text
     assert "1234" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("sqlite:////srv/a@b/c.db", "sqlite:////srv/a@b/c.db"),
+        (
+            "postgresql://me:J@a:1,b/db?sslmode=require&pool_size=3",
+            "postgresql://***@a:1,b/db?sslmode=require&pool_size=3",
+        ),
+        ("postgres://h/db?user=me&p%61ssword=J%26Z", "postgres://h/db?user=***&p%61ssword=***"),
+        ("postgresql://?password=J=Z", "postgresql://?password=***"),
+        ("redis://:J@h/0?namespace=n", "redis://***@h/0?namespace=n"),
+        ("redis+sentinel://h/m?sentinel_user=me&sentinel_password=J", None),
+    ],
+)
+def test_url_is_shown_with_all_but_users_and_passwords(url: str, masked: str | None) -> None:
+    """However they are written, also where a parameter's name is escaped."""
+    assert masked_url(url) == (masked or "redis+sentinel://h/m?sentinel_user=***&sentinel_password=***")
 
 
 @pytest.mark.parametrize("scheme", AFTER_AUTHORITY)

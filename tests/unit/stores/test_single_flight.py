@@ -189,7 +189,7 @@ async def test_few_large_documents_are_read_at_once(cancellable: bool) -> None:
 
 
 async def test_no_reader_waits_long_for_the_read_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read that hangs holds up nobody: the next sets out by itself, and as many as there must be."""
+    """A read that hangs delays no others: the next sets out by itself, and as many as there must be."""
     monkeypatch.setattr(single_flight, "LONGEST_WAIT", 0.05)
     async with opened() as (database, store):
         hanging = asyncio.create_task(store.get_document("a"))
@@ -204,7 +204,7 @@ async def test_no_reader_waits_long_for_the_read_before(monkeypatch: pytest.Monk
 
 
 async def test_one_reader_cancelled_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever goes away, first or last: the read goes on for the rest."""
+    """Whichever caller leaves, first or last, the read continues for the rest."""
     async with opened() as (database, store):
         readers = [asyncio.create_task(store.get_document("a")) for _ in range(10)]
         await turns()
@@ -218,7 +218,7 @@ async def test_one_reader_cancelled_leaves_the_others(monkeypatch: pytest.Monkey
         assert {type(result) for result in (results[0], results[-1])} == {asyncio.CancelledError}
 
 
-async def test_read_that_nobody_wants_any_more_is_not_begun() -> None:
+async def test_read_without_callers_is_not_begun() -> None:
     async with opened() as (database, store):
         first = asyncio.create_task(store.get_document("a"))
         await turns()
@@ -233,7 +233,7 @@ async def test_read_that_nobody_wants_any_more_is_not_begun() -> None:
         assert await store.get_document("a") == b"1"
 
 
-async def test_store_is_told_of_a_read_that_nobody_wants_any_more() -> None:
+async def test_read_without_callers_is_abandoned_in_the_store() -> None:
     """Once, when the last one has gone; who comes then gets a read of their own."""
     async with opened() as (database, store):
         readers = [asyncio.create_task(store.get_document("a")) for _ in range(10)]

@@ -39,6 +39,8 @@ def test_task_has_ended_in_these_states_and_in_no_other() -> None:
         b"not json",
         b"[]",
         b"\xff",
+        b'{"status":"COMPLETED\xff"}',
+        b'{"endTime":NaN,"pollCount":NaN}',
         b'{"status":["COMPLETED"],"endTime":"1","executed":1,"retried":"true","pollCount":true}',
         b'{"status":"\\ud800COMPLETED","endTime":null}',
         b'{"n":%s}' % (b"9" * 5000),

@@ -10,7 +10,7 @@ import logging
 import ssl
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Self
 
 from cassandra import (
@@ -26,11 +26,10 @@ from cassandra import (
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import ConstantReconnectionPolicy, ConstantSpeculativeExecutionPolicy, DCAwareRoundRobinPolicy
-from cassandra.query import tuple_factory
+from cassandra.query import SimpleStatement, tuple_factory
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores.cassandra.url import CassandraUrl
-from taskgate.stores.network.url_parts import Endpoint
 
 REQUEST_TIMEOUT: Final = 1.5
 """Seconds for one statement, on all tried nodes together."""
@@ -53,6 +52,13 @@ DRIVERS_ERRORS: Final = (NoHostAvailable, DriverException, OSError)
 OUT_OF_REACH: Final = (NoHostAvailable, UnresolvableContactPoints, OperationTimedOut, OSError)
 """Those that mean that no node answers."""
 
+_WHO_ANSWERS: Final = SimpleStatement(
+    "SELECT host_id FROM system.local",  # every user may read it
+    consistency_level=ConsistencyLevel.ONE,
+    is_idempotent=True,
+)
+"""Find the permanent ID of the node that answers."""
+
 _PROTOCOL: Final = 4
 """Version of Cassandra's protocol: Conductor's driver and every server since 2.2 speak it. Version 5 adds checksums,
 which the driver computes in Python."""
@@ -63,10 +69,12 @@ logging.getLogger("cassandra").propagate = False
 
 
 class CassandraSession:
-    """A connected session with prepared statements. ``lost``: it is unusable, and a new one may help."""
+    """A connected session with prepared statements. ``lost``: no node answers, and a new session may help."""
 
     def __init__(self, store: str, cluster: Cluster, session: Any, statements: Sequence[Any]) -> None:
         self.lost = False
+        self._members = frozenset[uuid.UUID | None]()
+        """Permanent IDs of the cluster's nodes when the session was lost."""
         self._store = store
         self._cluster = cluster
         self._session = session
@@ -74,16 +82,16 @@ class CassandraSession:
         self._answered = time.monotonic()
 
     @classmethod
-    async def open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
-        """Connect through one of ``nodes`` and prepare; continues even if the caller is cancelled.
+    async def open(cls, url: CassandraUrl, statements: Sequence[str]) -> Self:
+        """Connect through one of the URL's nodes and prepare; continues even if the caller is cancelled.
 
         Raises the driver's errors.
         """
-        return await asyncio.to_thread(cls._open, url, nodes, statements)
+        return await asyncio.to_thread(cls._open, url, statements)
 
     @classmethod
-    def _open(cls, url: CassandraUrl, nodes: Collection[Endpoint], statements: Sequence[str]) -> Self:
-        cluster = _cluster(url, nodes)
+    def _open(cls, url: CassandraUrl, statements: Sequence[str]) -> Self:
+        cluster = _cluster(url)
         try:
             session = cluster.connect()
             prepared = [session.prepare(statement) for statement in statements]
@@ -94,15 +102,17 @@ class CassandraSession:
             cluster.shutdown()
             raise
 
-    def known_nodes(self) -> dict[uuid.UUID, Endpoint]:
-        """Return the last known nodes of the data centre in use, by their permanent IDs."""
-        asked = self._cluster.profile_manager.default.load_balancing_policy.local_dc
-        hosts = self._cluster.metadata.all_hosts()
-        return {
-            host.host_id: Endpoint(host.endpoint.address, host.endpoint.port)
-            for host in hosts
-            if host.datacenter == asked and host.host_id is not None
-        }
+    async def is_back(self) -> bool:
+        """Return whether a node of the same cluster answers again; the session is then not ``lost`` any more.
+
+        Another cluster may have the address of one of its nodes by now, and the driver connects to it all the same.
+        """
+        try:
+            rows = await self._execute(_WHO_ANSWERS)
+        except DRIVERS_ERRORS:
+            return False
+        self.lost = rows[0][0] not in self._members
+        return not self.lost
 
     async def fetch_row(self, number: int, values: Sequence[object]) -> tuple[Any, ...] | None:
         """Return the first row that statement ``number`` finds.
@@ -116,14 +126,20 @@ class CassandraSession:
             self._answered = time.monotonic()
             raise _unavailable(self._store, error) from error
         except NoHostAvailable:
-            self.lost = True
+            self._lose()
             raise
         except (OperationTimedOut, asyncio.CancelledError):
             # A cancellation may be a timeout; cancelled callers do not cancel this, see ``SingleFlight``.
-            self.lost |= time.monotonic() - max(began, self._answered) >= REQUEST_TIMEOUT
+            if time.monotonic() - max(began, self._answered) >= REQUEST_TIMEOUT:
+                self._lose()
             raise
         self._answered = time.monotonic()
         return rows[0] if rows else None
+
+    def _lose(self) -> None:
+        if not self.lost:
+            self.lost = True
+            self._members = frozenset(host.host_id for host in self._cluster.metadata.all_hosts())
 
     async def _execute(self, statement: Any) -> Sequence[tuple[Any, ...]]:
         loop = asyncio.get_running_loop()
@@ -151,7 +167,7 @@ class CassandraSession:
         await asyncio.to_thread(self._cluster.shutdown)
 
 
-def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
+def _cluster(url: CassandraUrl) -> Cluster:
     profile = ExecutionProfile(
         # One hop more than with a token-aware policy, which would read the whole schema first.
         load_balancing_policy=DCAwareRoundRobinPolicy(url.local_dc or ""),
@@ -161,7 +177,7 @@ def _cluster(url: CassandraUrl, nodes: Collection[Endpoint]) -> Cluster:
         speculative_execution_policy=ConstantSpeculativeExecutionPolicy(_SECOND_NODE_AFTER, 1),
     )
     return Cluster(
-        contact_points=list(nodes),
+        contact_points=list(url.hosts),
         protocol_version=_PROTOCOL,
         auth_provider=None if url.user is None else PlainTextAuthProvider(url.user, url.password),
         ssl_context=None if url.tls is None else url.tls.context(),

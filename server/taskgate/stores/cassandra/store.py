@@ -5,17 +5,16 @@ the task in that workflow's partition, by its ID as text. The user needs only a 
 """
 
 import asyncio
-import random
 import re
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
 from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
-from taskgate.stores.cassandra.session import DRIVERS_ERRORS, OUT_OF_REACH, CassandraSession, explain
+from taskgate.stores.base import StoreState
+from taskgate.stores.cassandra.session import OUT_OF_REACH, CassandraSession, explain
 from taskgate.stores.cassandra.url import CassandraUrl
 from taskgate.stores.network.pool import Connections
-from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.refusals import CLOSED
 
 READ_TIMEOUT: Final = 2.0
@@ -24,15 +23,12 @@ READ_TIMEOUT: Final = 2.0
 _MOST_READS: Final = 128
 """Limit of reads in flight in the cluster; more wait."""
 
-_OTHERS_TRIED: Final = 3
-"""Nodes tried when the URL's are out of reach: each that accepts no connection costs a second."""
-
 _LOOKUP, _SELECT = 0, 1
 
 _ROW: Final = "workflow_id = ? AND shard_id = 1 AND entity = 'task' AND task_id = ?"
 """Shard 1 is ``DEFAULT_SHARD_ID``: Conductor does not use others yet."""
 
-_NOBODY: Final = uuid.UUID(int=0)
+_NO_TASK: Final = uuid.UUID(int=0)
 
 _JAVAS_UUID = re.compile(r"([0-9A-Fa-f]+)-([0-9A-Fa-f]+)-([0-9A-Fa-f]+)-([0-9A-Fa-f]+)-([0-9A-Fa-f]+)")
 _UUID_CHARACTERS = 36
@@ -43,8 +39,8 @@ _JAVAS_LONG = 1 << 63
 class CassandraStore:
     """Read the tables ``task_lookup`` and ``workflows``; nodes may be stopped, paused or replaced at any time.
 
-    The driver keeps one connection to each node and sends all reads over it. When no node answers, the session is
-    discarded, and the next read opens a new one instead of waiting for the old one to reconnect.
+    The driver keeps one connection to each node and sends all reads over it. When no node answers, the next read opens
+    a new session. The old one goes on reconnecting to all nodes it knows, and serves until a new one is up.
     """
 
     def __init__(self, url: CassandraUrl) -> None:
@@ -56,8 +52,6 @@ class CassandraStore:
             f'SELECT payload FROM "{url.keyspace}".workflows WHERE {_ROW}',  # noqa: S608
         )
         self._session: CassandraSession | None = None
-        self._heard_of = dict[uuid.UUID, Endpoint]()
-        """The nodes of the previous session; their IDs identify the cluster."""
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -84,8 +78,12 @@ class CassandraStore:
 
     async def check(self) -> None:
         """See ``TaskStore``."""
-        if not self._leases.moving:
+        if not self._leases.making_progress:
             await self._leases.run(lambda lease: _ask_both(lease.session), refusable=False)
+
+    def state(self) -> StoreState:
+        """See ``TaskStore``."""
+        return self._leases.state()
 
     async def close(self) -> None:
         """See ``TaskStore``."""
@@ -93,13 +91,13 @@ class CassandraStore:
         self._leases.close()
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        self._dismiss()
+        self._end(self._session)
+        self._session = None
         if self._closing:
             await asyncio.wait(self._closing)
 
     async def _lease(self) -> "_Lease":
         if self._session is None or self._session.lost:
-            self._dismiss()
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open())
                 self._opening.add_done_callback(asyncio.Task.exception)  # its waiters may be cancelled
@@ -110,43 +108,25 @@ class CassandraStore:
 
     async def _open(self) -> None:
         try:
-            self._session = await self._connect()
+            await self._renew()
         finally:
             self._opening = None
 
-    async def _connect(self) -> CassandraSession:
-        """Connect through the URL's nodes or, if none can be reached, others; raises the error of the URL's."""
+    async def _renew(self) -> None:
+        """Open a session through the URL's nodes. If none is in reach, keep the old one, if that is back."""
+        old = self._session
         try:
-            return await CassandraSession.open(self._url, self._url.hosts, self._statements)
+            self._session = await CassandraSession.open(self._url, self._statements)
         except OUT_OF_REACH:
-            session = await self._connect_elsewhere()
-            if session is None:
+            if old is None or not await old.is_back():
                 raise
-            return session
+        else:
+            self._end(old)
 
-    async def _connect_elsewhere(self) -> CassandraSession | None:
-        """Connect through a few random known nodes of the cluster; None if none leads into it."""
-        others = [node for node in self._heard_of.values() if node not in self._url.hosts]
-        if not others or self._closed:
-            return None
-        tried = random.sample(others, min(_OTHERS_TRIED, len(others)))
-        try:
-            session = await CassandraSession.open(self._url, tried, self._statements)
-        except DRIVERS_ERRORS:
-            return None
-        if self._heard_of.keys().isdisjoint(session.known_nodes()):  # the address now belongs to another cluster
-            self._end(session)
-            return None
-        return session
-
-    def _dismiss(self) -> None:
+    def _end(self, session: CassandraSession | None) -> None:
         """End the session, if any, without waiting."""
-        if self._session is not None:
-            self._heard_of = self._session.known_nodes()
-            self._end(self._session)
-            self._session = None
-
-    def _end(self, session: CassandraSession) -> None:
+        if session is None:
+            return
         task = asyncio.create_task(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
@@ -177,8 +157,8 @@ async def _find(session: CassandraSession, key: uuid.UUID, task_id: str) -> tupl
 
 async def _ask_both(session: CassandraSession) -> None:
     """Run both statements of a read for a nonexistent task."""
-    await session.fetch_row(_LOOKUP, (_NOBODY,))
-    await session.fetch_row(_SELECT, (_NOBODY, ""))
+    await session.fetch_row(_LOOKUP, (_NO_TASK,))
+    await session.fetch_row(_SELECT, (_NO_TASK, ""))
 
 
 def parse_uuid(text: str) -> uuid.UUID | None:

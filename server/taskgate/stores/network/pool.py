@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from taskgate.base.errors import StoreUnavailable
+from taskgate.stores.base import StoreState
 from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.refusals import CLOSED, overloaded
 
@@ -76,7 +77,7 @@ class Connections(Generic[C]):
         self._closed = False
 
     @property
-    def moving(self) -> bool:
+    def making_progress(self) -> bool:
         """Whether reads wait while others are answered: the database is busy but available."""
         return bool(self._queue) and time.monotonic() - self._answered < self._timeout
 
@@ -93,6 +94,11 @@ class Connections(Generic[C]):
         if refusable and self._circuit.reason is not None:
             return await self._circuit.probe(lambda: self._run_watched(read))
         return await self._run_watched(read, refusable=refusable)
+
+    def state(self) -> StoreState:
+        """Return the state now."""
+        idle = len(self._idle)
+        return StoreState(self._open - idle, idle, len(self._queue), refusing=self._circuit.reason is not None)
 
     def abandon(self, read: asyncio.Task[Any]) -> None:
         """Cancel the task ``read``, whose answer is not wanted any more, if it is in the queue.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from taskgate.base.errors import StoreUnavailable
+from taskgate.stores.base import StoreState
 from taskgate.stores.network.pool import Connections, PooledConnection
 
 READ_TIMEOUT: Final = 2.0
@@ -41,8 +42,12 @@ class SqlReader(ABC, Generic[C]):
 
     async def check(self) -> None:
         """See ``TaskStore``."""
-        if not self._connections.moving:
+        if not self._connections.making_progress:
             await self._get("-", refusable=False)  # any ID will do: the answer does not matter
+
+    def state(self) -> StoreState:
+        """See ``TaskStore``."""
+        return self._connections.state()
 
     async def close(self) -> None:
         """See ``TaskStore``."""

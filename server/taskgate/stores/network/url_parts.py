@@ -37,6 +37,9 @@ comma in a path for one between hosts."""
 _ZONED: Final = re.compile(r"\[[0-9A-Fa-f:]+%[^\]]+\]")
 """An IPv6 address with a zone, which the library accepts only as a name."""
 
+_CREDENTIALS: Final = re.compile("user|password")
+"""What the names of parameters that hold a user or a password contain."""
+
 Check = Callable[[str], str | None]
 """Returns what is wrong with the value of a parameter, as the end of a sentence; None for a valid value."""
 
@@ -63,6 +66,18 @@ def file(value: str) -> str | None:
 
 pool_size: Final = number(_MOST_CONNECTIONS)
 """Accept the number of connections that one process may have."""
+
+
+def without_credentials(rest: str) -> str:
+    """Return the part after ``scheme://`` of a URL that a ``Grammar`` accepts, with *** for users and passwords."""
+    _, at, place = rest.rpartition("@")
+    before, question, query = place.partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    # The name may be percent-encoded, too.
+    shown = "&".join(
+        f"{name}{sign}{'***' if _CREDENTIALS.search(unquote(name)) else value}" for name, sign, value in pairs
+    )
+    return f"{'***@' if at else ''}{before}{question}{shown}"
 
 
 @dataclass(frozen=True, slots=True)

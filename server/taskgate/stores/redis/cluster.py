@@ -13,6 +13,7 @@ from typing import Any
 from hiredis import ReplyError
 
 from taskgate.base.errors import Overloaded
+from taskgate.stores.base import StoreState
 from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.network.url_parts import Endpoint
 from taskgate.stores.redis.connection import pack
@@ -92,6 +93,12 @@ class Cluster:
         except Unreachable:
             await self._new_map.outcome()  # as a read would do next; it may name other nodes
             await self._check_any(prefix, read)
+
+    def state(self) -> StoreState:
+        """See ``Servers``. Reads are refused if no node answers; those of one node's tasks do not count."""
+        states = [multiplexer.state() for multiplexer in self._multiplexers.values()]
+        busy, idle, waiting = (sum(getattr(state, name) for state in states) for name in ("busy", "idle", "waiting"))
+        return StoreState(busy, idle, waiting, refusing=self._circuit.reason is not None)
 
     async def close(self) -> None:
         """See ``Servers``."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Final
 
+from taskgate.stores.base import StoreState
 from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.redis.connection import Connection, pack
 from taskgate.stores.redis.faults import ConnectionLost, Unreachable
@@ -94,6 +95,12 @@ class Multiplexer:
             return reply
         finally:
             self._waiting -= 1
+
+    def state(self) -> StoreState:
+        """Return the state now."""
+        alive = self._alive()
+        busy = sum(connection.waiting > 0 for connection in alive)
+        return StoreState(busy, len(alive) - busy, self._waiting, refusing=self._circuit.reason is not None)
 
     async def close(self) -> None:
         """End every connection; later commands raise Unreachable."""

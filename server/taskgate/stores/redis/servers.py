@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+from taskgate.stores.base import StoreState
 from taskgate.stores.redis.cluster import Cluster
 from taskgate.stores.redis.connection import Connection
 from taskgate.stores.redis.dialer import Dialer
@@ -28,6 +29,10 @@ class Servers(Protocol):
 
         Raises Unreachable.
         """
+        ...
+
+    def state(self) -> StoreState:
+        """Return the state now; of several servers, the sum."""
         ...
 
     async def close(self) -> None:
@@ -79,6 +84,10 @@ class OneServer:
         """See ``Servers``."""
         if not self._multiplexer.busy:
             see_that_it_reads(await self._multiplexer.ask(read(prefix), refusable=False))
+
+    def state(self) -> StoreState:
+        """See ``Servers``."""
+        return self._multiplexer.state()
 
     async def close(self) -> None:
         """See ``Servers``."""

@@ -7,6 +7,7 @@ from hiredis import ReplyError
 
 from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.base.layout import Layout
+from taskgate.stores.base import StoreState
 from taskgate.stores.redis.faults import Unreachable, code_of, reply_reason, unavailable
 from taskgate.stores.redis.location import Location
 from taskgate.stores.redis.multiplexer import Timeouts
@@ -61,6 +62,10 @@ class RedisStore:
             await self._servers.check(self._prefix, self._read)
         except Unreachable as error:
             raise unavailable(self._name, error) from error
+
+    def state(self) -> StoreState:
+        """See ``TaskStore``."""
+        return self._servers.state()
 
     async def close(self) -> None:
         """See ``TaskStore``."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
+from taskgate.stores.base import StoreState
 from taskgate.stores.recent import Recent
 from taskgate.stores.refusals import CLOSED, overloaded
 from taskgate.stores.single_flight import HUGE_AT_ONCE, LARGE_DOCUMENT
@@ -148,6 +149,12 @@ class ColdReads:
         with suppress(HugeDocument, DocumentUnreadable):  # also an answer
             await self._result(self._threads_for_checks.submit(self._read, "", time.monotonic(), in_turn=False))
         self._answered = time.monotonic()
+
+    def state(self) -> StoreState:
+        """Return the state now."""
+        reads = len(self._jobs) + len(self._huge)
+        busy = min(reads, _THREADS)
+        return StoreState(busy, _THREADS - busy, reads - busy)
 
     async def close(self) -> None:
         """End the threads: running reads get ``_CLOSE_SECONDS`` to finish; waiting reads fail."""

@@ -11,6 +11,7 @@ import time
 
 from taskgate.base.errors import DocumentUnreadable
 from taskgate.base.layout import Layout
+from taskgate.stores.base import StoreState
 from taskgate.stores.single_flight import SingleFlight
 from taskgate.stores.sqlite.cold_reads import ColdReads
 from taskgate.stores.sqlite.connections import Busy, Connections
@@ -62,6 +63,10 @@ class SqliteStore:
     async def check(self) -> None:
         """See ``TaskStore``."""
         await self._cold.check()
+
+    def state(self) -> StoreState:
+        """See ``TaskStore``."""
+        return self._cold.state()
 
     async def close(self) -> None:
         """See ``TaskStore``."""

@@ -71,7 +71,7 @@ _decode = msgspec.json.Decoder(_Fields).decode
 def _fields(document: bytes) -> _Fields:
     try:
         return _decode(document)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:  # lone surrogates, which msgspec rejects
         values = json.loads(document, parse_int=float)
@@ -83,4 +83,5 @@ def _fields(document: bytes) -> _Fields:
 
 
 def _number(value: object) -> float:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    """Return ``value``; 0 for what is no number, or NaN, which has no place in an order."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else 0  # noqa: PLR0124 - false for NaN alone
