@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.base.task_id import TaskIdFormat
-from taskgate.importing.prefetch import ahead
+from taskgate.importing.prefetch import prefetch
 from taskgate.importing.reader import Fault, Piece, Reader, read_workflow
-from taskgate.importing.source import Intake, Source, reason_of
-from taskgate.importing.validation import Refused, admit
+from taskgate.importing.source import InputStream, Source, reason_of
+from taskgate.importing.validation import RejectedDocument, validate_task
 from taskgate.stores.base import StoredTask, TaskWriter, WriteCounts
 
 BATCH_TASKS = 4000
@@ -96,7 +96,7 @@ def run_import(
     summary = ImportSummary(writer.total)
     try:
         # SQLite writes without the interpreter lock: meanwhile a thread can read and check the next documents.
-        with closing(ahead(_events(sources, task_id_format, summary), _EVENTS_AHEAD)) as events:
+        with closing(prefetch(_events(sources, task_id_format, summary), _EVENTS_AHEAD)) as events:
             for event in events:
                 match event:
                     case Reject():
@@ -143,35 +143,35 @@ class _Reading:
     def events(self) -> Iterator[StoredTask | Reject | Progress]:
         """Yield all tasks and rejects in order, with progress reports between them and at the end."""
         try:
-            stream = self._source.open()
+            opened = self._source.open()
         except (OSError, ValueError) as error:
             yield self._reject(None, f"cannot be opened: {reason_of(error)}")
             return
-        with stream:
-            intake = Intake(stream)
-            reader = Reader(intake.read)
+        with opened:
+            stream = InputStream(opened)
+            reader = Reader(stream.read)
             number = 0
             for piece in reader.pieces():
                 if piece is None:
-                    yield self._progress(intake, reader)
+                    yield self._progress(stream, reader)
                     continue
-                for event in self._admit(piece):
+                for event in self._validate(piece):
                     yield event
                     number += 1
                     if not number % _EVENTS_PER_REPORT:
-                        yield self._progress(intake, reader)
-        if intake.fault is not None:
-            yield self._reject(None, intake.fault)
-        yield self._progress(intake, reader)
+                        yield self._progress(stream, reader)
+        if stream.fault is not None:
+            yield self._reject(None, stream.fault)
+        yield self._progress(stream, reader)
 
-    def _admit(self, piece: Piece, *, in_workflow: bool = False) -> Iterator[StoredTask | Reject]:
+    def _validate(self, piece: Piece, *, in_workflow: bool = False) -> Iterator[StoredTask | Reject]:
         if isinstance(piece, Fault):
             yield self._reject(piece.line, piece.reason)
             return
         try:
-            task = admit(piece.text, self._task_id_format)
-        except Refused as refused:
-            yield self._reject(piece.line, refused.reason)
+            task = validate_task(piece.text, self._task_id_format)
+        except RejectedDocument as rejected:
+            yield self._reject(piece.line, rejected.reason)
             return
         if task is not None:
             self._counts.documents += 1
@@ -180,13 +180,13 @@ class _Reading:
             yield self._reject(piece.line, "a Workflow inside a Workflow")
         else:
             for element in read_workflow(piece):
-                yield from self._admit(element, in_workflow=True)
+                yield from self._validate(element, in_workflow=True)
 
     def _reject(self, line: int | None, reason: str) -> Reject:
         self._counts.rejects += 1
         return Reject(self._source.name, line, reason)
 
-    def _progress(self, intake: Intake, reader: Reader) -> Progress:
+    def _progress(self, stream: InputStream, reader: Reader) -> Progress:
         summary, size = self._summary, self._source.size
-        done = intake.bytes_read if size is None else round(intake.bytes_read * reader.share)
+        done = stream.bytes_read if size is None else round(stream.bytes_read * reader.share)
         return Progress(self._source.name, done, size, summary.documents, summary.rejects)

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T], depth: int) -> Generator[T]:
+def prefetch(items: Iterator[T], depth: int) -> Generator[T]:
     """Yield the same ``items``, up to ``depth`` of them made in a thread while the caller is busy with earlier ones.
 
     Closing the generator ends the thread, at the latest when it has made its current item.

@@ -42,7 +42,7 @@ class Source:
         return cls(argument, lambda: path.open("rb", buffering=0), _size(path))
 
 
-class Intake:
+class InputStream:
     """The bytes of an opened source, decompressed if they are gzip.
 
     A fault while reading ends the stream: ``fault`` then says why, and the bytes before it still count.

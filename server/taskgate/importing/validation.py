@@ -12,7 +12,7 @@ from taskgate.documents.document import MAX_DOCUMENT_BYTES, DocumentError, check
 from taskgate.stores.base import StoredTask
 
 
-class Refused(Exception):
+class RejectedDocument(Exception):
     """A document that is not stored; ``reason`` names the fault and quotes only the ID."""
 
     def __init__(self, reason: str) -> None:
@@ -38,30 +38,30 @@ _MOST_DIGITS = 400
 """A number of more digits is beyond any double; Python refuses to convert one of 5,000."""
 
 
-def admit(text: bytes, task_id_format: TaskIdFormat) -> StoredTask | None:
+def validate_task(text: bytes, task_id_format: TaskIdFormat) -> StoredTask | None:
     """Return the task that ``text`` is, or None if it is a Workflow with a list of ``tasks``.
 
     If a key comes twice, the last one counts, as in every parser that Conductor and its SDKs use.
 
     Raises:
-        Refused: it is neither, or it is a task that could not be served.
+        RejectedDocument: it is neither, or it is a task that could not be served.
     """
     try:
         check_text(text)
         head = _head(text)
     except DocumentError as error:
-        raise Refused(str(error)) from error
+        raise RejectedDocument(str(error)) from error
     if head.task_id is None:
         if head.tasks is not None and bytes(head.tasks).startswith(b"["):
             return None
-        raise Refused("it has no taskId, nor is it a Workflow with a list of tasks")
+        raise RejectedDocument("it has no taskId, nor is it a Workflow with a list of tasks")
     _check_id(head.task_id, task_id_format)
     update_time = head.update_time or 0
     if not -_LARGEST_TIME <= update_time <= _LARGEST_TIME:
-        raise Refused("updateTime is beyond 64 bits")
+        raise RejectedDocument("updateTime is beyond 64 bits")
     document = minify(text)
     if len(document) > MAX_DOCUMENT_BYTES:
-        raise Refused(f"it has {len(document)} bytes, and at most {MAX_DOCUMENT_BYTES} can be served")
+        raise RejectedDocument(f"it has {len(document)} bytes, and at most {MAX_DOCUMENT_BYTES} can be served")
     return StoredTask(head.task_id, update_time, document)
 
 
@@ -83,7 +83,7 @@ def _whole_number(digits: str) -> int | float:
 def _checked_task_id(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    raise Refused("taskId is not a string")
+    raise RejectedDocument("taskId is not a string")
 
 
 def _checked_update_time(value: Any) -> int | None:
@@ -91,13 +91,15 @@ def _checked_update_time(value: Any) -> int | None:
         return int(value)
     if value is None or type(value) is int:
         return value
-    raise Refused("updateTime is not a whole number")
+    raise RejectedDocument("updateTime is not a whole number")
 
 
 def _check_id(task_id: str, task_id_format: TaskIdFormat) -> None:
     try:
         check_task_id(task_id, task_id_format)
     except InvalidTaskId as error:
-        raise Refused(error.private) from error
+        raise RejectedDocument(error.private) from error
     if len(task_id) > MAX_TASK_ID_CHARACTERS:
-        raise Refused(f"taskId has {len(task_id)} characters, and at most {MAX_TASK_ID_CHARACTERS} can be stored")
+        raise RejectedDocument(
+            f"taskId has {len(task_id)} characters, and at most {MAX_TASK_ID_CHARACTERS} can be stored"
+        )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskgate.importing.prefetch import ahead
+from taskgate.importing.prefetch import prefetch
 from taskgate.stores.writing.interrupts import interrupts_held
 
 
@@ -24,7 +24,7 @@ def wait_until_none_runs() -> None:
 
 
 def test_items_come_in_order_and_the_thread_ends() -> None:
-    assert list(ahead(iter(range(1000)), 3)) == list(range(1000))
+    assert list(prefetch(iter(range(1000)), 3)) == list(range(1000))
     wait_until_none_runs()
 
 
@@ -36,7 +36,7 @@ def test_no_more_than_so_many_items_are_made_ahead() -> None:
             made.append(number)
             yield number
 
-    results = ahead(items(), 3)
+    results = prefetch(items(), 3)
     assert next(results) == 0
     time.sleep(0.1)  # on purpose: nothing happens
     assert len(made) <= 6  # one taken, three waiting, one on its way
@@ -49,7 +49,7 @@ def test_error_of_the_thread_is_raised_after_the_items_before_it() -> None:
         yield 2
         raise ValueError("broken")
 
-    results = ahead(items(), 3)
+    results = prefetch(items(), 3)
     assert [next(results), next(results)] == [1, 2]
     with pytest.raises(ValueError, match="broken"):
         next(results)
@@ -65,7 +65,7 @@ def test_closing_ends_a_thread_that_has_more_to_give() -> None:
                 four_made.set()
             yield number
 
-    results = ahead(items(), 3)
+    results = prefetch(items(), 3)
     assert next(results) == 0
     assert four_made.wait(10)
     results.close()
