@@ -1,1 +1,4 @@
-"""Start, watch, replace and drain processes. Kept empty: a process inside Envoy must not import grpcio."""
+"""Start, watch, replace and drain processes.
+
+This module stays empty, because a process inside Envoy must not import grpcio.
+"""

@@ -30,5 +30,8 @@ class Bootstrap(msgspec.Struct, frozen=True):
     heartbeat: int
     """The file descriptor to write heartbeats to (module ``heartbeat``)."""
 
+    metrics: int | None
+    """The file descriptor of the memory for metrics; None without them."""
+
     log: int
     """The file descriptor to write log lines to; standard error belongs to Envoy."""

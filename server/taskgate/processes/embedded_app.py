@@ -18,12 +18,15 @@ from taskgate.base.errors import SettingsError
 from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.base.layout import Layout
 from taskgate.base.logs import configure_logs, flush_logs
-from taskgate.base.settings import Settings, load_settings
+from taskgate.base.settings import load_settings, settings_of_supervisor
 from taskgate.processes.bootstrap import DRAIN, REFUSAL, Bootstrap
 from taskgate.processes.heartbeat import start_heartbeat
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
+from taskgate.telemetry.optional import open_tracing
+from taskgate.telemetry.server import ServerMeter
 from taskgate.transports.asgi_app import AsgiTransport
+from taskgate.transports.counting import METHODS
 
 
 class Application:
@@ -69,18 +72,24 @@ class Application:
     async def _start(self) -> None:
         python = str(Path(sys.exec_prefix, "bin", "python3"))  # inside Envoy, sys.executable does not name it
         line, rest = _first_line()
+        meter = None
         if line:
             bootstrap = msgspec.json.decode(line, type=Bootstrap)
             os.chdir(bootstrap.directory)
             python = bootstrap.python
-            settings = Settings.model_validate_json(bootstrap.settings)
+            settings = settings_of_supervisor(bootstrap.settings)
             configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(bootstrap.log, "wb"))
             self._tasks.append(start_heartbeat(bootstrap.heartbeat))
+            meter = None if bootstrap.metrics is None else ServerMeter(bootstrap.metrics, METHODS)
         else:
             settings = load_settings(None, {})
             configure_logs(settings.log_level, settings.log_format)
         self._transport = transport = AsgiTransport(
-            settings, self._open_store(settings.store, settings.layout), python=python
+            settings,
+            self._open_store(settings.store, settings.layout),
+            python=python,
+            meter=meter,
+            tracing=open_tracing(settings),
         )
         await transport.start()
         if line:

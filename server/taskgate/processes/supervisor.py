@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -40,6 +41,10 @@ class Supervised(Protocol):
     @property
     def pid(self) -> int | None:
         """The process ID while it runs, else None."""
+
+    @property
+    def admin(self) -> Path | None:
+        """The Unix socket of its admin interface while it runs, if it has one."""
 
     async def start(self) -> object:
         """Start it and wait until it accepts calls. Raises SettingsError or OSError if it does not.
@@ -97,6 +102,8 @@ class Supervisor(Generic[P]):
         self._in_transition: list[P] = []  # a predecessor that finishes its calls, or a successor that is starting
         self._stopping = False
         self._log = structlog.get_logger("taskgate.supervision")
+        self.replacements = {"failed": 0, "requested": 0}
+        """How many processes were replaced, because they ended or hung, and by ``restart``."""
 
     async def start(self) -> None:
         """Start all and wait until they accept calls. Raises SettingsError or OSError if one does not."""
@@ -131,6 +138,14 @@ class Supervisor(Generic[P]):
         for reservation in self._reservations:
             reservation.close()
 
+    def pids(self) -> list[int | None]:
+        """Return the process IDs by number; None for one that does not run."""
+        return [slot.process.pid for slot in self._slots]
+
+    def admins(self) -> list[Path]:
+        """Return the admin sockets of processes that have one, of predecessors and successors too."""
+        return [process.admin for process in self._processes() if process.admin is not None]
+
     def abandon(self) -> None:
         """Kill all processes, together with their calls in flight, without waiting."""
         for process in self._processes():
@@ -161,6 +176,7 @@ class Supervisor(Generic[P]):
             await self._drain(predecessor, _OVERLAP)
             await self._stop(predecessor, self._grace)
             self._in_transition.remove(predecessor)
+            self.replacements["requested"] += 1
             self._log.info(f"{self._name} restarted", number=slot.number, pid=successor.pid)
 
     async def _drain(self, process: P, seconds: float) -> None:
@@ -209,6 +225,7 @@ class Supervisor(Generic[P]):
             if self._stopping:
                 return
             failures = failures + 1 if time.monotonic() - began < _SHORT_LIFE else 0
+            self.replacements["failed"] += 1
             self._log.error(f"{self._name} gone; replacing it", number=number, problem=problem)
             failures = await self._start_again(process, failures)
             self._log.info(f"{self._name} replaced", number=number)

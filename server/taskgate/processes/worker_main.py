@@ -1,9 +1,10 @@
 """Run one server process under a supervisor: ``python -m taskgate.processes.worker_main``.
 
-Two pipes connect the process with its supervisor. Standard input carries two lines: the settings as JSON, and the token
-by which the worker recognizes its Envoy. They come this way because settings may hold a password, and other users can
-read command lines and environments. The end of the input means that the supervisor is gone; the worker then drains and
-exits. Standard output carries one line, the address, once the port is bound, and then heartbeats (module
+Two pipes connect the process with its supervisor. Standard input carries four lines: the settings as JSON, the token
+by which the worker recognizes its Envoy, the path of a Unix socket for this Envoy, and the file descriptor of the
+memory for metrics. The last three may be empty. They come this way because settings may hold a password, and other
+users can read command lines and environments. The end of the input means that the supervisor is gone; the worker then
+drains and exits. Standard output carries one line, the address, once the port is bound, and then heartbeats (module
 ``heartbeat``). A worker that cannot start writes the reason instead, in one line that begins with ``REFUSAL``.
 """
 
@@ -15,11 +16,13 @@ import structlog
 from taskgate.base.addresses import Address
 from taskgate.base.errors import SettingsError
 from taskgate.base.logs import configure_logs, flush_logs
-from taskgate.base.settings import Settings
+from taskgate.base.settings import Settings, settings_of_supervisor
 from taskgate.processes.bootstrap import REFUSAL
 from taskgate.processes.grpc_server import serve
 from taskgate.processes.heartbeat import start_heartbeat
 from taskgate.processes.signals import event_loop_runner
+from taskgate.telemetry.server import ServerMeter
+from taskgate.transports.counting import METHODS
 
 
 def main() -> int:
@@ -27,13 +30,16 @@ def main() -> int:
 
     Return exit code 0 after a drain, 2 for unusable settings, 1 for any other failure to start.
     """
-    settings = Settings.model_validate_json(sys.stdin.buffer.readline())
+    settings = settings_of_supervisor(sys.stdin.buffer.readline())
     peer_token = sys.stdin.buffer.readline().decode().strip() or None
+    private_socket = sys.stdin.buffer.readline().decode().strip() or None
+    metrics = sys.stdin.buffer.readline().strip()
+    meter = ServerMeter(int(metrics), METHODS) if metrics else None
     configure_logs(settings.log_level, settings.log_format)
 
     announced: list[Address] = []
     try:
-        event_loop_runner()(_serve_until_orphaned(settings, peer_token, announced))
+        event_loop_runner()(_serve_until_orphaned(settings, peer_token, private_socket, meter, announced))
     except Exception as error:
         if announced:
             raise
@@ -46,7 +52,13 @@ def main() -> int:
     return 0
 
 
-async def _serve_until_orphaned(settings: Settings, peer_token: str | None, announced: list[Address]) -> None:
+async def _serve_until_orphaned(
+    settings: Settings,
+    peer_token: str | None,
+    private_socket: str | None,
+    meter: ServerMeter | None,
+    announced: list[Address],
+) -> None:
     """Serve until a signal or the end of standard input. Append the bound address to ``announced``."""
     orphaned = asyncio.Event()
     reader = asyncio.StreamReader()
@@ -66,7 +78,15 @@ async def _serve_until_orphaned(settings: Settings, peer_token: str | None, anno
         announced.append(address)
         tasks.append(start_heartbeat(sys.stdout.fileno()))
 
-    await serve(settings, share_port=True, peer_token=peer_token, announce=announce, stop=orphaned)
+    await serve(
+        settings,
+        share_port=True,
+        peer_token=peer_token,
+        private_socket=private_socket,
+        meter=meter,
+        announce=announce,
+        stop=orphaned,
+    )
     for task in tasks:
         task.cancel()
 

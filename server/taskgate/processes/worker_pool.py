@@ -1,12 +1,14 @@
 """Run gRPC servers as worker processes, and keep several of them running."""
 
 import asyncio
+import itertools
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -17,6 +19,7 @@ from taskgate.processes.bootstrap import REFUSAL
 from taskgate.processes.heartbeat import until_silent
 from taskgate.processes.reserved_ports import reserve_all
 from taskgate.processes.supervisor import Problem, Supervisor
+from taskgate.telemetry.ledger import Lease
 
 START_TIMEOUT = 30.0
 """Seconds within which a worker must bind its port."""
@@ -25,16 +28,33 @@ _KILL_AFTER = 5.0
 """Seconds to drain for a worker whose start fails or is cancelled."""
 
 
+_sockets = itertools.count()
+"""Numbers of Unix sockets of workers, each used once."""
+
+
 class WorkerProcess:
     """One process ``python -m taskgate.processes.worker_main``. ``Supervised`` defines the methods."""
 
-    def __init__(self, settings: Settings, *, peer_token: str = "") -> None:
+    admin = None
+    """It has no admin interface."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        peer_token: str = "",
+        entry: Path | None = None,
+        open_block: Callable[[], Lease] | None = None,
+    ) -> None:
         """Prepare a worker that listens on ``settings.grpc``, a port that it shares.
 
-        ``peer_token`` is passed to ``GrpcServer``.
+        ``peer_token`` is passed to ``GrpcServer``. ``entry`` is the path at which Envoy finds a Unix socket of the
+        worker that started last. ``open_block`` makes the memory for its metrics.
         """
+        self._open_block = open_block
         self._settings = settings
         self._peer_token = peer_token
+        self._entry = entry
         self._process: asyncio.subprocess.Process | None = None
         self._log = structlog.get_logger("taskgate.workers")
 
@@ -102,20 +122,23 @@ class WorkerProcess:
         self.kill()
 
     async def _launch(self) -> None:
-        self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "taskgate.processes.worker_main",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # gRPC's core would log every malformed header of a client, in lines that are not JSON.
-            env={"GRPC_VERBOSITY": "NONE", **os.environ},
-            start_new_session=True,  # a terminal's Ctrl-C reaches only the supervisor, which drains in order
-        )
+        # A socket for each process: gRPC removes the file when it ends, even if a successor has made it anew.
+        unix_socket = None if self._entry is None else self._entry.with_name(f"s{next(_sockets)}")
+        lease = None if self._open_block is None else self._open_block()
+        try:
+            self._process = process = await self._spawn(() if lease is None else (lease.descriptor,))
+        except BaseException:
+            if lease is not None:
+                lease.end()
+            raise
+        if lease is not None:
+            lease.follow(process)
         assert process.stdin is not None  # noqa: S101 - for the type checker: it is a PIPE
         assert process.stdout is not None  # noqa: S101 - same
+        metrics = "" if lease is None else lease.descriptor
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its exit code is reported below
-            process.stdin.write(f"{self._settings.model_dump_json()}\n{self._peer_token}\n".encode())
+            lines = (self._settings.model_dump_json(), self._peer_token, unix_socket or "", metrics)
+            process.stdin.write("".join(f"{line}\n" for line in lines).encode())
             await process.stdin.drain()
         line = (await process.stdout.readline()).decode(errors="replace")
         if line.startswith(REFUSAL):
@@ -123,6 +146,21 @@ class WorkerProcess:
         if not line:
             code = await process.wait()
             raise SettingsError(f"workers: a server process ended with code {code} before it could listen")
+        if self._entry is not None and unix_socket is not None:
+            _point(self._entry, unix_socket)
+
+    async def _spawn(self, descriptors: Sequence[int]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "taskgate.processes.worker_main",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            # gRPC's core would log every malformed header of a client, in lines that are not JSON.
+            env={"GRPC_VERBOSITY": "NONE", **os.environ},
+            pass_fds=descriptors,
+            start_new_session=True,  # a terminal's Ctrl-C reaches only the supervisor, which drains in order
+        )
 
 
 class WorkerPool(Supervisor[WorkerProcess]):
@@ -132,18 +170,40 @@ class WorkerPool(Supervisor[WorkerProcess]):
     each. The pool reserves every address until it stops, so that no other program can take one during a replacement.
     """
 
-    def __init__(self, settings: Settings, addresses: Sequence[Address], *, per_address: int = 1, grace: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        addresses: Sequence[Address],
+        *,
+        per_address: int = 1,
+        grace: float,
+        private: Path | None = None,
+        open_block: Callable[[], Lease] | None = None,
+    ) -> None:
         """Reserve the addresses; raises SettingsError if one is taken. In ``self.addresses``, no port is 0.
 
-        ``grace`` is the number of seconds in which a replaced worker must drain.
+        ``grace`` is the number of seconds in which a replaced worker must drain. ``private`` is a folder of this user
+        for Unix sockets, one for each address, on which Envoy reaches the workers. ``open_block`` is as in
+        WorkerProcess.
         """
         reservations = reserve_all(addresses, key="grpc")
         self.addresses = [reservation.address for reservation in reservations]
         self.peer_token = secrets.token_hex(16)
         """The token that Envoy puts before a client's address, so that workers trust the address."""
+        entries = [None if private is None else private / f"w{number}" for number in range(len(self.addresses))]
+        self.upstreams: list[Address | Path] = [
+            address if entry is None else entry for address, entry in zip(self.addresses, entries, strict=True)
+        ]
+        """Where Envoy reaches the workers."""
         makers = [
-            partial(WorkerProcess, settings.model_copy(update={"grpc": address}), peer_token=self.peer_token)
-            for address in self.addresses
+            partial(
+                WorkerProcess,
+                settings.model_copy(update={"grpc": address}),
+                peer_token=self.peer_token,
+                entry=entry,
+                open_block=open_block,
+            )
+            for address, entry in zip(self.addresses, entries, strict=True)
             for _ in range(per_address)
         ]
         super().__init__(makers, name="worker", grace=grace, reservations=reservations)
@@ -159,3 +219,13 @@ def consecutive_addresses(first: Address, count: int) -> list[Address]:
     if first.port + count - 1 > MAX_PORT:
         raise SettingsError(f"grpc: {count} workers from port {first.port} on would exceed port {MAX_PORT}")
     return [Address(first.host, first.port + index) for index in range(count)]
+
+
+def _point(entry: Path, unix_socket: Path) -> None:
+    """Make ``entry`` a link to ``unix_socket``, and remove the one that it led to: its process needs no new callers."""
+    before = entry.resolve() if entry.is_symlink() else None
+    link = unix_socket.with_name(f"{unix_socket.name}.link")
+    link.symlink_to(unix_socket.name)
+    link.rename(entry)
+    if before is not None:
+        before.unlink(missing_ok=True)

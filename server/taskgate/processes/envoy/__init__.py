@@ -2,12 +2,22 @@
 
 from taskgate.processes.envoy.configuration import (
     EmbeddedService,
-    GatewayError,
     GatewaySettings,
     render,
+    render_secrets,
     resolve,
     validate,
 )
+from taskgate.processes.envoy.nodes import GatewayError
 from taskgate.processes.envoy.process import EnvoyProcess
 
-__all__ = ["EmbeddedService", "EnvoyProcess", "GatewayError", "GatewaySettings", "render", "resolve", "validate"]
+__all__ = [
+    "EmbeddedService",
+    "EnvoyProcess",
+    "GatewayError",
+    "GatewaySettings",
+    "render",
+    "render_secrets",
+    "resolve",
+    "validate",
+]

@@ -12,7 +12,7 @@ import re
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from taskgate.base.addresses import Address
-from taskgate.base.errors import SettingsError
+from taskgate.base.certificates import TlsFiles
 from taskgate.base.file_limit import MAX_CONNECTIONS
+from taskgate.processes.envoy.access_parts import TokenCheck, add_token_check, add_token_endpoint
+from taskgate.processes.envoy.browser_parts import add_browser
+from taskgate.processes.envoy.docs_parts import add_docs
+from taskgate.processes.envoy.nodes import GatewayError
+from taskgate.processes.envoy.nodes import find as _find
+from taskgate.processes.envoy.nodes import put as _put
+from taskgate.processes.envoy.rate_limit_parts import add_rate_limit
+from taskgate.transports.private_socket import CONNECTION_SECONDS
 
 _IDLE_MARGIN = 2.0  # seconds beyond request_timeout; after one, a request that has not arrived has its own answer
 _CALLS_ON_A_CONNECTION = 100  # max_concurrent_streams of the listener
@@ -50,6 +58,14 @@ _PYTHON = f"{_MANAGER}/http_filters/taskgate.python/typed_config"
 _TRANSCODER = f"{_MANAGER}/http_filters/envoy.filters.http.grpc_json_transcoder/typed_config"
 _CLUSTER = "static_resources/clusters/taskgate"
 _CLUSTER_OF_STREAMS = "static_resources/clusters/taskgate-streams"
+_CONNECTION_DURATION = (
+    f"{_CLUSTER}/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    "/common_http_protocol_options/max_connection_duration"
+)
+
+_CHAIN = f"{_LISTENER}/filter_chains/0"
+_TLS = f"{_CHAIN}/transport_socket/typed_config"
+_COMMON_TLS = f"{_TLS}/common_tls_context"
 
 _CONNECTIONS = (
     "overload_manager/resource_monitors/envoy.resource_monitors.global_downstream_max_connections/typed_config"
@@ -58,11 +74,10 @@ _CONNECTIONS = (
 
 _CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 
+_CERTIFICATE_FILE = "taskgate-certificate.yaml"
+_CLIENT_CA_FILE = "taskgate-client-ca.yaml"
+
 _PRIVATE = 0o600  # the mode of a Unix socket
-
-
-class GatewayError(SettingsError):
-    """Envoy cannot run, or refuses the configuration; the text is a sentence that includes Envoy's own message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +98,9 @@ class GatewaySettings:
     listen: Address = _LISTEN
     """The address for REST and gRPC callers. A host name is resolved; port 0 means any free port."""
 
-    upstreams: tuple[Address, ...] = (_UPSTREAM,)
-    """The gRPC servers, one address for each process. If any is a host name, all are looked up in DNS."""
+    upstreams: tuple[Address | Path, ...] = (_UPSTREAM,)
+    """The gRPC servers, one address for each process; a path is a Unix socket. If any is a host name, all are looked up
+    in DNS."""
 
     admin: Path = Path("taskgate-admin.sock")
     """The Unix socket of Envoy's admin interface (``/ready``, ``/stats/prometheus``), which only this user can use."""
@@ -108,6 +124,28 @@ class GatewaySettings:
     embedded: EmbeddedService | None = None
     """Settings for the service inside Envoy, or None for servers behind it. With a service, ``upstreams`` is unused."""
 
+    token_endpoint: bool = False
+    """Whether ``POST /api/token`` is served."""
+
+    token_check: TokenCheck | None = None
+    """How Envoy verifies tokens; None if it is not to verify any."""
+
+    rate_limit: int = 0
+    """Calls that one address may make in a second, in each Envoy process; 0 for no limit."""
+    docs: bool = False
+    """Whether ``/openapi.json`` and ``/docs`` are served."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Origins of the pages that may read answers and call by gRPC-Web, as ``parse_origins`` returns them."""
+
+    tls: TlsFiles | None = None
+    """The certificates of the listener, on all of its addresses, or None for plain text."""
+
+    secrets: Path = Path()
+    """The folder of the files that ``render_secrets`` describes; Envoy learns from them where certificates are."""
+    metrics: bool = False
+    """Whether Envoy counts requests by route and status, as ``gateway/metrics.yaml`` says."""
+
     access_log: str = ""
     """The target of a JSON line for each request: "stdout", the absolute path of a file, or "" for none."""
 
@@ -129,24 +167,91 @@ def render(settings: GatewaySettings) -> str:
         _set_limits(config, settings)
         for cluster in (_CLUSTER, _CLUSTER_OF_STREAMS):
             _set_upstreams(config, cluster, settings.upstreams)
+        _put(config, _CONNECTION_DURATION, f"{CONNECTION_SECONDS:g}s")  # of both clusters, by an alias
     # Envoy's field limits the arrival of a request; our setting of the same name limits the time until its answer.
     _put(config, f"{_MANAGER}/request_timeout", f"{_milliseconds(settings.request_timeout) / 1000 + 1:g}s")
     _set_idle_timeouts(config, settings)
     _set_listener(config, settings)
     _put(config, _CONNECTIONS, settings.max_connections)
-    _put(config, f"{_TRANSCODER}/proto_descriptor", str(_gateway_file("taskgate.binpb").absolute()))
     _set_access_log(config, settings.access_log)
+    _add_parts(config, settings, lambda name: yaml.load(_gateway_file(name).read_text(encoding="utf-8")))
+    _put(config, f"{_TRANSCODER}/proto_descriptor", str(_gateway_file("taskgate.binpb").absolute()))
+    if settings.metrics:
+        _add_metrics(config, yaml.load(_gateway_file("metrics.yaml").read_text(encoding="utf-8")))
     if settings.embedded is not None:
         _add_grpc_address(config, settings.embedded.grpc)
     if settings.probe is not None:
         _add_address(config, {"pipe": {"path": str(settings.probe), "mode": _PRIVATE}})
+    if settings.tls is not None:
+        _set_tls(config, _tls_parts(), settings.tls, settings.secrets)
+    _drop_repeated_anchors(config)
     text = io.StringIO()
     yaml.dump(config, text)
     return text.getvalue()
 
 
-def validate(config_text: str, environment: Mapping[str, str] | None = None) -> None:
-    """Let Envoy check a configuration without running it; ``environment`` is added to this process's.
+def _drop_repeated_anchors(config: Any) -> None:
+    """Leave each name to one node, since parts that were copied kept the names of anchors within them."""
+    named: dict[str, Any] = {}
+
+    def visit(node: Any) -> None:
+        anchor = node.yaml_anchor() if hasattr(node, "yaml_anchor") else None
+        if anchor is not None and named.setdefault(anchor.value, node) is not node:
+            node.yaml_set_anchor(None)
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            visit(child)
+
+    visit(config)
+
+
+def _add_parts(config: Any, settings: GatewaySettings, load: Callable[[str], Any]) -> None:
+    """Add what further files of ``gateway/`` describe: tokens, a limit of calls, the explorer, browsers."""
+    manager = _find(config, _MANAGER)
+    if settings.token_endpoint:
+        add_token_endpoint(manager, load("access.yaml"))
+    if settings.token_check is not None:
+        add_token_check(_find(config, "static_resources/clusters"), manager, load("access.yaml"), settings.token_check)
+    if settings.rate_limit:
+        add_rate_limit(manager, load("rate_limit.yaml"), settings.rate_limit)
+    if settings.token_check is not None or settings.rate_limit:
+        manager["access_log"].append(load("refusals.yaml")["access_log"])
+    if settings.docs:
+        add_docs(manager, load("docs.yaml"), _gateway_file)
+    if settings.cors_origins:
+        add_browser(manager, load("browser.yaml"), settings.cors_origins)
+
+
+def _add_metrics(config: Any, parts: Any) -> None:
+    _find(config, f"{_MANAGER}/access_log").append(parts["access_log"])
+    config["stats_config"] = parts["stats_config"]
+
+
+def render_secrets(tls: TlsFiles | None) -> dict[str, str]:
+    """Return names and contents of the files that must be in ``GatewaySettings.secrets``; none without TLS.
+
+    They hold the paths of the certificates and no secret. Envoy follows the certificates of such a file only.
+    """
+    if tls is None:
+        return {}
+    parts = _tls_parts()
+    certificate = parts["certificate"]["resources"][0]["tls_certificate"]
+    certificate["certificate_chain"]["filename"] = str(tls.certificate)
+    certificate["private_key"]["filename"] = str(tls.key)
+    files = {_CERTIFICATE_FILE: parts["certificate"]}
+    if tls.client_ca is not None:
+        authorities = parts["client_ca"]["resources"][0]["validation_context"]
+        authorities["trusted_ca"]["filename"] = str(tls.client_ca)
+        files[_CLIENT_CA_FILE] = parts["client_ca"]
+    return {name: _dumped(part) for name, part in files.items()}
+
+
+def validate(
+    config_text: str, environment: Mapping[str, str] | None = None, secrets: Mapping[str, str] | None = None
+) -> None:
+    """Let Envoy check a configuration without running it.
+
+    ``environment`` is added to this process's; ``secrets`` are the files of ``render_secrets`` in Envoy's working
+    directory.
 
     Raises:
         GatewayError: Envoy refuses it; the text includes Envoy's reason.
@@ -158,6 +263,8 @@ def validate(config_text: str, environment: Mapping[str, str] | None = None) -> 
     with temporary as folder:
         path = Path(folder, "envoy.yaml")
         path.write_text(config_text, encoding="utf-8")
+        for name, text in (secrets or {}).items():
+            Path(folder, name).write_text(text, encoding="utf-8")
         command = [envoy_command(), "--mode", "validate", "-c", str(path), "-l", "critical", "--log-format", "%v"]
         try:
             done = subprocess.run(
@@ -166,6 +273,7 @@ def validate(config_text: str, environment: Mapping[str, str] | None = None) -> 
                 check=False,
                 timeout=_VALIDATE_TIMEOUT,
                 stdin=subprocess.DEVNULL,
+                cwd=folder if secrets else None,
                 env={**os.environ, **(environment or {})},
             )
         except subprocess.TimeoutExpired as error:
@@ -213,18 +321,43 @@ def _set_socket_address(listener: Any, host: str, port: int) -> None:
 def _embed(config: Any, parts: Any, embedded: EmbeddedService) -> None:
     """Replace nodes of ``config`` by the parts of ``gateway/embedded.yaml``."""
     _put(config, f"{_MANAGER}/early_header_mutation_extensions", parts["early_header_mutation_extensions"])
-    setting = "always_set_request_id_in_response"
-    _put(config, f"{_MANAGER}/{setting}", parts[setting])
-    table = _find(config, f"{_MANAGER}/route_config")
-    table["response_headers_to_add"] = parts["response_headers_to_add_by_route_table"]
-    host = _find(table, "virtual_hosts/taskgate")
-    host["response_headers_to_add"] = parts["response_headers_to_add_by_virtual_host"]
+    _put(config, f"{_MANAGER}/route_config/response_headers_to_add", parts["response_headers_to_add"])
     _put(config, f"{_LISTENER}/{_ROUTES_OF_LISTENER}", parts["routes"])
     _put(config, f"{_MANAGER}/http_filters", parts["http_filters"])
     _put(config, "static_resources/clusters", parts["clusters"])
     _put(config, f"{_PYTHON}/dynamic_module_config/module/local/filename", str(embedded.module))
     log_format = f"{_MANAGER}/access_log/0/typed_config/log_format/json_format"
     _put(config, f"{log_format}/request_id", parts["request_id_in_access_log"])
+
+
+def _tls_parts() -> Any:
+    return YAML().load(_gateway_file("tls.yaml").read_text(encoding="utf-8"))
+
+
+def _dumped(part: Any) -> str:
+    yaml = YAML()
+    yaml.width = 4096
+    text = io.StringIO()
+    yaml.dump(part, text)
+    return text.getvalue()
+
+
+def _set_tls(config: Any, parts: Any, tls: TlsFiles, secrets: Path) -> None:
+    """Insert the parts of ``gateway/tls.yaml``, those about callers' certificates only if they are asked for."""
+    config["node"] = parts["node"]
+    for part in ("transport_socket", "transport_socket_connect_timeout"):
+        _find(config, _CHAIN)[part] = parts[part]
+    _put_source(config, f"{_COMMON_TLS}/tls_certificate_sds_secret_configs/0", secrets, _CERTIFICATE_FILE)
+    if tls.client_ca is None:
+        del _find(config, _TLS)["require_client_certificate"]
+        del _find(config, _COMMON_TLS)["validation_context_sds_secret_config"]
+    else:
+        _put_source(config, f"{_COMMON_TLS}/validation_context_sds_secret_config", secrets, _CLIENT_CA_FILE)
+
+
+def _put_source(config: Any, secret: str, folder: Path, name: str) -> None:
+    # Envoy refuses a path without a slash, so "./" stays.
+    _put(config, f"{secret}/sds_config/path_config_source/path", f"{folder}/{name}")
 
 
 def _add_grpc_address(config: Any, address: Address) -> None:
@@ -261,20 +394,24 @@ def _milliseconds(seconds: float) -> int:
     return math.ceil(seconds * 1000)
 
 
-def _set_upstreams(config: Any, cluster: str, upstreams: Sequence[Address]) -> None:
+def _set_upstreams(config: Any, cluster: str, upstreams: Sequence[Address | Path]) -> None:
     if not upstreams:
         raise GatewayError("upstreams: at least one server is needed")
-    hosts = [_CONNECTABLE.get(address.host, address.host) for address in upstreams]
+    hosts = [_CONNECTABLE.get(server.host, server.host) for server in upstreams if isinstance(server, Address)]
     if not all(map(_is_ip, hosts)):
         _put(config, f"{cluster}/type", "STRICT_DNS")
     endpoints = _find(config, f"{cluster}/load_assignment/endpoints/0/lb_endpoints")
     pattern = endpoints[0]
     endpoints.clear()
-    for host, address in zip(hosts, upstreams, strict=True):
+    for server in upstreams:
         endpoints.append(deepcopy(pattern))
-        socket_address = f"{len(endpoints) - 1}/endpoint/address/socket_address"
-        _put(endpoints, f"{socket_address}/address", _host(host))
-        _put(endpoints, f"{socket_address}/port_value", address.port)
+        address = f"{len(endpoints) - 1}/endpoint/address"
+        if isinstance(server, Path):
+            _put(endpoints, address, {"pipe": {"path": str(server)}})
+        else:
+            host = _CONNECTABLE.get(server.host, server.host)
+            _put(endpoints, f"{address}/socket_address/address", _host(host))
+            _put(endpoints, f"{address}/socket_address/port_value", server.port)
 
 
 def _set_access_log(config: Any, target: str) -> None:
@@ -285,30 +422,6 @@ def _set_access_log(config: Any, target: str) -> None:
         logger["name"] = "envoy.access_loggers.file"
         logger["typed_config"]["@type"] = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog"
         logger["typed_config"]["path"] = target
-
-
-def _find(node: Any, path: str) -> Any:
-    """Return the node at ``path``; raise GatewayError, naming the path, if it does not exist."""
-    for step in path.split("/"):
-        node = _child(node, step)
-        if node is None:
-            raise GatewayError(f"gateway: envoy.yaml has no {path} (missing: {step})")
-    return node
-
-
-def _child(node: Any, step: str) -> Any:
-    if isinstance(node, list):
-        if step.isdigit():
-            return node[int(step)] if int(step) < len(node) else None
-        return next((element for element in node if element.get("name") == step), None)
-    return node.get(step) if isinstance(node, dict) else None
-
-
-def _put(config: Any, path: str, value: Any) -> None:
-    """Replace the value at ``path``, which must exist: otherwise Envoy would silently ignore the setting."""
-    _find(config, path)
-    parent, _, last = path.rpartition("/")
-    _find(config, parent)[last] = value
 
 
 def resolve(host: str) -> str:

@@ -9,6 +9,7 @@ import importlib.util
 import locale
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from taskgate.processes.envoy.configuration import GatewaySettings
 from taskgate.processes.envoy.process import EnvoyProcess
 from taskgate.processes.heartbeat import until_silent
 from taskgate.processes.supervisor import Problem
+from taskgate.telemetry.ledger import Lease
 
 _PRELOAD = "DYLD_INSERT_LIBRARIES" if sys.platform == "darwin" else "LD_PRELOAD"
 
@@ -59,9 +61,17 @@ def environment() -> dict[str, str]:
 class EnvoyWithPython(EnvoyProcess):
     """One Envoy with the service inside: ``gateway`` configures Envoy, ``service`` the service."""
 
-    def __init__(self, gateway: GatewaySettings, service: Settings, **options: Any) -> None:
-        """``options`` are passed to ``EnvoyProcess``."""
+    def __init__(
+        self,
+        gateway: GatewaySettings,
+        service: Settings,
+        *,
+        open_block: Callable[[], Lease] | None = None,
+        **options: Any,
+    ) -> None:
+        """``open_block`` makes the memory for metrics; ``options`` are passed to ``EnvoyProcess``."""
         super().__init__(gateway, **options)
+        self._open_block = open_block
         self._service = service
         self._heartbeats: asyncio.StreamReader | None = None
         self._heartbeat_pipe: asyncio.ReadTransport | None = None
@@ -86,14 +96,22 @@ class EnvoyWithPython(EnvoyProcess):
         """
         reading, writing = os.pipe()
         log = os.dup(sys.stderr.fileno())
+        lease = None if self._open_block is None else self._open_block()
+        metrics = None if lease is None else lease.descriptor
         try:
             # pyvoy looks for modules in the working directory first, so that directory holds none.
             empty = self._folder.path if self._folder is not None else None
-            options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": (writing, log), "cwd": empty}
+            descriptors = (writing, log, *(() if metrics is None else (metrics,)))
+            options |= {"stdin": asyncio.subprocess.PIPE, "pass_fds": descriptors, "cwd": empty}
             await super()._launch(command, batch=batch, env={**os.environ, **environment()}, **options)
-            self._send_bootstrap(heartbeat=writing, log=log)
+            assert self._process is not None  # noqa: S101 - it has been launched
+            if lease is not None:
+                lease.follow(self._process)
+            self._send_bootstrap(heartbeat=writing, log=log, metrics=metrics)
         except BaseException:
             os.close(reading)
+            if lease is not None and self._process is None:
+                lease.end()
             raise
         finally:
             os.close(writing)
@@ -104,13 +122,14 @@ class EnvoyWithPython(EnvoyProcess):
             lambda: protocol, os.fdopen(reading, "rb")
         )
 
-    def _send_bootstrap(self, *, heartbeat: int, log: int) -> None:
-        """Send the service its settings; ``heartbeat`` and ``log`` are file descriptors that it has inherited."""
+    def _send_bootstrap(self, *, heartbeat: int, log: int, metrics: int | None) -> None:
+        """Send the service its settings, and the numbers of the file descriptors that it has inherited."""
         bootstrap = Bootstrap(
             settings=self._service.model_dump_json(),
             directory=str(Path.cwd()),
             python=sys.executable,
             heartbeat=heartbeat,
+            metrics=metrics,
             log=log,
         )
         assert self._process is not None  # noqa: S101 - for the type checker

@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import ssl
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -46,8 +48,10 @@ def ask_admin(admin: Path, method: str, target: str, timeout: float = ADMIN_TIME
         connection.close()
 
 
-async def probe_listener(path: Path) -> tuple[bool, bool]:
+async def probe_listener(path: Path, *, tls: bool = False) -> tuple[bool, bool]:
     """Whether a listener at ``path`` accepts connections, and whether it answers on them; a full one closes them.
+
+    With ``tls``, the answer is the beginning of its handshake: whether it trusts us, or we it, does not matter.
 
     Raises CannotProbeError if the connection failed for a reason other than the listener.
     """
@@ -63,12 +67,23 @@ async def probe_listener(path: Path) -> tuple[bool, bool]:
         else:
             break
     try:
-        writer.write(_PROBE)
+        writer.write(_client_hello() if tls else _PROBE)
         return True, bool(await reader.read(1))
     except OSError:  # it closed the connection, so it had accepted it
         return True, False
     finally:
         writer.close()
+
+
+def _client_hello() -> bytes:
+    """The first message of a TLS handshake."""
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):  # it wants the answer
+        _HELLO.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="probe").do_handshake()
+    return outgoing.read()
+
+
+_HELLO = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nothing, and is never answered
 
 
 class _UnixConnection(HTTPConnection):

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from taskgate.base.addresses import Address, check_port_free
@@ -20,14 +21,15 @@ from taskgate.base.errors import SettingsError
 from taskgate.processes.bootstrap import REFUSAL
 from taskgate.processes.envoy.configuration import (
     LISTENER,
-    GatewayError,
     GatewaySettings,
     complaint,
     envoy_command,
     render,
+    render_secrets,
     resolve,
 )
 from taskgate.processes.envoy.folder import PrivateFolder
+from taskgate.processes.envoy.nodes import GatewayError
 from taskgate.processes.envoy.probes import ADMIN_TIMEOUT, CannotProbeError, ask_admin_in_thread, probe_listener
 from taskgate.processes.heartbeat import BLOCKED_HUNG_AFTER, HUNG_AFTER, RECHECK_SECONDS, is_blocked
 from taskgate.processes.supervisor import Problem
@@ -77,6 +79,19 @@ def log_line(level: str, text: str) -> None:
     """Copy a line of Envoy's log to our own log."""
     write = getattr(structlog.get_logger("taskgate.envoy"), level, None) or structlog.get_logger("taskgate.envoy").info
     write(text)
+
+
+def _log_refusal(line: str) -> bool:
+    """Log a line of ``gateway/refusals.yaml``; return whether it is one."""
+    if not line.startswith('{"'):
+        return False
+    try:
+        fields = msgspec.json.decode(line, type=dict[str, str | int | None])
+    except msgspec.MsgspecError:
+        return False
+    filled = {name: value for name, value in fields.items() if value}
+    structlog.get_logger("taskgate.envoy").info("call refused by Envoy", **filled)
+    return True
 
 
 class EnvoyProcess:
@@ -219,7 +234,8 @@ class EnvoyProcess:
             return None
         try:
             async with asyncio.timeout(seconds):
-                accepts, answered = await probe_listener(self._folder.path / _PROBE_SOCKET)
+                tls = self.settings.tls is not None
+                accepts, answered = await probe_listener(self._folder.path / _PROBE_SOCKET, tls=tls)
         except TimeoutError:
             return None if self._draining else Problem("it did not answer on a new connection")
         self._probes_refused += accepts and not answered
@@ -286,11 +302,14 @@ class EnvoyProcess:
     async def _spawn(self, folder: Path, listen: Address) -> None:
         config = folder / "envoy.yaml"
         self.admin = folder / "admin.sock"
-        settings = replace(self.settings, listen=listen, admin=self.admin, probe=folder / _PROBE_SOCKET)
+        settings = replace(self.settings, listen=listen, admin=self.admin, probe=folder / _PROBE_SOCKET, secrets=folder)
         config.write_text(render(settings), encoding="utf-8")
+        for name, text in render_secrets(settings.tls).items():
+            (folder / name).write_text(text, encoding="utf-8")
         command = [envoy_command(), "-c", str(config)]
         command += ["--disable-hot-restart"]  # its shared memory has one name for all Envoys on a machine
         command += ["-l", "warning", "--log-format", "%l\t%v"]
+        command += ["--file-flush-interval-msec", "1000"]  # of the access log; the default is ten seconds
         command += ["--concurrency", str(self._threads)] if self._threads is not None else []
         self._recent_lines.clear()
         self._refusal = None
@@ -332,7 +351,8 @@ class EnvoyProcess:
                 self._refusal = f"the service cannot start: {head}" if app_failed else head.removeprefix(REFUSAL)
                 continue
             with suppress(Exception):  # an error of the log; keep reading, or Envoy would block on a full pipe
-                self._log_line(level, text if tab else head)
+                if not _log_refusal(head):
+                    self._log_line(level, text if tab else head)
 
     def _log_line(self, level: str, text: str) -> None:
         if text == "caught ENVOY_SIGTERM":  # Envoy logs it as a warning, but we sent the signal
