@@ -19,6 +19,8 @@ def main() -> None:
     _open_standard_files()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like standard error, for locales other than UTF-8
+    # gRPC's core would log failed handshakes and malformed headers, in lines of its own form.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from taskgate.commands.cli import main as run  # noqa: PLC0415 - its imports take time; Ctrl-C is handled by now
 
     run()

@@ -6,6 +6,7 @@ Commands that only print run in this process; one of each kind runs as a process
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,13 +16,14 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, put_row
-from support.doors import RestDoor
+from support.clients import RestClient
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, UNKNOWN_ID, put_row, task
 from support.in_process import asked
-from support.running import System, running_system, taskgate
+from support.running import Running, System, running_system, taskgate
 from support.terminal import shown_on_a_terminal, unprintable
-from taskgate.base.settings import Settings
+from taskgate.base.settings import Settings, is_url
 from taskgate.commands.cli import main
+from taskgate.commands.settings import masked
 from taskgate.documents.document import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from taskgate.processes import supervisor
 from taskgate.processes.envoy import embedded
@@ -32,7 +34,9 @@ from taskgate.service.in_flight import COUNTED_BYTES
 from taskgate.transports.pace import GRACE_SECONDS, MIN_RATE
 
 
-@pytest.mark.parametrize("command", [(), ("up",), ("serve",), ("import",), ("get",), ("gateway",)], ids=str)
+@pytest.mark.parametrize(
+    "command", [(), ("up",), ("serve",), ("import",), ("get",), ("gateway",), ("protos",), ("settings",)], ids=str
+)
 def test_help_has_examples(command: tuple[str, ...]) -> None:
     """``--help`` shows how to call it."""
     done = asked(*command, "--help")
@@ -102,7 +106,7 @@ def test_every_setting_is_a_flag_and_every_flag_that_help_speaks_of_is_one() -> 
     spoken_of = set(re.findall(r"--[a-z-]+", up.epilog or ""))
     assert "--in-flight-mib" in spoken_of
     assert spoken_of <= flags
-    of_envoy = {"mode", "transport", "http", "instance", "access_log"}
+    of_envoy = {"mode", "transport", "http", "rate_limit", "docs", "cors_origins", "instance", "access_log"}
     assert {parameter.name for parameter in main.commands["serve"].params} == {
         *Settings.model_fields,
         "config",
@@ -115,27 +119,30 @@ def test_help_shows_the_choices_of_a_setting_or_the_kind_of_its_value() -> None:
         (option.name, option.metavar)
         for command in main.commands.values()
         for option in command.params
-        if option.name in Settings.model_fields
+        if option.name in Settings.model_fields and not option.is_flag
     }
-    assert len(shown) == len(Settings.model_fields)
+    flags = {"insecure", "insecure_metrics"}
+    assert {name for name, _ in shown} == set(Settings.model_fields) - flags
     of = dict(shown)
     assert of["mode"] == "[embedded|proxied]"
     assert of["layout"] == "[taskgate|conductor]"
     assert of["task_id_format"] == "[uuid|any]"
     assert {of["http"], of["grpc"]} == {"HOST:PORT"}
+    assert of["mask"] == "PATTERN,..."
     choices = {name: text.strip("[]").split("|") for name, text in shown if text.startswith("[")}
-    assert len(choices) == 6
+    assert len(choices) == 9
+    of_jwt = {"jwks": "keys.json", "jwt_issuer": "https://id.example.org", "jwt_audience": "taskgate"}
     for name, values in choices.items():
         for value in values:
-            assert str(getattr(Settings.model_validate({name: value}), name)) == value
+            assert str(getattr(Settings.model_validate({name: value, **of_jwt}), name)) == value
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_access_log_has_a_line_for_each_request(tmp_path: Path, transport: str) -> None:
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_access_log_has_a_line_for_each_request(tmp_path: Path, mode: str) -> None:
     """Also for requests that Envoy answers itself, with the answer's request ID; paths are relative to ``up``'s."""
     file = tmp_path / "access.log"
     arguments = ("--demo", "--access-log", os.path.relpath(file))
-    with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
+    with running_system(tmp_path / "tasks.db", *arguments, mode=mode, workers=1) as system:
         paths = [f"/api/tasks/{DOCUMENTED_ID}", "/nope"]
         answers = [httpx.get(f"http://{system.http}{path}?token=secret", trust_env=False) for path in paths]
         assert system.stop() == 0
@@ -157,7 +164,8 @@ def test_help_names_every_kind_of_store() -> None:
 
 def test_variables_that_are_no_settings_are_named_in_one_line() -> None:
     """Without their values; they may be another program's, and cause no refusal."""
-    done = taskgate("gateway", env={"TASKGATE_STOER": "secret", "TASKGATE_WORKERZ": "secret", "TASKGATE_WORKERS": "1"})
+    misspelt = {"TASKGATE_STOER": "secret", "TASKGATE_WORKERZ": "secret"}
+    done = taskgate("gateway", env={**misspelt, "TASKGATE_WORKERS": "1", "TASKGATE_TOKEN": "secret"})
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert json.loads(line)["ignored"] == "TASKGATE_STOER, TASKGATE_WORKERZ"
@@ -170,9 +178,9 @@ def test_up_makes_no_file_where_conductors_is_expected(tmp_path: Path) -> None:
     database = tmp_path / "c123.db"
     with (
         running_system(database, "--layout", "conductor", workers=1) as system,
-        closing(RestDoor("rest", system.http)) as door,
+        closing(RestClient("rest", system.http)) as client,
     ):
-        outcome = door.get_task_json(UNKNOWN_ID)
+        outcome = client.get_task_json(UNKNOWN_ID)
     assert outcome.status == 503
     assert not database.exists()
 
@@ -184,6 +192,7 @@ def test_version_is_said() -> None:
 
 
 ABSENT_ID = "00000000-0000-4000-8000-000000000000"
+WATCHED_ID = "00000000-0000-4000-8000-00000000000a"
 
 _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 
@@ -207,6 +216,8 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         (("import", "--store", "jdbc:sqlite:c123.db", "-"), "taskgate: store: this is a JDBC URL; "),
         (("up", "--mode", "proxied", "--http", "nohost.invalid:0"), "taskgate: http: nohost.invalid is not an"),
         (("up", "--store", "sqlite:///"), "taskgate: store: "),
+        (("settings", "--store", "redis://h?x=hidden"), "taskgate: store: a redis URL has no parameter 'x'; there are"),
+        (("settings", "--workers", "0"), "taskgate: workers (--workers): "),
         (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
         (
             ("up", "--mode", "proxied", "--workers", "9", "--grpc", "127.0.0.1:65530"),
@@ -290,11 +301,12 @@ def test_store_of_an_envoy_that_was_started_by_hand_is_refused_in_one_sentence(t
     ("environment", "file", "sentence"),
     [
         ({"TASKGATE_WORKERS": "many"}, "", "taskgate: workers (TASKGATE_WORKERS): "),
+        ({"TASKGATE_HTTP_FILE": "/dev"}, "", "taskgate: http (TASKGATE_HTTP_FILE): cannot read /dev: Is a directory"),
         ({}, 'http = "8080"', "taskgate: http: '8080' is not HOST:PORT"),
         ({}, "wrokers = 2", "taskgate: wrokers: unknown setting"),
         ({}, "workers = = 2", "taskgate: config: "),
     ],
-    ids=["environment", "file", "unknown key", "not TOML"],
+    ids=["environment", "file of a variable", "file", "unknown key", "not TOML"],
 )
 def test_bad_setting_is_one_sentence_wherever_it_was_made(
     tmp_path: Path, environment: dict[str, str], file: str, sentence: str
@@ -323,6 +335,72 @@ def test_flag_wins_over_environment_over_file(tmp_path: Path) -> None:
     assert port("--http", "127.0.0.1:3333", TASKGATE_HTTP="127.0.0.1:2222") == 3333
 
 
+def test_settings_says_what_is_in_force_and_where_it_comes_from(tmp_path: Path) -> None:
+    """From a flag, a variable, a file that one names, the TOML file, and by default: to people and as JSON.
+
+    No part of a password is shown.
+    """
+    config = tmp_path / "taskgate.toml"
+    config.write_text('http = "127.0.0.1:1111"\nlayout = "conductor"\n')
+    store = tmp_path / "store"
+    store.write_text("postgresql://me:hidden@db/c?sslmode=prefer&sslpassword=hidden\n")
+    environment = {"TASKGATE_STORE_FILE": str(store), "TASKGATE_TRANSPORT": "grpcio", "TASKGATE_HTTP": "[::1]:2"}
+    arguments = ("settings", "--config", str(config), "--workers", "3")
+    shown, as_json = taskgate(*arguments, env=environment), taskgate(*arguments, "--json", env=environment)
+    assert (shown.returncode, as_json.returncode) == (0, 0)
+    assert "hidden" not in shown.stdout + as_json.stdout
+    found = json.loads(as_json.stdout)
+    assert set(found) == {*Settings.model_fields} - {"transport"}
+    assert found["workers"] == {"value": 3, "source": "flag", "name": "--workers"}
+    assert found["http"] == {"value": "[::1]:2", "source": "variable", "name": "TASKGATE_HTTP"}
+    assert found["mode"] == {"value": "proxied", "source": "variable", "name": "TASKGATE_TRANSPORT"}
+    url = "postgresql://***@db/c?sslmode=prefer&sslpassword=***"
+    assert found["store"] == {"value": url, "source": "file", "name": "TASKGATE_STORE_FILE", "file": str(store)}
+    assert found["layout"] == {"value": "conductor", "source": "config", "file": str(config)}
+    assert found["log_level"] == {"value": "info", "source": "default"}
+    rows = {line.split()[0]: line.split()[1:] for line in shown.stdout.splitlines()}
+    assert rows["store"] == [url, "TASKGATE_STORE_FILE", f"({store})"]
+    assert rows["layout"] == ["conductor", str(config)]
+    assert rows["log_level"] == ["info", "default"]
+
+
+def test_every_url_of_a_store_is_taken_for_a_url_that_may_hold_a_password() -> None:
+    assert [name for name in Settings.model_fields if name.endswith("store") and not is_url(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://idp.example/keys.json", "https://idp.example/keys.json"),
+        ("https://me:hidden@idp.example/keys.json", "https://***"),
+        ("https://idp.example/keys?token=hidden", "https://idp.example/keys?***"),
+        ("postgresql://me:hid?den@h/d", "postgresql://***"),
+        ("me:hidden@h", "***"),
+        ("/etc/keys.json", "/etc/keys.json"),
+        ("", ""),
+    ],
+)
+def test_url_that_is_no_stores_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_up_takes_settings_from_files_and_from_former_names_alike(tmp_path: Path) -> None:
+    """In each process that it starts; the file is read once, at the start."""
+    file = tmp_path / "store"
+    file.write_text(f"sqlite:///{tmp_path / 'tasks.db'}\n")
+    environment = {"TASKGATE_STORE_FILE": str(file), "TASKGATE_TRANSPORT": "grpcio", "TASKGATE_DRAIN_DELAY": "0"}
+    with Running("up", "--demo", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", env=environment) as running:
+        http = running.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
+        answer = httpx.get(f"http://{http}/api/tasks/{DOCUMENTED_ID}", trust_env=False)
+        assert answer.content == DOCUMENTED_COMPACT
+        file.unlink()
+        (before,) = running.workers()
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for("restarted", in_log=True)
+        assert before not in running.workers()
+        assert running.stop() == 0
+
+
 def test_up_refuses_a_store_that_it_cannot_use(tmp_path: Path) -> None:
     """A damaged file, a missing folder: one sentence and exit code 1, before anything is started."""
     (tmp_path / "damaged.db").write_bytes(b"no database" * 500)
@@ -343,8 +421,8 @@ def test_gateway_prints_the_configuration_with_these_settings() -> None:
     assert "# " in done.stdout
 
 
-def test_gateway_prints_the_configuration_with_the_service_inside() -> None:
-    """The default transport: both addresses, comments kept, and how to run it."""
+def test_gateway_prints_the_configuration_of_mode_embedded() -> None:
+    """The default mode: both addresses, comments kept, and how to run it."""
     done = asked("gateway", "--http", "127.0.0.1:6080", "--grpc", "127.0.0.1:6051")
     (listener,) = YAML(typ="safe").load(done.stdout)["static_resources"]["listeners"]
     addresses = [listener["address"], *(more["address"] for more in listener["additional_addresses"])]
@@ -398,6 +476,42 @@ def test_get_shows_text_of_others_escaped_on_a_terminal(system: System) -> None:
     assert "INVALID_ARGUMENT" in refused
     assert [unprintable(shown) for shown in (summary, as_json, refused)] == [[], [], []]
     assert piped.encode() == document + b"\n"
+
+
+def test_get_watch_prints_each_change_until_the_task_has_ended(system: System) -> None:
+    """A line for each status, then the summary, or a document for each; 3 for a failed task. It waits out outages."""
+
+    def become(status: str) -> None:
+        put_row(system.database, WATCHED_ID, task(WATCHED_ID, status=status).decode())
+
+    command = ("get", WATCHED_ID, "--server", system.grpc, "--watch", "--interval", "0.1", "--timeout", "5")
+    become("SCHEDULED")
+    with Running(*command) as summaries, Running(*command, "--json") as documents:
+        summaries.wait_for("^ +status  SCHEDULED")
+        documents.wait_for('"status":"SCHEDULED"')
+        system.envoy().kill()  # and is replaced within a second
+        for each in (summaries, documents):
+            each.wait_for("(UNAVAILABLE|DEADLINE_EXCEEDED): .*; asking again$", in_log=True)
+        become("IN_PROGRESS")
+        summaries.wait_for("^ +status  IN_PROGRESS")
+        documents.wait_for('"status":"IN_PROGRESS"')
+        become("FAILED")
+        assert (summaries.wait(), documents.wait()) == (3, 3)
+        assert [line.split()[1] for line in summaries.out if "status" in line] == ["SCHEDULED", "IN_PROGRESS", "FAILED"]
+        assert documents.out[-1].encode() == task(WATCHED_ID, status="FAILED")
+        assert len(documents.out) == 3
+    become("COMPLETED")
+    assert asked(*command).exit_code == 0
+    assert asked("get", "00000000-0000-4000-8000-00000000000b", *command[2:]).exit_code == 1
+
+
+def test_get_ends_at_ctrl_c_without_a_trace(system: System) -> None:
+    """Exit code 130, as a shell has it."""
+    put_row(system.database, WATCHED_ID, task(WATCHED_ID, status="IN_PROGRESS").decode())
+    with Running("get", WATCHED_ID, "--server", system.grpc, "--watch") as watching:
+        watching.wait_for("IN_PROGRESS")
+        assert watching.stop(signal.SIGINT) == 130
+        assert watching.log == []
 
 
 def test_get_without_a_server_says_so() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.clients import RestClient
 from support.documents import DOCUMENTED_ID, UNKNOWN_ID, put_row
-from support.doors import RestDoor
 from support.running import Running, System, taskgate
 
 # Signals ignored and standard input closed, as by nohup and daemons; no file that others may read.
@@ -23,19 +23,18 @@ PROXIES = {
 }
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_up_serves_in_the_worst_environment_at_once(tmp_path: Path, transport: str) -> None:
+@pytest.mark.long_in("embedded")
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_up_serves_in_the_worst_environment_at_once(tmp_path: Path, mode: str) -> None:
     """It also stops in order: signals ignored, files closed, no home, an odd locale, dead proxies, few files."""
     read_only = tmp_path / "read-only"
     read_only.mkdir(mode=0o500)
     database = tmp_path / "Aufträge.db"
     environment = {**PROXIES, "HOME": "/nonexistent", "TMPDIR": str(read_only), "LC_ALL": "C", "LANG": "xx_XX"}
-    with System(
-        database, "--demo", transport=transport, workers=1, env=environment, files=512, prefix=UNFRIENDLY
-    ) as system:
+    with System(database, "--demo", mode=mode, workers=1, env=environment, files=512, prefix=UNFRIENDLY) as system:
         system.wait_ready()
-        with closing(RestDoor("rest", system.http)) as door:
-            assert door.get_task_json(DOCUMENTED_ID).status == 200
+        with closing(RestClient("rest", system.http)) as client:
+            assert client.get_task_json(DOCUMENTED_ID).status == 200
         put_row(database, UNKNOWN_ID, f'{{"taskId":"{UNKNOWN_ID}","status":"COMPLETED","workerId":"日"}}')
         done = taskgate("get", UNKNOWN_ID, "--server", system.grpc, env={**environment, "PYTHONIOENCODING": "latin-1"})
         assert "\\u65e5" in done.stdout
@@ -43,7 +42,7 @@ def test_up_serves_in_the_worst_environment_at_once(tmp_path: Path, transport: s
             done = taskgate("get", DOCUMENTED_ID, "--server", server, env=environment)
             assert (done.returncode, done.stderr) == (0, "")
             assert "COMPLETED" in done.stdout
-        assert system.stop(signal.SIGINT if transport == "envoy" else signal.SIGTERM) == 0
+        assert system.stop(signal.SIGINT if mode == "embedded" else signal.SIGTERM) == 0
         system.assert_gone()
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
 

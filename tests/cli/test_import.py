@@ -1,12 +1,16 @@
 """``taskgate import`` as a person or a script uses it: its output, its effect on the store, its end."""
 
+import contextlib
 import gzip
 import json
+import random
 import re
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,8 +21,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.clients import RestClient
 from support.documents import DOCUMENTED, DOCUMENTED_COMPACT, DOCUMENTED_ID, task
-from support.doors import RestDoor
 from support.in_process import asked
 from support.running import System, eventually, running_system, taskgate
 from support.terminal import shown_on_a_terminal, unprintable
@@ -35,8 +39,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture(scope="module")
-def door(system: System) -> Iterator[RestDoor]:
-    opened = RestDoor("rest", system.http)
+def client(system: System) -> Iterator[RestClient]:
+    opened = RestClient("rest", system.http)
     yield opened
     opened.close()
 
@@ -45,18 +49,18 @@ def store_of(system: System) -> tuple[str, str]:
     return ("--store", f"sqlite:///{system.database}")
 
 
-def test_imported_file_is_served_at_once(system: System, door: RestDoor) -> None:
+def test_imported_file_is_served_at_once(system: System, client: RestClient) -> None:
     """While the system runs, an import makes the task appear; exit code 0."""
     done = taskgate("import", "-", *store_of(system), stdin=DOCUMENTED)
     assert done.returncode == 0
     assert "1 added" in done.stderr
     assert done.stdout == ""
-    assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+    assert client.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
     again = taskgate("import", "-", *store_of(system), stdin=DOCUMENTED)
     assert (again.returncode, "1 unchanged" in again.stderr) == (0, True)
 
 
-def test_every_shape_of_file_is_taken(tmp_path: Path, system: System, door: RestDoor) -> None:
+def test_every_shape_of_file_is_taken(tmp_path: Path, system: System, client: RestClient) -> None:
     """A Task, a list, NDJSON, a Workflow, compressed or not, pretty-printed or not."""
     ids = [new_id() for _ in range(9)]
     documents = [task(task_id) for task_id in ids]
@@ -74,10 +78,10 @@ def test_every_shape_of_file_is_taken(tmp_path: Path, system: System, door: Rest
     assert done.returncode == 0, done.stderr
     assert "9 added" in done.stderr
     for task_id, document in zip(ids, documents, strict=True):
-        assert door.get_task_json(task_id).document == document
+        assert client.get_task_json(task_id).document == document
 
 
-def test_rejects_are_listed_and_the_rest_is_kept(tmp_path: Path, system: System, door: RestDoor) -> None:
+def test_rejects_are_listed_and_the_rest_is_kept(tmp_path: Path, system: System, client: RestClient) -> None:
     """File, line and reason of each; counted; exit code 1; the good lines are in the store."""
     ids = [new_id(), new_id()]
     lines = [task(ids[0]), b'{"taskId": nonsense}', task("not-a-uuid"), b"[1, 2]", b"", task(ids[1]), b'{"cut": ']
@@ -93,10 +97,10 @@ def test_rejects_are_listed_and_the_rest_is_kept(tmp_path: Path, system: System,
     assert "2 added" in done.stderr
     assert "6 rejected" in done.stderr
     assert "Traceback" not in done.stderr
-    assert {door.get_task_json(task_id).status for task_id in ids} == {200}
+    assert {client.get_task_json(task_id).status for task_id in ids} == {200}
 
 
-def test_older_update_never_replaces_a_newer_one(tmp_path: Path, system: System, door: RestDoor) -> None:
+def test_older_update_never_replaces_a_newer_one(tmp_path: Path, system: System, client: RestClient) -> None:
     task_id = new_id()
     newer, older = task(task_id, updateTime=2000, seq=2), task(task_id, updateTime=1000, seq=1)
     for document, count in ((newer, "1 added"), (older, "1 older than what is stored (kept)")):
@@ -104,7 +108,7 @@ def test_older_update_never_replaces_a_newer_one(tmp_path: Path, system: System,
         done = asked("import", str(tmp_path / "task.json"), *store_of(system))
         assert done.exit_code == 0
         assert count in done.stderr
-    assert door.get_task_json(task_id).document == newer
+    assert client.get_task_json(task_id).document == newer
 
 
 def test_store_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
@@ -170,6 +174,56 @@ def test_ctrl_c_keeps_whole_batches_and_says_what_is_stored(tmp_path: Path) -> N
     assert "1 unchanged" in again.stderr
 
 
+@pytest.mark.long
+def test_killed_imports_leave_whole_tasks_and_the_next_one_stores_the_rest(tmp_path: Path) -> None:
+    """``kill -9`` at random points of its work: each stored task is as it was sent, and none is counted twice."""
+    database = tmp_path / "tasks.db"
+    command = [sys.executable, "-m", "taskgate", "import", "-", "--store", f"sqlite:///{database}"]
+    sent = {str(uuid.UUID(int=number)): task(str(uuid.UUID(int=number))) for number in range(30_000)}
+    lines = b"".join(line + b"\n" for line in sent.values())
+    counts = [0]
+    for _ in range(4):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdin is not None
+            share = len(lines) * (len(counts) + 1) // 6  # the store grows from one kill to the next
+            process.stdin.write(lines[:share])
+            time.sleep(random.uniform(0, 0.2))
+            process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            assert process.wait() == -signal.SIGKILL
+        with closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            for task_id, document in connection.execute("SELECT task_id, json_data FROM task"):
+                assert json.loads(document) == json.loads(sent[task_id])
+        counts.append(stored(database))
+    assert counts == sorted(counts)
+    assert 0 < counts[-1] < len(sent)
+    again = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=lines)
+    assert again.returncode == 0
+    assert f"{len(sent) - counts[-1]:,} added, 0 replaced, {counts[-1]:,} unchanged" in again.stderr
+
+
+@pytest.mark.long
+def test_full_disk_is_one_sentence_and_what_was_stored_stays(tmp_path: Path) -> None:
+    """The limit of a file's size stands for the disk's."""
+    database = tmp_path / "tasks.db"
+    command = [sys.executable, "-m", "taskgate", "import", "-", "--store", f"sqlite:///{database}"]
+    lines = b"".join(task(str(uuid.UUID(int=number))) + b"\n" for number in range(30_000))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    done = subprocess.run(command, input=lines, capture_output=True, preexec_fn=limit, check=False, timeout=60)
+    said = done.stderr.decode()
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert "the disk" in said
+    assert "Traceback" not in said
+    kept = stored(database)
+    again = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=lines)
+    assert f"{30_000 - kept:,} added, 0 replaced, {kept:,} unchanged" in again.stderr
+
+
 json_text = st.text(st.characters(codec="utf-8"), max_size=20)
 number = st.one_of(
     st.integers(),
@@ -192,7 +246,7 @@ reserved = {"taskId", "updateTime"}
     layout=st.fixed_dictionaries({"indent": st.sampled_from([None, 0, 3]), "ensure_ascii": st.booleans()}),
 )
 def test_arbitrary_documents_come_back_through_rest(
-    tmp_path: Path, system: System, door: RestDoor, contents: list[dict[str, Any]], layout: dict[str, Any]
+    tmp_path: Path, system: System, client: RestClient, contents: list[dict[str, Any]], layout: dict[str, Any]
 ) -> None:
     """Import, then GET: the same document without whitespace, with any content and any layout."""
     documents = [content | {"taskId": new_id()} for content in contents]
@@ -202,4 +256,4 @@ def test_arbitrary_documents_come_back_through_rest(
     assert done.exit_code == 0, done.output
     for document in documents:
         expected = json.dumps(document, separators=(",", ":"), ensure_ascii=layout["ensure_ascii"]).encode()
-        assert door.get_task_json(document["taskId"]).document == expected
+        assert client.get_task_json(document["taskId"]).document == expected

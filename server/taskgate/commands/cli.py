@@ -1,10 +1,12 @@
 """The ``taskgate`` command line: turn flags into settings, and errors into one sentence and an exit code.
 
-Exit codes: 0: success, including a clean Ctrl-C shutdown; 1: runtime failure; 2: invalid arguments or settings.
+Exit codes: 0: success, including a clean Ctrl-C shutdown; 1: runtime failure; 2: invalid arguments or settings. Those
+of ``get`` alone: 3: the watched task ended without success; 130: Ctrl-C.
 """
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,13 @@ from taskgate.base.logs import configure_logs
 from taskgate.base.printable import printable, printable_lines
 from taskgate.base.settings import Settings, load_settings, metavar, unknown_variables
 
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+_NOT_GIVEN = (None, ())
+"""What click passes for an option, or a repeatable option, that the command line does not have."""
 
 
 class _Taskgate(click.Group):
@@ -44,7 +52,7 @@ def with_settings(*names: str) -> Callable[[F], F]:
         @functools.wraps(command)
         def run(config: Path | None, **arguments: Any) -> Any:
             flags = {name: arguments.pop(name) for name in names}
-            settings = load_settings(config, {name: value for name, value in flags.items() if value is not None})
+            settings = load_settings(config, {name: value for name, value in flags.items() if value not in _NOT_GIVEN})
             configure_logs(settings.log_level, settings.log_format)
             if settings.transport is not None:
                 structlog.get_logger("taskgate").warning("transport is now called mode", use=f"--mode {settings.mode}")
@@ -64,26 +72,60 @@ def with_settings(*names: str) -> Callable[[F], F]:
 
 def _option(name: str) -> Callable[[Any], Any]:
     field = Settings.model_fields[name]
-    default = "this host's name" if field.default_factory else str(field.default) or "none"
+    if field.annotation is bool:
+        kind: dict[str, Any] = {"is_flag": True, "default": None}  # None unless given: the environment may have it
+    else:
+        kind = {"metavar": metavar(name), "multiple": name in {"mask", "cors_origins"}}
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
-        metavar=metavar(name),
+        **kind,
         hidden=name == "transport",  # a former name
-        help=f"{field.description} [TASKGATE_{name.upper()}; default: {default}]",
+        help=f"{field.description} [TASKGATE_{name.upper()}; default: {_default(name)}]",
     )
+
+
+_TLS_SETTINGS = ("tls_cert", "tls_key", "tls_client_ca")
+
+
+def _default(name: str) -> str:
+    """Return the default of a setting as help shows it."""
+    field = Settings.model_fields[name]
+    if field.default_factory:
+        return "this host's name"
+    if isinstance(field.default, bool):
+        return "off"
+    if isinstance(field.default, dict):
+        return ",".join(f"{key}={value}" for key, value in field.default.items())
+    return "none" if field.default is None or field.default in ("", ()) else str(field.default)
 
 
 _SERVER_SETTINGS = (
     "store",
     "layout",
     "task_id_format",
+    "auth",
+    "auth_store",
+    "token_lifetime",
+    "jwks",
+    "jwt_issuer",
+    "jwt_audience",
+    "jwt_role_claim",
+    "jwt_roles",
+    "reflection",
     "grpc",
+    *_TLS_SETTINGS,
+    "insecure",
     "workers",
     "request_timeout",
     "in_flight_mib",
+    "mask",
     "drain_delay",
     "shutdown_grace",
+    "metrics",
+    "insecure_metrics",
+    "otlp_endpoint",
+    "trace_ratio",
     "log_level",
     "log_format",
 )
@@ -100,7 +142,8 @@ def main() -> None:
       taskgate import tasks.ndjson            load task documents into sqlite:///tasks.db
       taskgate get 65fc73fe-0586-11f1-8b8d-6219b54da7fe
 
-    Every setting is a flag, a TASKGATE_* variable or a key of a TOML file (--config). The first of these wins.
+    Every setting is a flag, a TASKGATE_* variable, the file that a TASKGATE_*_FILE variable names, or a key of a TOML
+    file (--config). The first of these wins.
     """
 
 
@@ -131,7 +174,7 @@ Times and limits, for each process:
 
 
 @main.command(epilog=_LIMITS)
-@with_settings(*_SERVER_SETTINGS, "mode", "http", "instance", "access_log")
+@with_settings(*_SERVER_SETTINGS, "mode", "http", "rate_limit", "docs", "cors_origins", "instance", "access_log")
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
     """Run everything on one machine: store, service and Envoy.
@@ -143,7 +186,8 @@ def up(settings: Settings, *, demo: bool) -> None:
     \b
     Examples:
       taskgate up --demo
-      taskgate up --store sqlite:////var/lib/taskgate/tasks.db --http 0.0.0.0:8080 --workers 4
+      taskgate up --store sqlite:////var/lib/taskgate/tasks.db --workers 4
+      taskgate up --http 0.0.0.0:8443 --tls-cert tls.crt --tls-key tls.key --tls-client-ca clients.crt
     """
     from taskgate.commands.up import run_up
 
@@ -160,7 +204,8 @@ def serve(settings: Settings) -> None:
     \b
     Examples:
       taskgate serve
-      TASKGATE_STORE=sqlite:////var/lib/taskgate/tasks.db taskgate serve --grpc 0.0.0.0:50051 --workers 2
+      TASKGATE_STORE=sqlite:////var/lib/taskgate/tasks.db taskgate serve --workers 2
+      taskgate serve --grpc 0.0.0.0:50051 --tls-cert tls.crt --tls-key tls.key --tls-client-ca clients.crt
     """
     from taskgate.commands.serve import run_serve
 
@@ -191,7 +236,8 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 
 @main.command()
 @with_settings(
-    *("mode", "http", "grpc", "workers", "request_timeout", "instance", "access_log", "log_level", "log_format")
+    *("mode", "auth", "http", "grpc", *_TLS_SETTINGS, "workers", "request_timeout", "rate_limit", "docs"),
+    *("cors_origins", "instance", "access_log", "log_level", "log_format"),
 )
 @click.option("--validate", is_flag=True, help="Let Envoy check the configuration instead of printing it.")
 def gateway(settings: Settings, *, validate: bool) -> None:
@@ -208,6 +254,46 @@ def gateway(settings: Settings, *, validate: bool) -> None:
 
 
 @main.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+def protos(folder: Path) -> None:
+    """Write the protos of the API into a folder, with all that they import, to generate code from.
+
+    It is the only import path that protoc needs; buf and the plugins of Gradle and Maven build it as it is. DIR is made
+    if it is missing. One that holds other files is refused.
+
+    \b
+    Examples:
+      taskgate protos protos
+      taskgate protos build/protos && cd build/protos && buf build
+    """
+    from taskgate.commands.protos import run_protos
+
+    run_protos(folder)
+
+
+@main.command("settings")
+@with_settings(*(name for name in Settings.model_fields if name != "transport"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.pass_context
+def settings_(context: click.Context, settings: Settings, *, as_json: bool) -> None:
+    """Print the settings in force, and where each value comes from.
+
+    It takes the flags, variables and files that 'up' takes, and refuses the same values. In URLs, *** stands for users
+    and passwords.
+
+    \b
+    Examples:
+      taskgate settings
+      TASKGATE_STORE_FILE=/run/secrets/store taskgate settings --config taskgate.toml --json
+    """
+    from taskgate.commands.settings import run_settings
+
+    names = (name for name in context.params if name in Settings.model_fields)
+    given = {name: context.params[name] for name in names if context.get_parameter_source(name) is COMMANDLINE}
+    run_settings(settings, context.params["config"], given, as_json=as_json)
+
+
+@main.command()
 @click.argument("task_id")
 @click.option(
     "--server", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="gRPC port of server or Envoy."
@@ -221,14 +307,187 @@ def gateway(settings: Settings, *, validate: bool) -> None:
     type=click.FloatRange(min=0, min_open=True),
     help="How long to wait for the answer.",
 )
-def get(task_id: str, server: str, timeout: float, *, as_json: bool) -> None:
+@click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities that this machine trusts.")
+@click.option(
+    "--tls-ca", "ca", type=click.Path(path_type=Path), metavar="FILE", help="Use TLS, and trust these authorities."
+)
+@click.option(
+    "--tls-cert", "cert", type=click.Path(path_type=Path), metavar="FILE", help="Show this certificate to the server."
+)
+@click.option(
+    "--tls-key", "key", type=click.Path(path_type=Path), metavar="FILE", help="Private key of the certificate."
+)
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    help="Token to send, where the server asks for one. Other users can see flags: the variable TASKGATE_TOKEN, or a"
+    " file that TASKGATE_TOKEN_FILE names, is safer. Without TLS it travels in clear text.",
+)
+@click.option("--watch", is_flag=True, help="Ask again until the task has ended, and print each change of its status.")
+@click.option(
+    "--interval",
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1, max=3600),
+    help="How long to wait before --watch asks again.",
+)
+def get(
+    task_id: str,
+    server: str,
+    *,
+    timeout: float,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    token: str | None,
+    interval: float,
+    as_json: bool,
+    tls: bool,
+    watch: bool,
+) -> None:
     """Ask a running server for one task.
+
+    With --watch it prints a line for each status, and the summary when the task has ended; with --json too, it prints
+    the document at each change. Once it has seen the task, it waits out an outage of the server.
+
+    \b
+    Exit codes:
+      0    the task was printed; with --watch, it ended with success
+      1    the server refused, or did not answer
+      2    an argument or a setting is wrong
+      3    the task that --watch followed ended without success
+      130  Ctrl-C
 
     \b
     Examples:
       taskgate get 65fc73fe-0586-11f1-8b8d-6219b54da7fe
       taskgate get --json 65fc73fe-0586-11f1-8b8d-6219b54da7fe | jq .outputData
+      taskgate get --watch --interval 10 65fc73fe-0586-11f1-8b8d-6219b54da7fe && echo done
+      TASKGATE_TOKEN_FILE=token.txt \\
+        taskgate get --server tasks.internal:8443 --tls-ca ca.crt 65fc73fe-0586-11f1-8b8d-6219b54da7fe
     """
-    from taskgate.commands.get import run_get
+    from taskgate.commands.get import ClientTls, open_client, run_get
+    from taskgate.commands.watch import run_watch
 
-    sys.exit(run_get(task_id, server=server, timeout=timeout, as_json=as_json))
+    files = ClientTls(ca, cert, key) if tls or ca or cert or key else None
+    try:
+        with open_client(server, timeout=timeout, tls=files, token=token) as client:
+            if watch:
+                sys.exit(run_watch(client, task_id, server=server, as_json=as_json, interval=interval))
+            sys.exit(run_get(client, task_id, server=server, as_json=as_json))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+@main.group(cls=_Taskgate)
+def keys() -> None:
+    """Manage the keys with which applications get tokens (--auth keys).
+
+    \b
+    Examples:
+      taskgate keys create dashboard
+      taskgate keys create billing --workflow-type invoice --workflow-type refund --json
+      taskgate keys disable dashboard
+    """
+
+
+_KEY_SETTINGS = ("auth_store", "log_level", "log_format")
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@keys.command("create")
+@with_settings(*_KEY_SETTINGS)
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice(["reader", "unmasked-reader"]),
+    default="reader",
+    show_default=True,
+    help="'unmasked-reader' also sees the values that --mask hides.",
+)
+@click.option(
+    "--workflow-type",
+    "workflow_types",
+    multiple=True,
+    metavar="TYPE",
+    help="Let it read tasks of this workflow type only; repeat for further ones. Default: all.",
+)
+@_json
+def create_key(settings: Settings, name: str, role: str, workflow_types: tuple[str, ...], *, as_json: bool) -> None:
+    """Create a key, and print its ID and its secret, which is shown only this once.
+
+    \b
+    Examples:
+      taskgate keys create dashboard
+      taskgate keys create billing --workflow-type invoice --json
+    """
+    from taskgate.access.roles import Role
+    from taskgate.commands.keys import run_create
+
+    run_create(settings, name, role=Role(role), workflow_types=workflow_types, as_json=as_json)
+
+
+@keys.command("list")
+@with_settings(*_KEY_SETTINGS)
+@_json
+def list_keys(settings: Settings, *, as_json: bool) -> None:
+    """Print all keys with their rights. Example: taskgate keys list --json."""
+    from taskgate.commands.keys import run_list
+
+    run_list(settings, as_json=as_json)
+
+
+@keys.command("disable")
+@with_settings(*_KEY_SETTINGS)
+@click.argument("name")
+def disable_key(settings: Settings, name: str) -> None:
+    """Refuse the key with this name or ID, and its tokens, within 5 seconds. Example: taskgate keys disable billing."""
+    from taskgate.commands.keys import run_set_disabled
+
+    run_set_disabled(settings, name, disabled=True)
+
+
+@keys.command("enable")
+@with_settings(*_KEY_SETTINGS)
+@click.argument("name")
+def enable_key(settings: Settings, name: str) -> None:
+    """Let a disabled key in again. Example: taskgate keys enable billing."""
+    from taskgate.commands.keys import run_set_disabled
+
+    run_set_disabled(settings, name, disabled=False)
+
+
+@keys.command("rotate")
+@with_settings(*_KEY_SETTINGS)
+@click.argument("name")
+@click.option(
+    "--keep-former",
+    type=click.IntRange(0, 30 * 86400),
+    default=86400,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the former secret stays valid; 0 if it has become known: its tokens are refused, too.",
+)
+@_json
+def rotate_key(settings: Settings, name: str, *, keep_former: int, as_json: bool) -> None:
+    """Give the key with this name or ID a new secret. Example: taskgate keys rotate billing --keep-former 0."""
+    from taskgate.commands.keys import run_rotate
+
+    run_rotate(settings, name, keep=keep_former, as_json=as_json)
+
+
+@keys.command("rotate-signing")
+@with_settings(*_KEY_SETTINGS)
+@click.option("--drop-former", is_flag=True, help="Refuse the tokens of earlier signing keys: one has become known.")
+def rotate_signing_key(settings: Settings, *, drop_former: bool) -> None:
+    """Sign tokens with a new signing key from now on; running servers follow, and no call fails.
+
+    \b
+    Example:
+      taskgate keys rotate-signing
+    """
+    from taskgate.commands.keys import run_rotate_signing
+
+    run_rotate_signing(settings, drop_former=drop_former)

@@ -1,13 +1,14 @@
 """``taskgate gateway``: print the Envoy configuration for these settings, or let Envoy check it."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 
 import click
 
 from taskgate.base.settings import Settings
-from taskgate.commands.up import gateway_settings, with_possible_mode
-from taskgate.processes.envoy import EmbeddedService, render, validate
+from taskgate.commands.up import check_certificates, gateway_settings, with_possible_mode
+from taskgate.processes.envoy import EmbeddedService, render, render_secrets, validate
 from taskgate.processes.envoy.embedded import environment, module
 from taskgate.processes.worker_pool import consecutive_addresses
 from taskgate.stores import check_store
@@ -22,12 +23,14 @@ def run_gateway(settings: Settings, *, validate_only: bool) -> None:
     if embedded:
         check_store(settings.store, settings.layout)  # the service in this configuration will open it
         gateway = replace(gateway, embedded=EmbeddedService(module(), settings.grpc))
-    text = render(gateway)
+    check_certificates(settings)
+    text, secrets = render(gateway), render_secrets(gateway.tls)
     if validate_only:
-        validate(text, environment() if embedded else {})
+        validate(text, environment() if embedded else {}, secrets)
         click.echo("Envoy accepts the configuration.")
     else:
-        click.echo(((how_to_run() if embedded else "") + text).encode(), nl=False)  # a YAML file: UTF-8 in any locale
+        comment = (how_to_run() if embedded else "") + how_to_keep(secrets, embedded=embedded)
+        click.echo((comment + text).encode(), nl=False)  # a YAML file: UTF-8 in any locale
 
 
 def how_to_run() -> str:
@@ -37,3 +40,14 @@ def how_to_run() -> str:
         "# The service in this configuration takes its settings from TASKGATE_* variables. To run it:\n"
         f"# {variables} envoy --concurrency 1 -c FILE < /dev/null\n#\n"
     )
+
+
+def how_to_keep(secrets: Mapping[str, str], *, embedded: bool) -> str:
+    """Return a comment with the files from which Envoy learns where its certificates are; empty without TLS."""
+    lines = []
+    for name, text in secrets.items():
+        lines += [f"Envoy needs the file {name} in its working directory:", ""]
+        lines += [*(f"  {line}" for line in text.strip().splitlines()), ""]
+    if lines and not embedded:
+        lines += ["Envoy speaks plain text to the servers behind it: let them listen on loopback, without TLS.", ""]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)

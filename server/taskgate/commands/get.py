@@ -1,75 +1,102 @@
 """``taskgate get``: print one task of a running server, as its JSON document or as a readable summary."""
 
-import ipaddress
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import click
-import grpc
 
 from taskgate.base.errors import SettingsError
 from taskgate.base.printable import is_text, printable, printable_json
-from taskgate.documents.document import MAX_MESSAGE_BYTES
-from taskgate.service.endpoints import SERVICE
+from taskgate.base.variable_files import read_variable
+from taskgate.client import CallError, Client, Tls
 from taskgate.v1.task_pb2 import Task
-from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
 
-def run_get(task_id: str, *, server: str, timeout: float, as_json: bool) -> int:
-    """Print the task and return exit code 0, or print the server's error on standard error and return 1.
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """PEM files for TLS to the server; without ``ca``, the system's authorities are trusted."""
 
-    Raises SettingsError for a task ID or a server that is not text.
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def read(self) -> Tls:
+        """Raises SettingsError for a file that cannot be read, or a certificate without its key."""
+        if (self.cert is None) is not (self.key is None):
+            raise SettingsError("--tls-cert and --tls-key: each needs the other")
+        return Tls(_read("--tls-ca", self.ca), _read("--tls-cert", self.cert), _read("--tls-key", self.key))
+
+
+def open_client(server: str, *, timeout: float, tls: ClientTls | None, token: str | None) -> Client:
+    """Return a client of ``server``; ``tls`` is None for plain text, ``token`` for that of the environment.
+
+    A command that fails says so at once, so it sends a call once. Raises SettingsError.
     """
-    for name, value in (("TASK_ID", task_id), ("server", server)):
-        if not is_text(value):
-            raise SettingsError(f"{name}: it is not text in UTF-8")
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-    if _is_this_machine(server):
-        options.append(("grpc.enable_http_proxy", 0))  # a proxy could not reach this machine's loopback address
-    with grpc.insecure_channel(server, options=options) as channel:
-        try:
-            if as_json:
-                _print_document(channel, task_id, timeout)
-            else:
-                _print_summary(channel, task_id, timeout)
-        except grpc.RpcError as error:
-            click.echo(printable(f"taskgate: {server}: {error.code().name}: {error.details()}"), err=True)
-            return 1
+    if not is_text(server):
+        raise SettingsError("server: it is not text in UTF-8")
+    files = False if tls is None else tls.read()
+    token = read_variable("token") if token is None else token
+    try:
+        return Client(server, tls=files, token=token, timeout=timeout, attempts=1)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def run_get(client: Client, task_id: str, *, server: str, as_json: bool) -> int:
+    """Print the task and return exit code 0, or print the error on standard error and return 1.
+
+    ``server`` is its name in the error. Raises SettingsError for a task ID that is not text.
+    """
+    check_task_id(task_id)
+    try:
+        if as_json:
+            print_document(client.get_task_json(task_id))
+        else:
+            print_summary(client.get_task(task_id))
+    except CallError as error:
+        print_error(server, error)
+        return 1
     return 0
 
 
-def _is_this_machine(server: str) -> bool:
-    host = server.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def check_task_id(task_id: str) -> None:
+    """Raise SettingsError for a task ID that is not text."""
+    if not is_text(task_id):
+        raise SettingsError("TASK_ID: it is not text in UTF-8")
 
 
-def _print_document(channel: grpc.Channel, task_id: str, timeout: float) -> None:
-    from google.api.httpbody_pb2 import HttpBody  # noqa: PLC0415 - only this form needs it
+def print_error(server: str, error: CallError, *, then: str = "") -> None:
+    """Print ``error`` of ``server`` on standard error, and what happens ``then``."""
+    click.echo(printable(f"taskgate: {server}: {error}{then}"), err=True)
 
-    call = channel.unary_unary(
-        f"/{SERVICE}/GetTaskJson",
-        request_serializer=GetTaskJsonRequest.SerializeToString,
-        response_deserializer=HttpBody.FromString,
-    )
-    body = call(GetTaskJsonRequest(task_id=task_id), timeout=timeout)
+
+def print_document(document: bytes) -> None:
+    """Print a document on a line: as it is, or for a terminal."""
     if sys.stdout.isatty():
-        click.echo(printable_json(body.data))
+        click.echo(printable_json(document))
     else:
-        sys.stdout.buffer.write(body.data + b"\n")
+        sys.stdout.buffer.write(document + b"\n")
+        sys.stdout.buffer.flush()
 
 
-def _print_summary(channel: grpc.Channel, task_id: str, timeout: float) -> None:
-    call = channel.unary_unary(
-        f"/{SERVICE}/GetTask",
-        request_serializer=GetTaskRequest.SerializeToString,
-        response_deserializer=GetTaskResponse.FromString,
-    )
-    task = call(GetTaskRequest(task_id=task_id), timeout=timeout).task
+def print_summary(task: Task) -> None:
+    """Print the main facts about a task."""
     for label, value in summary(task):
-        click.echo(f"{label:>10}  {printable(value)}")
+        print_fact(label, value)
+
+
+def print_fact(label: str, value: str) -> None:
+    """Print one fact."""
+    click.echo(f"{label:>10}  {printable(value)}")
+
+
+def _read(flag: str, path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{flag}: cannot read {path}: {error.strerror}") from error
 
 
 def summary(task: Task) -> list[tuple[str, str]]:
@@ -81,9 +108,9 @@ def summary(task: Task) -> list[tuple[str, str]]:
         ("type", f"{task.task_type} ({task.task_def_name})"),
         ("reference", task.reference_task_name),
         ("workflow", f"{task.workflow_type} {task.workflow_instance_id}"),
-        ("scheduled", _when(task.scheduled_time)),
-        ("started", _when(task.start_time)),
-        ("ended", _when(task.end_time)),
+        ("scheduled", when(task.scheduled_time)),
+        ("started", when(task.start_time)),
+        ("ended", when(task.end_time)),
         ("took", f"{task.end_time - task.start_time} ms" if task.end_time and task.start_time else ""),
         ("retries", str(task.retry_count) if task.retry_count else ""),
         ("worker", task.worker_id),
@@ -91,7 +118,8 @@ def summary(task: Task) -> list[tuple[str, str]]:
     return [(label, value) for label, value in lines if value]
 
 
-def _when(epoch_milliseconds: int) -> str:
+def when(epoch_milliseconds: int) -> str:
+    """Return a time as text in UTC; empty for 0."""
     if not epoch_milliseconds:
         return ""
     try:

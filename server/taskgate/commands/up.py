@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from importlib.resources import files
@@ -11,22 +12,30 @@ from pathlib import Path
 import click
 import structlog
 
+from taskgate.access.gate import JWT_LEEWAY, TOKEN_ISSUER, check_access, open_public_keys
 from taskgate.base.addresses import Address
+from taskgate.base.certificates import TlsFiles, load
 from taskgate.base.errors import SettingsError
 from taskgate.base.file_limit import MAX_CONNECTIONS, connections_within, raise_file_limit
 from taskgate.base.layout import Layout
-from taskgate.base.logs import warn_unauthenticated
 from taskgate.base.settings import Settings
+from taskgate.commands.exposure import check_exposure, warn_unauthenticated
+from taskgate.commands.node_metrics import node_metrics
 from taskgate.documents.document import minify
 from taskgate.processes.envoy import EnvoyProcess, GatewaySettings, resolve
+from taskgate.processes.envoy.access_parts import TokenCheck
 from taskgate.processes.envoy.configuration import CONNECTIONS_TO_SERVERS
 from taskgate.processes.envoy.embedded import unsupported_reason
+from taskgate.processes.envoy.folder import PrivateFolder
 from taskgate.processes.envoy_pool import EnvoyPool
+from taskgate.processes.jwks_server import JwksServer
+from taskgate.processes.published_certificates import PublishedCertificates, publish_certificates
 from taskgate.processes.signals import event_loop_runner, stop_on_signals
 from taskgate.processes.supervisor import Supervisor
 from taskgate.processes.worker_pool import WorkerPool, consecutive_addresses
 from taskgate.stores import check_store, is_embedded, open_writer
 from taskgate.stores.base import StoredTask
+from taskgate.telemetry.optional import check_tracing
 
 DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 """The task that Conductor's own documentation shows; ``--demo`` loads it."""
@@ -41,6 +50,10 @@ def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
     signal.signal(signal.SIGHUP, lambda *_: None)  # ignored during start-up; by default it would end the process
     check_store(settings.store, settings.layout)
+    check_access(settings)
+    check_exposure(settings, http=settings.http, grpc=settings.grpc)
+    check_certificates(settings)
+    check_tracing(settings)
     settings = with_possible_mode(settings)
     if settings.mode == "embedded":
         prepare_store(settings, demo=demo)
@@ -84,13 +97,25 @@ async def _up_embedded(settings: Settings, *, demo: bool) -> None:
     """
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
-        pool = EnvoyPool(settings, gateway_settings(settings, []))
-        stop_on_signals(stop, pool.abandon)
+        certificates = publish_certificates(settings, stack)
+        node = node_metrics(settings, stack, mode="embedded")
+        open_block = None if node is None else node.ledger.open
+        pool = EnvoyPool(settings, gateway_settings(settings, [], certificates), open_block=open_block)
+        if node is not None:
+            node.watch("worker", pool)
+
+        def abandon() -> None:
+            pool.abandon()
+            if certificates is not None:
+                certificates.remove()
+
+        stop_on_signals(stop, abandon)
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
         await pool.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.restart)
-        warn_unauthenticated()
-        click.echo(banner(pool.http, [pool.grpc], demo=demo))
+        _start_following(settings, certificates)
+        metrics = None if node is None else node.address
+        click.echo(banner(settings, pool.http, [pool.grpc], demo=demo, metrics=metrics))
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
         await pool.drain(settings.drain_delay)
@@ -107,15 +132,35 @@ async def _up_proxied(settings: Settings, addresses: list[Address], *, demo: boo
     async with AsyncExitStack() as stack:
         # Workers need no drain delay: their only caller is this Envoy, which has waited for the load balancers.
         grace = settings.shutdown_grace + _STOP_MARGIN
-        pool = WorkerPool(settings.model_copy(update={"drain_delay": 0.0}), addresses, grace=grace)
-        gateway = gateway_settings(settings, pool.addresses)
+        certificates = publish_certificates(settings, stack)
+        # For Unix sockets in plain text: ports would ask Envoy for a certificate, and lead it to workers that leave.
+        private = PrivateFolder()
+        stack.callback(private.remove)
+        node = node_metrics(settings, stack, mode="proxied")
+        open_block = None if node is None else node.ledger.open
+        of_workers = settings.model_copy(update={"drain_delay": 0.0})
+        if certificates is not None:
+            of_workers = certificates.settings(of_workers)
+        pool = WorkerPool(of_workers, addresses, grace=grace, private=private.path, open_block=open_block)
+        gateway = gateway_settings(settings, pool.upstreams, certificates)
+        if (keys := open_public_keys(settings)) is not None:
+            jwks = JwksServer(keys)
+            stack.push_async_callback(jwks.stop)
+            await jwks.start()
+            gateway = replace(gateway, token_check=token_check(settings, jwks))
         connections = connections_of_envoy(settings)
         envoy = EnvoyProcess(replace(gateway, max_connections=connections, peer_token=pool.peer_token))
         envoy_supervisor = Supervisor([lambda: envoy], name="Envoy", grace=settings.shutdown_grace)
+        if node is not None:
+            node.watch("worker", pool)
+            node.watch("envoy", envoy_supervisor)
 
         def abandon() -> None:
             envoy_supervisor.abandon()
             pool.abandon()
+            private.remove()
+            if certificates is not None:
+                certificates.remove()
 
         stop_on_signals(stop, abandon)
         stack.push_async_callback(pool.stop, grace)
@@ -123,9 +168,10 @@ async def _up_proxied(settings: Settings, addresses: list[Address], *, demo: boo
         stack.push_async_callback(envoy_supervisor.stop, settings.shutdown_grace)
         await envoy_supervisor.start()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, pool.restart)
-        warn_unauthenticated()
+        _start_following(settings, certificates)
         assert envoy.address is not None  # noqa: S101 - known once started
-        click.echo(banner(envoy.address, pool.addresses, demo=demo))
+        metrics = None if node is None else node.address
+        click.echo(banner(settings, envoy.address, pool.addresses, demo=demo, metrics=metrics))
         await stop.wait()
         structlog.get_logger("taskgate.up").info("draining", seconds=settings.drain_delay)
         await envoy_supervisor.drain(settings.drain_delay)
@@ -154,15 +200,46 @@ def files_of_envoy(servers: int) -> int:
     return 48 + threads * (8 + 2 * servers) + servers  # two connections of each thread to each server, health checks
 
 
-def gateway_settings(settings: Settings, upstreams: list[Address]) -> GatewaySettings:
-    """Derive Envoy's settings from ``settings``; ``upstreams`` are the gRPC servers behind it."""
+def check_certificates(settings: Settings) -> None:
+    """Raise SettingsError if the files for TLS cannot be used."""
+    if files := TlsFiles.of(settings):
+        load(files)
+
+
+def _start_following(settings: Settings, certificates: PublishedCertificates | None) -> None:
+    """Follow the certificates, and warn of what is open."""
+    if certificates is not None:
+        certificates.start()
+    warn_unauthenticated(settings, http=settings.http, grpc=settings.grpc)
+
+
+def gateway_settings(
+    settings: Settings, upstreams: Sequence[Address | Path], certificates: PublishedCertificates | None = None
+) -> GatewaySettings:
+    """Derive Envoy's settings from ``settings``; ``upstreams`` are the gRPC servers behind it.
+
+    ``certificates`` are used in place of the files in ``settings``.
+    """
     return GatewaySettings(
         listen=settings.http,
         upstreams=tuple(upstreams),
         instance=settings.instance,
         request_timeout=settings.request_timeout,
+        token_endpoint=settings.auth == "keys",
+        rate_limit=settings.rate_limit,
+        docs=settings.docs == "on",
+        cors_origins=settings.cors_origins,
         access_log=access_log(settings.access_log),
+        tls=TlsFiles.of(settings) if certificates is None else certificates.files,
+        metrics=settings.metrics is not None,
     )
+
+
+def token_check(settings: Settings, jwks: JwksServer) -> TokenCheck:
+    """Return what Envoy checks of tokens: what the servers check again."""
+    if settings.auth == "jwt":
+        return TokenCheck(jwks.socket, settings.jwt_issuer, settings.jwt_audience, JWT_LEEWAY)
+    return TokenCheck(jwks.socket, TOKEN_ISSUER, audience="", leeway=1)
 
 
 def access_log(target: str) -> str:
@@ -176,16 +253,23 @@ def demo_task() -> StoredTask:
     return StoredTask(task_id=DEMO_TASK_ID, update_time=1770621022078, document=document)
 
 
-def banner(listening: Address, direct: list[Address], *, demo: bool) -> str:
+def banner(
+    settings: Settings, listening: Address, direct: list[Address], *, demo: bool, metrics: Address | None = None
+) -> str:
     """The text that tells the user where everything listens; each address can be pasted into a client."""
-    base = f"http://{reachable(listening)}"
-    try_this = f"curl {base}/api/tasks/{DEMO_TASK_ID}" if demo else f"curl {base}/healthz"
+    base = f"{'https' if settings.tls_cert else 'http'}://{reachable(listening)}"
+    curl = "curl --cacert CA.crt" if settings.tls_cert else "curl"
+    if settings.tls_client_ca:
+        curl += " --cert CLIENT.crt --key CLIENT.key"
+    try_this = f"{curl} {base}/api/tasks/{DEMO_TASK_ID}" if demo else f"{curl} {base}/healthz"
     return "\n".join(
         (
             "",
             "taskgate is up.",
             f"  REST  {base}/api/tasks/{{taskId}}",
+            *((f"  docs  {base}/docs",) if settings.docs == "on" else ()),
             f"  gRPC  {reachable(listening)} through Envoy; {', '.join(map(str, map(reachable, direct)))} direct",
+            *(() if metrics is None else (f"  metrics  http://{reachable(metrics)}/metrics",)),
             "",
             "Try:",
             f"  {try_this}",
