@@ -25,8 +25,8 @@ def _typed(server: Server) -> tuple[Target, Load]:
 CASES = tuple(
     Case(f"{server}, {state}", f"{title}: {state}", server, rest, beside=beside)
     for server, title in (
-        ("inside", "taskgate inside Envoy"),
-        ("behind", "taskgate behind Envoy"),
+        ("embedded", "taskgate embedded"),
+        ("proxied", "taskgate proxied"),
         ("fastapi", "FastAPI on uvicorn, read in a thread"),
     )
     for state, beside in (("alone", None), (f"beside {_READERS} readers", _readers), ("beside typed", _typed))

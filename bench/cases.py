@@ -1,16 +1,16 @@
-"""Define the cases: the server, its door, the request, the right answer, and the cases to compare with."""
+"""Define the cases: the server, its address, the request, the right answer, and the cases to compare with."""
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from google.api.httpbody_pb2 import HttpBody
 
 from bench.loads import Load
 from bench.peers import envoy_direct, fastapi_app, go_peer, grpc_echo
-from bench.servers import Server, Starter, start_behind, start_taskgate
-from bench.targets import Target
+from bench.servers import Server, Starter, start_authenticated, start_measured, start_proxied, start_taskgate
+from bench.targets import Target, token_of
 from bench.tasks import LARGE, MIDDLE, SMALL, Document
 from taskgate.documents.task_message import task_from_document
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
@@ -43,6 +43,11 @@ class Case:
 def rest(server: Server, document: Document = SMALL, prefix: str = "") -> Target:
     """``GET`` a task."""
     return Target(server.http, f"{prefix}/api/tasks/{document.task_id}", document.body)
+
+
+def rest_with_token(server: Server, document: Document) -> Target:
+    """``GET`` a task with a token, one for all calls."""
+    return replace(rest(server, document), headers=(("x-authorization", token_of(server.http, server.credentials)),))
 
 
 def rest_inline(server: Server, document: Document) -> Target:
@@ -78,8 +83,10 @@ def health_check(server: Server, _: Document) -> Target:
 
 
 SERVERS: Mapping[str, Starter] = {
-    "inside": start_taskgate,
-    "behind": start_behind,
+    "embedded": start_taskgate,
+    "authenticated": start_authenticated,
+    "measured": start_measured,
+    "proxied": start_proxied,
     "echo": grpc_echo.start,
     "fastapi": fastapi_app.start,
     "direct": envoy_direct.start,
@@ -87,21 +94,30 @@ SERVERS: Mapping[str, Starter] = {
 }
 """Cases by name."""
 
-_PYTHON_OVER = {"behind-rest": 3.0, "fastapi": 2.0, "fastapi-inline": 2.0}
+_PYTHON_OVER = {"proxied-rest": 3.0, "fastapi": 2.0, "fastapi-inline": 2.0}
 _REST_OVER = {**_PYTHON_OVER, "direct": 0.45, "go-rest": None, "go-inline": None}
-_JSON_OVER = {"echo": 4.0, "behind-json": None, "go-json": None}
-_TYPED_OVER = {"echo": None, "behind-typed": None, "go-typed": None}
-_HOP = "inside Envoy, no more than the hop"
+_JSON_OVER = {"echo": 4.0, "proxied-json": None, "go-json": None}
+_TYPED_OVER = {"echo": None, "proxied-typed": None, "go-typed": None}
+_HOP = "embedded, no more than the hop"
 
 CASES = (
-    Case("rest", "taskgate inside Envoy: REST", "inside", rest, _REST_OVER),
-    Case("json", "taskgate inside Envoy: gRPC GetTaskJson", "inside", get_task_json, _JSON_OVER),
-    Case("typed", "taskgate inside Envoy: gRPC GetTask", "inside", get_task, _TYPED_OVER, only_small=True),
-    Case("hop-rest", f"{_HOP}: /healthz", "inside", healthz, {"direct": None}, only_small=True),
-    Case("hop-grpc", f"{_HOP}: Health/Check", "inside", health_check, {"echo": None}, only_small=True),
-    Case("behind-rest", "taskgate behind Envoy: REST", "behind", rest, {"fastapi": None}),
-    Case("behind-json", "taskgate behind Envoy: gRPC GetTaskJson", "behind", get_task_json, {"echo": None}),
-    Case("behind-typed", "taskgate behind Envoy: gRPC GetTask", "behind", get_task, only_small=True),
+    Case("rest", "taskgate embedded: REST", "embedded", rest, _REST_OVER),
+    Case("json", "taskgate embedded: gRPC GetTaskJson", "embedded", get_task_json, _JSON_OVER),
+    Case("typed", "taskgate embedded: gRPC GetTask", "embedded", get_task, _TYPED_OVER, only_small=True),
+    Case(
+        "token",
+        "taskgate embedded: REST with a token",
+        "authenticated",
+        rest_with_token,
+        {"rest": 0.85},
+        only_small=True,
+    ),
+    Case("metrics", "taskgate embedded: REST with --metrics", "measured", rest, {"rest": None}, only_small=True),
+    Case("hop-rest", f"{_HOP}: /healthz", "embedded", healthz, {"direct": None}, only_small=True),
+    Case("hop-grpc", f"{_HOP}: Health/Check", "embedded", health_check, {"echo": None}, only_small=True),
+    Case("proxied-rest", "taskgate proxied: REST", "proxied", rest, {"fastapi": None}),
+    Case("proxied-json", "taskgate proxied: gRPC GetTaskJson", "proxied", get_task_json, {"echo": None}),
+    Case("proxied-typed", "taskgate proxied: gRPC GetTask", "proxied", get_task, only_small=True),
     Case("echo", "empty grpc.aio method", "echo", echo, only_small=True),
     Case("fastapi", "FastAPI on uvicorn, read in a thread", "fastapi", rest, only_small=True),
     Case("fastapi-inline", "FastAPI on uvicorn, read on the loop", "fastapi", rest_inline),

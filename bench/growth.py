@@ -25,7 +25,7 @@ _RUNS, _QUICK_RUNS = 8, 4
 def measure_growth(site: Site, settings: Settings, report: Report) -> None:
     """Compare the two halves of the runs: single runs differ by chance, but a leak in every run shows."""
     runs, found = (_QUICK_RUNS if settings.quick else _RUNS), []
-    with running(SERVERS, ["inside"], site, report.leave_out) as servers:
+    with running(SERVERS, ["embedded"], site, report.leave_out) as servers:
         for server in servers.values():
             target = rest(server, LARGE)
             server.process.wait_until(lambda target=target: check(target))  # type: ignore[misc]
@@ -41,7 +41,7 @@ def measure_growth(site: Site, settings: Settings, report: Report) -> None:
         Table(
             title,
             ("MiB, all processes", *map(str, range(1, runs + 1))),
-            [("taskgate inside Envoy", *(f"{size:,.0f}" for size in found))],
+            [("taskgate embedded", *(f"{size:,.0f}" for size in found))],
         )
     )
     if half := len(found) // 2:

@@ -50,7 +50,7 @@ def _panel(axis: Any, title: str, rows: Sequence[Row]) -> None:
     bars = axis.barh(
         [f"{row.case.title}{' (calls failed)' if row.failures else ''}" for row in upwards],
         [row.rate for row in upwards],
-        color=[OURS if row.case.server in {"inside", "behind"} else PEERS for row in upwards],
+        color=[OURS if row.case.server in {"embedded", "proxied"} else PEERS for row in upwards],
     )
     axis.bar_label(bars, labels=[f"{row.rate:,.0f}/s, {row.cpu_us:,.0f} µs CPU" for row in upwards], padding=3)
     axis.set_title(title, loc="left", fontweight="bold")

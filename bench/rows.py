@@ -41,7 +41,7 @@ def measure_rows(site: Site, settings: Settings, report: Report) -> None:
             stack.enter_context(servers[str(count)].process)
         cases = [Case(str(count), f"among {count:,} rows", str(count), partial(_target, count)) for count in counts]
         rows = measure(cases, settings.cell(_ROWS, 1, _ROUNDS, _SECONDS), servers, report.say)
-    notes = ["REST inside Envoy, one call at a time, IDs drawn from all rows; a file and a server for each number."]
+    notes = ["REST, embedded, one call at a time, IDs drawn from all rows; a file and a server for each number."]
     report.add("Latency by number of rows of 200 bytes", rows, notes)
     if all(of.samples for of in rows):
         least, most = (of.median(lambda sample: sample.load.p50_ms) for of in rows)

@@ -1,9 +1,10 @@
 """Run taskgate and the other measured servers, on free loopback ports, one process each."""
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taskgate.processes.envoy.embedded import unsupported_reason
@@ -21,28 +22,29 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server. ``http`` and ``grpc`` are HOST:PORT, empty if it has no such door.
+    """A running server. ``http`` and ``grpc`` are HOST:PORT, empty if it has no such address.
 
-    ``databases`` are the separate databases that it asks.
+    ``databases`` are the separate databases that it asks. ``credentials`` is the JSON that gives a token.
     """
 
     process: ServerProcess
     http: str = ""
     grpc: str = ""
     databases: Sequence[ServerProcess] = ()
+    credentials: str = ""
 
 
 Starter = Callable[[Site], Server]
 """Starts a server, which may not answer yet. Raises Missing if it is not available here."""
 
-BEHIND = ("--mode", "proxied")
-"""The options that put taskgate behind Envoy."""
+PROXIED = ("--mode", "proxied")
+"""The options for mode proxied."""
 
 
 def start_taskgate(site: Site, *options: str, store: str = "", databases: Sequence[ServerProcess] = ()) -> Server:
-    """Start ``taskgate up``, one worker, inside Envoy or per ``options``. ``store``: a URL, not the site's file."""
+    """Start ``taskgate up``, one worker, embedded or per ``options``. ``store``: a URL, not the site's file."""
     if "proxied" not in options and (reason := unsupported_reason()) is not None:
-        raise Missing(f"Python cannot run inside Envoy here: {reason}")  # up would run behind Envoy instead
+        raise Missing(f"Python cannot run inside Envoy here: {reason}")  # up would run proxied instead
     http, grpc = free_address(), free_address()
     command = [
         *(sys.executable, "-m", "taskgate", "up", "--mode", "embedded", "--workers", "1"),
@@ -53,9 +55,22 @@ def start_taskgate(site: Site, *options: str, store: str = "", databases: Sequen
     return Server(process, http, grpc, databases)
 
 
-def start_behind(site: Site) -> Server:
-    """Start ``taskgate up`` as one grpc.aio process behind an Envoy."""
-    return start_taskgate(site, *BEHIND)
+def start_authenticated(site: Site) -> Server:
+    """Start ``taskgate up --auth keys`` with one key."""
+    keys = ("--auth-store", f"sqlite:///{site.folder}/keys.db")
+    created = [sys.executable, "-m", "taskgate", "keys", "create", "bench", "--json", *keys]
+    done = subprocess.run(created, check=True, stdout=subprocess.PIPE, text=True)
+    return replace(start_taskgate(site, "--auth", "keys", *keys), credentials=done.stdout)
+
+
+def start_measured(site: Site) -> Server:
+    """Start ``taskgate up --metrics``."""
+    return start_taskgate(site, "--metrics", "127.0.0.1:0")
+
+
+def start_proxied(site: Site) -> Server:
+    """Start ``taskgate up`` in mode proxied: one grpc.aio process behind an Envoy."""
+    return start_taskgate(site, *PROXIED)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import time
 from bench.cases import rest
 from bench.measuring import Settings
 from bench.report import Aim, Report, Table
-from bench.servers import Site, Starter, start_behind, start_taskgate
+from bench.servers import Site, Starter, start_proxied, start_taskgate
 from bench.targets import check
 from bench.usage import MEBIBYTE, resident_bytes
 from tools.servers import Missing
@@ -20,7 +20,7 @@ SETTLE_SECONDS = 1.0
 
 _POLL_SECONDS = 0.005
 
-_HOW = {"inside Envoy": start_taskgate, "behind Envoy": start_behind}
+_HOW = {"embedded": start_taskgate, "proxied": start_proxied}
 
 
 def measure_start(site: Site, settings: Settings, report: Report) -> None:
@@ -36,7 +36,7 @@ def measure_start(site: Site, settings: Settings, report: Report) -> None:
             continue
         seconds = statistics.median(taken)
         report.aims.append(Aim(f"taskgate {how}, start to first answer", seconds, START_AIM, "s"))
-        if how == "inside Envoy":
+        if how == "embedded":
             envoy = memory[-1]["envoy"] / MEBIBYTE
             report.aims.append(
                 Aim("resident memory of one Envoy with the service inside, idle", envoy, IDLE_AIM, "MiB")

@@ -49,7 +49,7 @@ _CONNECTIONS = (MAIN_CONNECTIONS, 1)
 _WARM_UP = Load(MAIN_CONNECTIONS, 20.0)
 
 _NOTES = (
-    "taskgate inside Envoy, one worker, or the peer on the same PostgreSQL; database µs is its database's CPU.",
+    "taskgate embedded, one worker, or the peer on the same PostgreSQL; database µs is its database's CPU.",
     f"{TASKS:,} tasks of 2 KB, asked for in turn. Database, server and load generator share the cores.",
 )
 

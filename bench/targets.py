@@ -1,6 +1,7 @@
 """Define a request and its right answer, and check one answer."""
 
 import http.client
+import json
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +61,22 @@ def check(target: Target) -> None:
             f"{target} answers {len(answer)} bytes that differ from the {len(expected)} expected; they begin"
             f" {answer[:80]!r}"
         )
+
+
+def token_of(authority: str, credentials: str) -> str:
+    """Return a token for the JSON ``credentials``. Raises Failed if there is none, perhaps not yet."""
+    connection = http.client.HTTPConnection(authority, timeout=ANSWER_TIMEOUT)
+    try:
+        connection.request("POST", "/api/token", credentials, {"content-type": "application/json"})
+        body = connection.getresponse().read()
+    except (OSError, http.client.HTTPException) as error:
+        raise Failed(f"http://{authority}/api/token: {error}") from error
+    finally:
+        connection.close()
+    try:
+        return str(json.loads(body)["token"])
+    except (ValueError, KeyError) as error:
+        raise Failed(f"http://{authority}/api/token: {body[:200]!r}") from error
 
 
 def _get(target: Target) -> bytes:

@@ -19,7 +19,7 @@ from bench.loads import Load, run
 from bench.measuring import MAIN_CONNECTIONS, Settings, measure
 from bench.peers import conductor
 from bench.report import Report
-from bench.servers import BEHIND, Server, Site, Starter, start_taskgate
+from bench.servers import PROXIED, Server, Site, Starter, start_taskgate
 from bench.targets import Target, ask
 from bench.tasks import Document
 from bench.workflow_rows import WorkflowRow, workflow_rows
@@ -30,9 +30,9 @@ COPIES = 210
 """Copies of every row, each with an ID of its own: more bytes than taskgate keeps converted."""
 
 CONDUCTOR = "Conductor"
-INSIDE = "taskgate inside Envoy, on Conductor's database"
-BEHIND_IT = "taskgate behind Envoy, on Conductor's database"
-IMPORTED = "taskgate inside Envoy, the same tasks imported"
+EMBEDDED = "taskgate embedded, on Conductor's database"
+PROXIED_READS = "taskgate proxied, on Conductor's database"
+IMPORTED = "taskgate embedded, the same tasks imported"
 
 _TASKS = Document("tasks of real workflows", "", 0)
 """Their name in a cell; they have several sizes."""
@@ -85,8 +85,8 @@ def _servers(site: Site, settings: Settings, report: Report) -> Iterator[dict[st
         import_tasks(imported, _write_documents)
         on_conductors = partial(start_taskgate, store=f"sqlite:///{conductor.database_of(site)}")
         starters: Mapping[str, Starter] = {
-            INSIDE: lambda site: on_conductors(site, "--layout", "conductor"),
-            BEHIND_IT: lambda site: on_conductors(site, "--layout", "conductor", *BEHIND),
+            EMBEDDED: lambda site: on_conductors(site, "--layout", "conductor"),
+            PROXIED_READS: lambda site: on_conductors(site, "--layout", "conductor", *PROXIED),
             IMPORTED: lambda site: start_taskgate(replace(site, database=imported)),
         }
         for name, start in starters.items():
@@ -140,8 +140,8 @@ def _still(answer: bytes | str) -> object:
 def _cases(how: str, aim: float | None, *, once: bool) -> Iterator[Case]:
     over: Mapping[str, Mapping[str, float | None]] = {
         CONDUCTOR: {},
-        INSIDE: {CONDUCTOR: None, IMPORTED: aim},
-        BEHIND_IT: {CONDUCTOR: None},
+        EMBEDDED: {CONDUCTOR: None, IMPORTED: aim},
+        PROXIED_READS: {CONDUCTOR: None},
         IMPORTED: {CONDUCTOR: None},
     }
     for name, baselines in over.items():

@@ -6,7 +6,7 @@ The document goes out as it is stored, without a response model or a second enco
   thread was the fastest of: a plain ``def`` endpoint (the framework's own pool), 1, 2 and 4 threads.
 - ``/inline/api/tasks/{task_id}`` on the event loop: less work, but every call waits while SQLite does.
 - ``/asyncpg/api/tasks/{task_id}`` through asyncpg's own pool. It does not reset a session after each read, as it would
-  by itself: that is the fastest, and right as long as nobody changes anything about one.
+  by itself: that is the fastest, and right as long as no code changes one.
 """
 
 import asyncio

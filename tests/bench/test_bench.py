@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import __main__ as command
-from bench import loads, stores
+from bench import loads, masking, stores
 from bench.cases import CASES, choose, rest
 from bench.loads import Load, LoadResult, h2load_arguments, h2load_result, wrk_result
 from bench.measuring import Cell, Row, Sample, Settings
@@ -63,10 +63,10 @@ def test_a_run_measures_cases_beside_their_peers_and_leaves_ratios_and_a_picture
     assert run.returncode == 0, told
     report = (tmp_path / "results.md").read_text()
     for pair in (
-        "taskgate inside Envoy: REST ÷ FastAPI on uvicorn, read on the loop",
-        "taskgate inside Envoy: REST ÷ Envoy direct_response",
-        "taskgate inside Envoy: gRPC GetTaskJson ÷ empty grpc.aio method",
-        "taskgate inside Envoy: gRPC GetTask ÷ empty grpc.aio method",
+        "taskgate embedded: REST ÷ FastAPI on uvicorn, read on the loop",
+        "taskgate embedded: REST ÷ Envoy direct_response",
+        "taskgate embedded: gRPC GetTaskJson ÷ empty grpc.aio method",
+        "taskgate embedded: gRPC GetTask ÷ empty grpc.aio method",
     ):
         found = re.search(rf"\| {pair} +\| +([\d.]+) \| +[\d.]+-[\d.]+ \| +([\d.]+) \|", report)
         assert found, report
@@ -291,14 +291,21 @@ def measured(key: str, *rates: float, errors: int = 0) -> Row:
 
 
 def test_a_ratio_is_of_medians_with_the_extremes_of_single_rounds() -> None:
-    assert ratio(measured("rest", 300, 100, 200), measured("behind-rest", 100, 100, 400)) == (2.0, 0.5, 3.0, 1.0)
+    assert ratio(measured("rest", 300, 100, 200), measured("proxied-rest", 100, 100, 400)) == (2.0, 0.5, 3.0, 1.0)
 
 
 def test_aims_are_met_or_missed_and_never_met_by_calls_that_failed() -> None:
     report = Report("a machine", lambda _: None)
-    rows = [measured("rest", 300), measured("behind-rest", 100), measured("fastapi", 160), measured("json", 900)]
+    rows = [measured("rest", 300), measured("proxied-rest", 100), measured("fastapi", 160), measured("json", 900)]
     report.add("Requests", [*rows, measured("echo", 100, errors=2)])
     lines = [line for line in report.render().splitlines() if "times |" in line]
     assert [line.split("|")[-2].strip() for line in lines] == ["met", "MISSED", "MISSED"]
     assert report.failures == ["empty grpc.aio method (2 KB, 32 in flight): 2 calls failed"]
     assert report.render().count("[FAILED]") == 2  # its row, and its ratio
+
+
+def test_masking_is_measured_beside_json_loads() -> None:
+    """Each subject does what its name says: a masked read is from the cache, and no read waits."""
+    measured = masking.measure(rounds=2)
+    assert len(measured) == 7
+    assert all(size > 1900 and microseconds > 0 for size, microseconds in measured.values())
