@@ -23,10 +23,10 @@ from google.protobuf.message import Message
 from against_conductor.conductor import Conductor, running_conductor
 from against_conductor.databases import Database, running_database
 from against_conductor.http_target import running_target
-from against_conductor.runs import record_planted, record_run, run_scenarios
+from against_conductor.runs import record_run, record_seeded, run_scenarios
 from support.conductor_stub import conductor_get_task
 from support.documents import UNKNOWN_ID
-from support.recorded import PLANTED, RUN, Recorded, projection_unlike, queue_waits, unequal, write_recorded
+from support.recorded import RUN, SEEDED, Recorded, projection_unlike, queue_waits, unequal, write_recorded
 from support.running import Running
 from taskgate.v1.task_pb2 import Task
 from tools.conductor_jar import CONDUCTOR_VERSION
@@ -53,7 +53,7 @@ OTHERWISE_OVER_GRPC = {
     "definition with timeoutPolicy null": _NO_SUCH_NULL,
     "definition with backoffScaleFactor null": _NO_SUCH_NULL,
 }
-"""Planted rows for which the two gRPC answers differ, and how."""
+"""Seeded rows for which the two gRPC answers differ, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Compared:
     params=[pytest.param(name, marks=pytest.mark.needs("conductor", *parts)) for name, parts in DATABASES.items()],
 )
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compared]:
-    """Each database in turn: Conductor started, everything run, planted and recorded."""
+    """Each database in turn: Conductor started, everything run, seeded and recorded."""
     name: str = request.param
     folder = tmp_path_factory.mktemp(name)
     with (
@@ -79,7 +79,7 @@ def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         running_target() as target,
     ):
         run_scenarios(conductor, target)
-        recorded = record_run(conductor, database) + record_planted(conductor, database)
+        recorded = record_run(conductor, database) + record_seeded(conductor, database)
         if name == "sqlite" and os.environ.get(RECORD_VARIABLE):
             RECORDING.parent.mkdir(exist_ok=True)
             write_recorded(RECORDING, recorded)
@@ -108,7 +108,7 @@ def test_every_kind_of_task_was_there(compared: Compared, request: pytest.Fixtur
     kinds = Counter(row["taskType"] for row in rows)
     statuses = Counter(row["status"] for row in rows)
     report(
-        request, f"{len(rows)} tasks run: {dict(kinds)}; {dict(statuses)}; {len(compared.recorded) - len(rows)} planted"
+        request, f"{len(rows)} tasks run: {dict(kinds)}; {dict(statuses)}; {len(compared.recorded) - len(rows)} seeded"
     )
     expected = {
         "HTTP",
@@ -200,7 +200,7 @@ def test_grpc_answers_where_conductors_fails(
     Ours answers for every task that a workflow left, Conductor's for none with an integer in its data.
     """
     ours = beside.wait_for(r"gRPC .*?; ([^ ,]+)")[1]
-    failures: dict[str, Counter[str]] = {RUN: Counter(), PLANTED: Counter()}
+    failures: dict[str, Counter[str]] = {RUN: Counter(), SEEDED: Counter()}
     refused: list[str] = []
     found: dict[str, list[str]] = {}
     tasks = [task for task in compared.recorded if task.status == 200]
@@ -248,9 +248,12 @@ def _lines(task: Task) -> list[str]:
 
 
 def _clear_ours(message: Message) -> None:
-    """Remove what Conductor's messages cannot say: fields from ``FIRST_OF_OURS`` on, and that an empty text is set."""
+    """Remove what Conductor's messages cannot say: fields from ``FIRST_OF_OURS`` on, and that a default is set.
+
+    A default is an empty text or the first value of an enum; ours say whether it is set.
+    """
     for field, value in message.ListFields():
-        if field.number >= FIRST_OF_OURS or value == "":
+        if field.number >= FIRST_OF_OURS or value == "" or (field.enum_type is not None and value == 0):
             message.ClearField(field.name)
         elif field.message_type is None or field.message_type.full_name.startswith("google."):
             continue

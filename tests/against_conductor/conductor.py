@@ -25,7 +25,7 @@ PAYLOAD_THRESHOLD_KB, PAYLOAD_LIMIT_KB = 24, 96
 _SETTINGS = {
     "server.address": "127.0.0.1",
     "conductor.grpc-server.enabled": "true",
-    "conductor.integrations.ai.enabled": "false",  # many tasks that nobody here uses, and a third of the start
+    "conductor.integrations.ai.enabled": "false",  # many tasks that are not used here, and a third of the start
     "conductor.scheduler.enabled": "false",
     # How often it looks at workflows for what has timed out; half a minute by default.
     "conductor.app.workflowOffsetTimeout": "1s",

@@ -33,7 +33,7 @@ class Database(ABC):
         """One of them."""
 
     @abstractmethod
-    def plant(self, rows: dict[str, bytes]) -> None:
+    def seed(self, rows: dict[str, bytes]) -> None:
         """Put rows there as Conductor would."""
 
 
@@ -54,7 +54,7 @@ class _Sqlite(Database):
             found = connection.execute("SELECT json_data FROM task WHERE task_id = ?", (task_id,)).fetchone()
         return None if found is None else bytes(found[0])
 
-    def plant(self, rows: dict[str, bytes]) -> None:
+    def seed(self, rows: dict[str, bytes]) -> None:
         with closing(self._connect()) as connection, connection:
             connection.executemany(
                 "INSERT INTO task (task_id, json_data) VALUES (?, ?)",
@@ -91,7 +91,7 @@ class _Postgresql(Database):
         rows = self._server.execute("SELECT json_data FROM task WHERE task_id = $1", task_id)
         return rows[0]["json_data"].encode() if rows else None
 
-    def plant(self, rows: dict[str, bytes]) -> None:
+    def seed(self, rows: dict[str, bytes]) -> None:
         texts = [text.decode() for text in rows.values()]
         self._server.execute(
             "INSERT INTO task (task_id, json_data) SELECT * FROM unnest($1::text[], $2::text[])", list(rows), texts
@@ -125,7 +125,7 @@ class _Mysql(Database):
         rows = self._server.execute(statement, task_id, database=self.NAME)
         return rows[0]["text"] if rows else None
 
-    def plant(self, rows: dict[str, bytes]) -> None:
+    def seed(self, rows: dict[str, bytes]) -> None:
         with self._server.connect(self.NAME) as connection, connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO task (task_id, json_data) VALUES (%s, %s)",
@@ -160,7 +160,7 @@ class _Redis(Database):
         found: bytes | None = self._ask("GET", self.KEYS + task_id)
         return found
 
-    def plant(self, rows: dict[str, bytes]) -> None:
+    def seed(self, rows: dict[str, bytes]) -> None:
         for task_id, text in rows.items():
             self._ask("SET", self.KEYS + task_id, text)
 
@@ -197,7 +197,7 @@ class _Cassandra(Database):
     def row(self, task_id: str) -> bytes | None:
         return self.rows().get(task_id)
 
-    def plant(self, rows: dict[str, bytes]) -> None:
+    def seed(self, rows: dict[str, bytes]) -> None:
         for task_id, text in rows.items():
             key = uuid.UUID(task_id)
             self._node.execute("INSERT INTO conductor.task_lookup (task_id, workflow_id) VALUES (%s, %s)", (key, key))

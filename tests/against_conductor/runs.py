@@ -9,10 +9,10 @@ from typing import Any
 
 from against_conductor.conductor import Conductor, wait_for
 from against_conductor.databases import Database
-from against_conductor.planted import planted_rows
+from against_conductor.seeded import seeded_rows
 from against_conductor.worker import running_worker
 from against_conductor.workflows import BEHAVIOURS, OWNER, SCENARIOS, TASK_DEFINITIONS, Scenario
-from support.recorded import PLANTED, RUN, Recorded
+from support.recorded import RUN, SEEDED, Recorded
 
 HOST_NAME = "conductor-host"
 """Conductor writes its own into tasks; a recording says this instead."""
@@ -72,13 +72,13 @@ def record_run(conductor: Conductor, database: Database) -> list[Recorded]:
     return sorted(tasks, key=lambda task: (task.workflow, json.loads(task.stored)["seq"], task.task_id))
 
 
-def record_planted(conductor: Conductor, database: Database) -> list[Recorded]:
-    """Plant all rows; what Conductor makes of each."""
-    planted = planted_rows()
-    database.plant(dict(planted.values()))
+def record_seeded(conductor: Conductor, database: Database) -> list[Recorded]:
+    """Write all rows; what Conductor makes of each."""
+    seeded = seeded_rows()
+    database.seed(dict(seeded.values()))
     return [
-        replace(_record(conductor, database, task_id), origin=PLANTED, workflow=PLANTED, task=about)
-        for about, (task_id, _) in planted.items()
+        replace(_record(conductor, database, task_id), origin=SEEDED, workflow=SEEDED, task=about)
+        for about, (task_id, _) in seeded.items()
     ]
 
 

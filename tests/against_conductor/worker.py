@@ -48,7 +48,7 @@ def running_worker(conductor: Conductor, behaviours: Mapping[tuple[str, str], Be
             try:
                 for (task_type, domain), behave in behaviours.items():
                     _poll_once(conductor, task_type, domain, behave)
-            except Exception as error:  # noqa: BLE001 - whoever waits for the tasks shows it
+            except Exception as error:  # noqa: BLE001 - the wait for the tasks shows it
                 failures.append(error)
                 return
 

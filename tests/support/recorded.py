@@ -17,19 +17,19 @@ from taskgate.documents.document import DocumentError
 QUEUE_WAIT = "queueWaitTime"
 _WAIT = re.compile(rb'(?<="queueWaitTime":)-?\d+(?=\}\Z)')
 
-RUN, PLANTED = "run", "planted"
+RUN, SEEDED = "run", "seeded"
 
 ON_PURPOSE = {
     "workflowTask.workflowTaskType null": (200, "a setter without a getter, so no server writes it, and it throws"),
     "workflow task all null": (200, "the same"),
     "1001 digits": (200, "Jackson reads no longer number, so no server writes one; ours goes through"),
 }
-"""Planted rows for which taskgate's status differs from Conductor's, and why."""
+"""Seeded rows for which taskgate's status differs from Conductor's, and why."""
 
 ONE_ON_EVERY_DATABASE = {
     "null": (404, "as on SQL databases; on Redis and Cassandra its counting of reads fails on such a task, with 500"),
 }
-"""Planted rows for which Conductor's own answer depends on the database, and taskgate's answer."""
+"""Seeded rows for which Conductor's own answer depends on the database, and taskgate's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Recorded:
     """One task of Conductor's. Times are epoch milliseconds, texts are the exact bytes as UTF-8."""
 
     origin: str
-    """``RUN``: Conductor wrote the row itself. ``PLANTED``: the check wrote it, to record Conductor's answer."""
+    """``RUN``: Conductor wrote the row itself. ``SEEDED``: the check wrote it, to record Conductor's answer."""
     workflow: str
     task: str
-    """The reference name, or the subject of the planted row."""
+    """The reference name, or the subject of the seeded row."""
     task_id: str
     stored: str
     status: int
@@ -58,7 +58,7 @@ class Recorded:
     @property
     def taskgate_status(self) -> int:
         """The status that taskgate must answer."""
-        known = ON_PURPOSE | ONE_ON_EVERY_DATABASE if self.origin == PLANTED else {}
+        known = ON_PURPOSE | ONE_ON_EVERY_DATABASE if self.origin == SEEDED else {}
         return known[self.task][0] if self.task in known else self.status
 
 

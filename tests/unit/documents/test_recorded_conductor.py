@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.recorded import ON_PURPOSE, PLANTED, RUN, Recorded, projection_unlike, read_recorded
+from support.recorded import ON_PURPOSE, RUN, SEEDED, Recorded, projection_unlike, read_recorded
 
 RECORDINGS = sorted((Path(__file__).parents[2] / "data").glob("conductor-*.ndjson"))
 
@@ -29,5 +29,5 @@ def test_projections_are_the_recorded_answers(recording: Path) -> None:
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_differences_on_purpose_are_differences(recording: Path) -> None:
     """A row that is listed as one that taskgate answers otherwise is in the recording, and Conductor's is another."""
-    statuses = {task.task: task.status for task in tasks_of(recording) if task.origin == PLANTED}
+    statuses = {task.task: task.status for task in tasks_of(recording) if task.origin == SEEDED}
     assert all(statuses[name] != ours for name, (ours, _) in ON_PURPOSE.items())

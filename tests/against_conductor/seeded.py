@@ -31,7 +31,7 @@ _PLAIN = {
     "endTime": 1_770_000_001_000,
     "updateTime": 1_770_000_000_990,
     "workflowInstanceId": "a-workflow",
-    "workflowType": "planted",
+    "workflowType": "seeded",
     "inputData": {},
     "outputData": {},
 }
@@ -156,12 +156,12 @@ _INLINE_DEFINITION = {
 }
 
 
-def planted_rows() -> Mapping[str, tuple[str, bytes]]:
+def seeded_rows() -> Mapping[str, tuple[str, bytes]]:
     """Task ID and row by what the row is about."""
     rows: dict[str, tuple[str, bytes]] = {}
     for name, row in _questions():
         if name in rows:
-            raise ValueError(f"two planted rows are called {name}")
+            raise ValueError(f"two seeded rows are called {name}")
         task_id = str(uuid.uuid5(_NAMESPACE, name))
         rows[name] = task_id, row.replace(b"TASK-ID", task_id.encode())
     return rows
