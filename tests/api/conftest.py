@@ -1,4 +1,4 @@
-"""One running system for all API tests, and each of its front doors."""
+"""One running system for all API tests, and a client for each protocol."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -6,76 +6,76 @@ from functools import cache
 
 import pytest
 
+from support.clients import CLIENTS, Client, GrpcClient, Http2Client, RestClient, open_client
 from support.documents import DOCUMENTED
-from support.doors import DOORS, Door, GrpcDoor, Http2Door, RestDoor, open_door
 from support.running import System, running_system, taskgate
 
-TRANSPORTS = ("envoy", "grpcio")
+MODES = ("embedded", "proxied")
 
 
-@pytest.fixture(scope="session", params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest) -> str:
-    """Each transport in turn."""
+@pytest.fixture(scope="package", params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    """Each mode in turn."""
     name: str = request.param
     return name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., System]]:
     """Start ``taskgate up`` with the documented task, once for the same arguments; stop all systems at the end."""
     with ExitStack() as running:
 
         @cache
-        def start(transport: str, *arguments: str, workers: int) -> System:
+        def start(mode: str, *arguments: str, workers: int) -> System:
             database = tmp_path_factory.mktemp("api") / "tasks.db"
             done = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=DOCUMENTED)
             assert done.returncode == 0, done.stderr
-            return running.enter_context(running_system(database, *arguments, transport=transport, workers=workers))
+            return running.enter_context(running_system(database, *arguments, mode=mode, workers=workers))
 
         yield start
 
 
-@pytest.fixture(scope="session")
-def system(transport: str, started: Callable[..., System]) -> System:
+@pytest.fixture(scope="package")
+def system(mode: str, started: Callable[..., System]) -> System:
     """``taskgate up`` with two workers."""
-    return started(transport, workers=2)
+    return started(mode, workers=2)
 
 
-@pytest.fixture(scope="session")
-def any_id_system(transport: str, started: Callable[..., System]) -> System:
+@pytest.fixture(scope="package")
+def any_id_system(mode: str, started: Callable[..., System]) -> System:
     """The same for installations with their own task IDs."""
-    return started(transport, "--task-id-format", "any", workers=1)
+    return started(mode, "--task-id-format", "any", workers=1)
 
 
-@pytest.fixture(scope="session", params=DOORS)
-def door(request: pytest.FixtureRequest, system: System) -> Iterator[Door]:
-    """Each front door in turn."""
-    opened = open_door(request.param, system.http, system.grpc)
+@pytest.fixture(scope="package", params=CLIENTS)
+def client(request: pytest.FixtureRequest, system: System) -> Iterator[Client]:
+    """Each client in turn."""
+    opened = open_client(request.param, system.http, system.grpc)
     yield opened
     opened.close()
 
 
-@pytest.fixture(scope="session", params=DOORS)
-def any_id_door(request: pytest.FixtureRequest, any_id_system: System) -> Iterator[Door]:
-    """Each front door of the system that accepts any ID."""
-    opened = open_door(request.param, any_id_system.http, any_id_system.grpc)
+@pytest.fixture(scope="package", params=CLIENTS)
+def any_id_client(request: pytest.FixtureRequest, any_id_system: System) -> Iterator[Client]:
+    """Each client of the system that accepts any ID."""
+    opened = open_client(request.param, any_id_system.http, any_id_system.grpc)
     yield opened
     opened.close()
 
 
-@pytest.fixture(scope="session", params=["grpc", "grpc-envoy"])
-def grpc_door(request: pytest.FixtureRequest, system: System) -> Iterator[GrpcDoor]:
-    """Each front door that speaks gRPC."""
-    opened = open_door(request.param, system.http, system.grpc)
-    assert isinstance(opened, GrpcDoor)
+@pytest.fixture(scope="package", params=["grpc", "grpc-envoy"])
+def grpc_client(request: pytest.FixtureRequest, system: System) -> Iterator[GrpcClient]:
+    """Each client that speaks gRPC."""
+    opened = open_client(request.param, system.http, system.grpc)
+    assert isinstance(opened, GrpcClient)
     yield opened
     opened.close()
 
 
-@pytest.fixture(scope="session", params=["rest", "rest-h2"])
-def rest_door(request: pytest.FixtureRequest, system: System) -> Iterator[RestDoor | Http2Door]:
-    """Each front door that speaks REST."""
-    opened = open_door(request.param, system.http, system.grpc)
-    assert isinstance(opened, RestDoor | Http2Door)
+@pytest.fixture(scope="package", params=["rest", "rest-h2"])
+def rest_client(request: pytest.FixtureRequest, system: System) -> Iterator[RestClient | Http2Client]:
+    """Each client that speaks REST."""
+    opened = open_client(request.param, system.http, system.grpc)
+    assert isinstance(opened, RestClient | Http2Client)
     yield opened
     opened.close()

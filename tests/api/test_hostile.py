@@ -10,8 +10,8 @@ import grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.clients import Client, GrpcClient, RestClient
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
-from support.doors import Door, GrpcDoor, RestDoor
 from support.running import System
 
 # The system is shared on purpose: it must survive all examples. Examples are fixed, so that a failure repeats.
@@ -110,10 +110,10 @@ def test_any_bytes_on_a_connection_leave_the_server_alive(system: System, prefac
     tell(system.grpc, preface + garbage)
 
 
-def test_servers_live_after_all_that(system: System, door: Door) -> None:
-    """The processes that received the bytes above are the ones that started, and every door is open."""
+def test_servers_live_after_all_that(system: System, client: Client) -> None:
+    """The processes that received the bytes above are the ones that started, and every client is served."""
     assert_lives(system)
-    assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+    assert client.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
 
 
 def as_task_id(raw: bytes) -> bytes:
@@ -124,10 +124,10 @@ def as_task_id(raw: bytes) -> bytes:
 
 @hostile
 @given(request=st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(as_task_id)))
-def test_any_grpc_message_gets_a_defined_status(system: System, grpc_door: GrpcDoor, request: bytes) -> None:
+def test_any_grpc_message_gets_a_defined_status(system: System, grpc_client: GrpcClient, request: bytes) -> None:
     """Arbitrary bytes as request message: INVALID_ARGUMENT or NOT_FOUND, never a broken call."""
     for method in ("GetTask", "GetTaskJson"):
-        outcome, _ = grpc_door.call(f"/taskgate.v1.TaskService/{method}", request, {})
+        outcome, _ = grpc_client.call(f"/taskgate.v1.TaskService/{method}", request, {})
         assert outcome.code in {"INVALID_ARGUMENT", "NOT_FOUND"}
         assert outcome.reason
 
@@ -170,8 +170,8 @@ def test_abandoned_connections_do_not_stop_the_server(system: System) -> None:
 
 
 def assert_lives(system: System) -> None:
-    door = RestDoor("rest", system.http)
-    assert door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
-    door.close()
+    client = RestClient("rest", system.http)
+    assert client.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+    client.close()
     assert system.process.poll() is None
     assert not system.events("worker gone; replacing it")

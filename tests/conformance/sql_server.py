@@ -119,11 +119,11 @@ class SqlServerStoreSuite(NetworkStoreSuite):
         await store.close()
 
     async def test_connections_are_bounded(self, rig: SqlServerRig) -> None:
-        """At most ``pool_size``, with any number of reads."""
+        """At most ``pool_size``, with any number of reads: few enough here that a busy machine answers all in time."""
         rig.create()
         await rig.all_gone()
         store = open_store(f"{rig.url}?pool_size=3")
-        await asyncio.gather(*(store.get_document(f"{n}") for n in range(1000)))
+        await asyncio.gather(*(store.get_document(f"{n}") for n in range(100)))
         assert rig.connections() == 3
         await store.close()
         await rig.all_gone()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import trustme
 
 from conformance.rig import Rig
 from conformance.suite import ID, OTHER_ID, NetworkStoreSuite, assert_public
@@ -138,17 +139,28 @@ class TestCassandraStore(NetworkStoreSuite):
         assert not [word for word in ("correct", "wrong", "nobody:", "taskgate:") if word in message]
         await store.close()
 
-    async def test_tls_is_what_the_url_asks_for(self, rig: CassandraRig) -> None:
-        """The node's certificate is checked; ``verify-ca`` does not check the name in it."""
+    async def test_tls_is_what_the_url_asks_for(
+        self, rig: CassandraRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The node's certificate is checked; ``verify-ca`` does not check the name in it.
+
+        An authority in ``ca_file``, which may hold several, replaces those that the system trusts.
+        """
         rig.put(ID, "{}")
-        authority = str(rig.node.authority)
-        for mode, host, answered in (
-            ("verify-full", "localhost", False),  # the driver connects to the address that the name resolves to
-            ("verify-ca", "127.0.0.1", True),
-            ("verify-full", "127.0.0.1", False),
+        node = rig.node
+        trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+        (tmp_path / "both.pem").write_bytes((tmp_path / "other.pem").read_bytes() + node.authority.read_bytes())
+        monkeypatch.setenv("SSL_CERT_FILE", str(node.authority))
+        for mode, host, ca_file, answered in (
+            ("verify-full", "localhost", node.authority, False),  # the driver checks the address, not the name
+            ("verify-ca", "127.0.0.1", node.authority, True),
+            ("verify-full", "127.0.0.1", node.authority, False),
+            ("verify-ca", "127.0.0.1", tmp_path / "both.pem", True),
+            ("verify-ca", "127.0.0.1", tmp_path / "other.pem", False),
+            ("verify-ca", "127.0.0.1", "", True),
         ):
-            hosts = f"{host}:{rig.node.port}"
-            url = rig.node.url(rig.keyspace.name, hosts, tls=mode, ca_file=authority)
+            hosts = f"{host}:{node.port}"
+            url = node.url(rig.keyspace.name, hosts, tls=mode, **({"ca_file": str(ca_file)} if ca_file else {}))
             store = open_store(url, Layout.CONDUCTOR)
             if answered:
                 assert await store.get_document(ID) == b"{}"

@@ -252,10 +252,10 @@ class TestMysqlStore(SqlServerStoreSuite):
         await store.close()
 
     async def test_select_on_one_table_is_enough(self, rig: MysqlRig) -> None:
-        """The grant in docs/stores.md is all that a reader needs, and without it the reason is named."""
+        """The grant in docs/stores/mysql.md is all that a reader needs, and without it the reason is named."""
         rig.foreign()
         rig.put(ID, "{}")
-        create, grant = (text.replace("10.0.0.%", "%") for text in statements("MySQL and MariaDB"))
+        create, grant = (text.replace("10.0.0.%", "%") for text in statements("mysql"))
         assert create == "CREATE USER taskgate@'%' IDENTIFIED BY 'secret'"
         grant = grant.replace("conductor.", f"`{rig.database}`.")
         with rig.new_user("taskgate") as url:
@@ -360,7 +360,7 @@ class TestMysqlStore(SqlServerStoreSuite):
     @pytest.mark.parametrize("pinned", [True, False])
     @pytest.mark.parametrize("plugin", ["caching_sha2_password", "sha256_password"])
     async def test_password_is_for_the_key_that_is_trusted(self, rig: MysqlRig, plugin: str, pinned: bool) -> None:
-        """A stranger shows its own key: it is accepted where the URL names none, as docs/stores.md warns."""
+        """A stranger shows its own key: it is accepted where the URL names none, as docs/stores/mysql.md warns."""
         key, servers_key = (rsa.generate_private_key(65537, 2048) for _ in range(2))
         pem = rig.folder / "public_key.pem"
         pem.write_bytes(public_pem(servers_key))

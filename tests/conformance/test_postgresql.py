@@ -138,12 +138,12 @@ class TestPostgresqlStore(SqlServerStoreSuite):
     """Every "must" of TaskStore, and more."""
 
     async def test_select_on_one_table_is_enough(self, rig: PostgresqlRig) -> None:
-        """The grant in docs/stores.md is all that a reader needs, and without it the reason is named."""
+        """The grant in docs/stores/postgresql.md is all that a reader needs, and without it the reason is named."""
         rig.foreign()
         rig.put(ID, "{}")
         rig.execute("REVOKE ALL ON DATABASE {database} FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC")
         create, *grants = (
-            text.replace("DATABASE conductor", "DATABASE {database}") for text in statements("PostgreSQL")
+            text.replace("DATABASE conductor", "DATABASE {database}") for text in statements("postgresql")
         )
         connect, usage, select, read_only, in_time = grants
         with rig.role("taskgate", create) as url:
@@ -232,7 +232,7 @@ class TestPostgresqlWriter(SqlServerWriterSuite):
                 assert writer.write([stored()]) == WriteCounts(added=1)
 
     def test_three_grants_are_enough_once_the_table_is_there(self, rig: PostgresqlRig) -> None:
-        """The grants for an import in docs/stores.md; without them the reason is named."""
+        """The grants for an import in docs/stores/postgresql.md; without them the reason is named."""
         rig.create()
         with rig.role("importer") as url:
             with pytest.raises(StoreUnavailable, match="look at the grants"):

@@ -498,13 +498,13 @@ def test_slots_are_those_of_redis(key: str) -> None:
     assert slot_of(key.encode()) == key_slot(key.encode())
 
 
-# The permissions in docs/stores.md: after "ACL SETUSER name on >secret", in this order.
-READ, READ_CLUSTER, ASK_SENTINEL, IMPORT_RULES = (line.split()[5:] for line in statements("Redis"))
+# The permissions in docs/stores/redis.md: after "ACL SETUSER name on >secret", in this order.
+READ, READ_CLUSTER, ASK_SENTINEL, IMPORT_RULES = (line.split()[5:] for line in statements("redis"))
 IN_CLUSTER = ["+cluster|slots", "+asking"]
 
 
 def in_layout(layout: Layout, rules: list[str]) -> list[str]:
-    """Rules for reading in layout conductor, changed as docs/stores.md says for the other one."""
+    """Rules for reading in layout conductor, changed as docs/stores/redis.md says for the other one."""
     other = {"~test.TASK.*": "~taskgate.TASK.*", "+get": "+hget"}
     return rules if layout is Layout.CONDUCTOR else [other.get(rule, rule) for rule in rules]
 

@@ -347,7 +347,9 @@ async def test_file_is_complete_without_its_log_after_an_import(tmp_path: Path) 
     await store.close()
 
 
-async def test_log_is_kept_short_though_somebody_always_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_log_is_kept_short_while_there_are_always_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Readers keep SQLite from restarting the log; then the writer waits for them, and they never for it."""
     monkeypatch.setattr(sqlite_writer, "_LONG_LOG_BYTES", 4_000_000)
     monkeypatch.setattr(sqlite_writer, "_CHECKPOINT_PAGES", 100)

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from support.documented import DOCUMENTS, ROOT, Block, blocks, without_blocks
+from cli.test_protos import GENERATED
+from support.documented import DOCUMENTS, PAGES_OF_EXAMPLES, ROOT, Block, blocks, without_blocks
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.running import System, running_system
 from taskgate.base.settings import Settings, load_settings
 from taskgate.commands.cli import main
+from taskgate.commands.exposure import check_exposure
 from taskgate.stores import check_store
 
 HOW_TO_RUN = {"console", "python", "sh", "sql", "redis", "text"}
@@ -24,11 +27,15 @@ OUTPUTS = {
     "curl http://127.0.0.1:8080/api/tasks/": DOCUMENTED_COMPACT.decode(),
     "curl http://127.0.0.1:8080/healthz": '{"healthy":true}',
     "OrkesClients": "COMPLETED\n",
-    "TaskServiceStub": f'task_id: "{DOCUMENTED_ID}"',
+    "print(client.get_task(": f'task_id: "{DOCUMENTED_ID}"',
+    "client.get_task_json": "bytes, as Conductor wrote them",
+    "AsyncClient": DOCUMENTED_ID,
     f"taskgate get {DOCUMENTED_ID}": "COMPLETED",
     f"taskgate get --json {DOCUMENTED_ID}": DOCUMENTED_COMPACT.decode(),
     "taskgate import server/taskgate/demo/task.json": "sqlite:///tasks.db: 0 added, 0 replaced, 1 unchanged",
+    "taskgate protos taskgate-protos": "taskgate-protos",
     "taskgate up --help": "Times and limits",
+    "taskgate settings": "sqlite:///tasks.db",
     "taskgate gateway\n": "taskgate.processes.embedded_app:app",
     "taskgate gateway --mode proxied": "port_value: 50054",
     "taskgate gateway --validate": "Envoy accepts the configuration.",
@@ -45,7 +52,7 @@ ASSIGNMENT = re.compile(r"(\w+)=(.*)")
 SEPARATORS = {"|", "||", "&", "&&", ";", "(", ")"}
 SHELL = "/bin/sh"
 
-CONDUCTORS = {"grpc/task_service.proto"}
+OF_OTHERS = {"grpc/task_service.proto", "google/rpc/error_details.proto"}
 """Files that are spoken of, and not ours."""
 
 
@@ -81,7 +88,7 @@ def environment(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def on_free_ports(text: str, system: System) -> str:
-    """``text`` with the ports of ``system`` in place of the documented ones, which somebody else may have."""
+    """``text`` with the ports of ``system`` in place of the documented ones, which another process may use."""
     text = text.replace("127.0.0.1:8080", system.http).replace("127.0.0.1:50051", system.grpc)
     return text.replace("taskgate get ", f"taskgate get --server {system.grpc} ")
 
@@ -93,7 +100,11 @@ def test_every_block_says_how_to_run_it() -> None:
     assert len(fences) == 2 * len(blocks(*HOW_TO_RUN))
 
 
-@pytest.mark.parametrize("block", blocks("console", "python"), ids=str)
+ELSEWHERE = "tasks.internal"
+"""A server that a block of Python asks with TLS and a key; tests/client/test_client.py runs it."""
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("console", "python") if ELSEWHERE not in b.text], ids=str)
 def test_block_runs_as_it_stands(block: Block, checkout: Path, system: System, environment: dict[str, str]) -> None:
     """Beside ``taskgate up --demo``, and prints what is said of it."""
     text = on_free_ports(block.text, system)
@@ -142,6 +153,8 @@ def check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             check_make(arguments)
         elif Path(program).name == "python":
             check_python(arguments)
+        elif program == "protoc":
+            check_protoc(arguments)
         else:
             assert program == "curl", f"say here how {program} is checked"
 
@@ -154,6 +167,8 @@ def check_taskgate(arguments: list[str]) -> None:
     settings = load_settings(None, flags)
     if "store" in {parameter.name for parameter in main.commands[name].params}:
         check_store(settings.store, settings.layout)
+    if name in {"up", "serve"}:
+        check_exposure(settings, http=settings.http, grpc=settings.grpc)
 
 
 def check_make(arguments: list[str]) -> None:
@@ -180,6 +195,15 @@ def check_python(arguments: list[str]) -> None:
             assert (ROOT / word).exists(), word
 
 
+def check_protoc(arguments: list[str]) -> None:
+    """On the folder that the same page writes, for languages with which tests/cli/test_protos.py runs it."""
+    languages = {found[1] for argument in arguments if (found := re.fullmatch(r"--(\w+)_out", argument))}
+    assert languages
+    assert languages <= set(GENERATED)
+    assert arguments[:2] == ["-I", "taskgate-protos"]
+    assert arguments[-1] == "taskgate-protos/taskgate/v1/*.proto"
+
+
 def test_commands_of_the_stores_table_could_be_run() -> None:
     commands = re.findall(r"^\| .+ \| `(taskgate up .+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 7
@@ -196,10 +220,10 @@ def test_commands_and_files_within_sentences_are_there(document: Path) -> None:
             check_mentioned(words[1:])
         elif words[0] == "make" and len(words) > 1:
             check_make(words[1:])
-        elif re.fullmatch(r"[\w./-]+\.(py|md|proto|toml|txt|json|ndjson|yaml|binpb)", code) and not re.search(
+        elif re.fullmatch(r"[\w.][\w./-]*\.(py|md|proto|toml|txt|json|ndjson|yaml|binpb)", code) and not re.search(
             "NAME|VERSION", code
         ):
-            assert code in CONDUCTORS or is_there(code), code
+            assert code in OF_OTHERS or is_there(code), code
 
 
 def check_mentioned(words: list[str]) -> None:
@@ -207,7 +231,10 @@ def check_mentioned(words: list[str]) -> None:
     if words[0].startswith("-"):
         options = {option for parameter in main.params for option in parameter.opts} | {"--help", "--version"}
     else:
-        options = {option for parameter in main.commands[words[0]].params for option in parameter.opts} | {"--help"}
+        command = main.commands[words[0]]
+        if isinstance(command, click.Group) and len(words) > 1:
+            command = command.commands[words[1]]
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     assert {word for word in words if word.startswith("--")} <= options, words
 
 
@@ -232,7 +259,7 @@ def table(document: str) -> str:
     return "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", [*DOCUMENTS, *PAGES_OF_EXAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     """To files of the repository, and to headings in them."""
     for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(document)):

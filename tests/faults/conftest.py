@@ -10,20 +10,18 @@ import pytest
 from support.running import System, eventually, running_system
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., System]]:
     """Start ``taskgate up`` with the documented task, once for the same arguments; stop all systems at the end."""
     with ExitStack() as running:
 
         @cache
-        def start(transport: str, *arguments: str, workers: int) -> System:
+        def start(mode: str, *arguments: str, workers: int) -> System:
             database = tmp_path_factory.mktemp("lasting") / "tasks.db"
-            return running.enter_context(
-                running_system(database, "--demo", *arguments, transport=transport, workers=workers)
-            )
+            return running.enter_context(running_system(database, "--demo", *arguments, mode=mode, workers=workers))
 
-        def settled(transport: str, *arguments: str, workers: int) -> System:
-            system = start(transport, *arguments, workers=workers)
+        def settled(mode: str, *arguments: str, workers: int) -> System:
+            system = start(mode, *arguments, workers=workers)
             # A process may answer before it is watched: its start's time limit then detects a hang.
             eventually(lambda: len(gone(system)) == len(replaced(system)), "what is gone is replaced", 60)
             return system

@@ -91,7 +91,7 @@ def sees_the_other(node: CassandraNode) -> bool:
 def none_fails(system: System) -> Iterator[Counter[str]]:
     """Callers that all get their task."""
     with callers(system, 4, ANSWERS) as outcomes:
-        eventually(lambda: outcomes["ok"] > 100, "calls under way")
+        eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
         yield outcomes
     assert set(outcomes) == {"ok"}, outcomes
 

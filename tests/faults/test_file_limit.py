@@ -13,6 +13,8 @@ from support.raw_grpc import ConnectionLost, RawGrpc, framed, request_for
 from support.running import Running, System, eventually
 from taskgate.commands.up import files_of_envoy
 
+pytestmark = pytest.mark.long
+
 HTTP = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 CONNECTIONS = 300
@@ -59,9 +61,9 @@ def check(running: Running, address: str, first: bytes, files: int) -> None:
     assert f'"file_limit":{files}' in warnings[0]
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_gateway_out_of_files_refuses_new_connections_and_serves_the_others(tmp_path: Path, transport: str) -> None:
-    with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, files=320) as system:
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_gateway_out_of_files_refuses_new_connections_and_serves_the_others(tmp_path: Path, mode: str) -> None:
+    with System(tmp_path / "tasks.db", "--demo", mode=mode, workers=1, files=320) as system:
         system.wait_ready()
         check(system, system.http, HTTP, 320)
         eventually(lambda: answers(system), "answers again")
@@ -89,7 +91,7 @@ def watching(stack: ExitStack, address: str, count: int) -> list[RawGrpc]:
 def test_connections_full_of_watches_leave_files(tmp_path: Path) -> None:
     """Each takes two from Envoy to a server: only as many are accepted as both have files for, and none breaks."""
     files = files_of_envoy(1) + 81
-    with System(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=1, files=files) as system:
+    with System(tmp_path / "tasks.db", "--demo", mode="proxied", workers=1, files=files) as system:
         system.wait_ready()
         with ExitStack() as stack:
             asking = stack.enter_context(RawGrpc(system.http))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from support.clients import GrpcClient
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, put_row, task
-from support.doors import GrpcDoor
 from support.load import answers, callers
 from support.running import System, ask_admin, eventually
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+MODES = pytest.mark.parametrize("mode", ["embedded", "proxied"])
 
 
 def problems(system: System, since: int) -> list[str]:
@@ -28,12 +28,12 @@ def problems(system: System, since: int) -> list[str]:
 
 
 @pytest.fixture
-def system(transport: str, lasting: Callable[..., System]) -> System:
+def system(mode: str, lasting: Callable[..., System]) -> System:
     """A system with one server, for tests that leave it intact."""
-    return lasting(transport, workers=1)
+    return lasting(mode, workers=1)
 
 
-@TRANSPORTS
+@MODES
 def test_listeners_that_were_closed_from_elsewhere_are_opened_again(system: System) -> None:
     """As by ``/drain_listeners``: running calls finish, and new ones are answered seconds later."""
     before, since = system.envoy(), len(system.log)
@@ -48,17 +48,17 @@ def test_a_process_whose_listeners_were_closed_is_told_from_those_on_the_same_po
     lasting: Callable[..., System],
 ) -> None:
     """Of two processes that share a port one is closed: that one is replaced, and callers notice nothing."""
-    system = lasting("envoy", workers=2)
+    system = lasting("embedded", workers=2)
     closed, other = system.envoys()
     with callers(system, 4, connect_anew=True) as outcomes:
-        eventually(lambda: outcomes["ok"] > 50, "calls under way")
+        eventually(lambda: outcomes["ok"] > 50, "calls under way", 60)
         ask_admin(closed, "POST", "/drain_listeners")
         eventually(lambda: closed not in system.envoys() and len(system.envoys()) == 2, "replaced", 30)
     assert other in system.envoys()
     assert set(outcomes) <= {"ok", "not accepted"}, outcomes  # accepted by the kernel for the closed one
 
 
-@TRANSPORTS
+@MODES
 def test_health_check_that_was_failed_from_elsewhere_is_mended(system: System) -> None:
     """As by ``/healthcheck/fail``: load balancers would avoid a node that serves, for ever."""
     since = len(system.log)
@@ -93,7 +93,8 @@ def let_go(thread: int) -> None:
         os.waitpid(thread, _ALL_KINDS | os.WNOHANG)
 
 
-@TRANSPORTS
+@pytest.mark.long
+@MODES
 def test_gateway_whose_threads_stand_still_is_replaced(system: System) -> None:
     """The kernel accepts connections for it, its main thread is well, and no caller is answered."""
     envoy, since = system.envoy(), len(system.log)
@@ -111,8 +112,9 @@ def private_folders(parent: Path) -> list[Path]:
     return list(parent.glob("taskgate-*"))
 
 
-@TRANSPORTS
-def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, transport: str) -> None:
+@pytest.mark.long
+@MODES
+def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, mode: str) -> None:
     """The folder of a live supervisor stays, and so does anything that only has such a name."""
     with tempfile.TemporaryDirectory() as short:
         temporary = Path(short)
@@ -120,7 +122,8 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
         strangers[0].mkdir(mode=0o700)
         strangers[1].touch()
         own = {"TMPDIR": short}
-        arguments = {"transport": transport, "workers": 1, "env": own}
+        arguments = {"mode": mode, "workers": 1, "env": own}
+        each = 1 if mode == "embedded" else 2  # Envoy's, and that of the sockets between Envoy and servers
         with System(tmp_path / "tasks.db", "--demo", **arguments) as living:
             living.wait_ready()
             with System(tmp_path / "tasks.db", **arguments) as killed:
@@ -128,18 +131,18 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
                 put_row(
                     tmp_path / "tasks.db", DOCUMENTED_ID, task(DOCUMENTED_ID, outputData={"a": "b" * 20_000}).decode()
                 )
-                door = GrpcDoor("grpc", killed.grpc)
-                assert door.get_task(DOCUMENTED_ID)[1] is not None  # converted in its own process
-                door.close()
-                assert len(killed.family()) == (3 if transport == "envoy" else 4)
+                client = GrpcClient("grpc", killed.grpc)
+                assert client.get_task(DOCUMENTED_ID)[1] is not None  # converted in its own process
+                client.close()
+                assert len(killed.family()) == (3 if mode == "embedded" else 4)
                 put_row(tmp_path / "tasks.db", DOCUMENTED_ID, DOCUMENTED_COMPACT.decode())
                 killed.process.kill()
                 killed.process.wait()
                 killed.assert_gone(seconds=15)
-            assert len(private_folders(temporary)) == 2 + len(strangers)
+            assert len(private_folders(temporary)) == 2 * each + len(strangers)
             with System(tmp_path / "tasks.db", **arguments) as next_one:
                 next_one.wait_ready()
-                assert len(private_folders(temporary)) == 2 + len(strangers)
+                assert len(private_folders(temporary)) == 2 * each + len(strangers)
                 assert answers(living)
                 assert ask_admin(living.envoy(), "GET", "/ready") == (200, "LIVE\n")
                 assert next_one.stop() == 0
@@ -147,13 +150,13 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, tr
         assert sorted(private_folders(temporary)) == sorted(strangers)
 
 
-@TRANSPORTS
-def test_temporary_directory_with_a_name_too_long_for_a_socket(tmp_path: Path, transport: str) -> None:
+@MODES
+def test_temporary_directory_with_a_name_too_long_for_a_socket(tmp_path: Path, mode: str) -> None:
     """A shorter one is used; if none is possible, ``PrivateFolder`` says so."""
     temporary = tmp_path / ("long" * 30)
     temporary.mkdir()
     own = {"TMPDIR": str(temporary)}
-    with System(tmp_path / "tasks.db", "--demo", transport=transport, workers=1, env=own) as system:
+    with System(tmp_path / "tasks.db", "--demo", mode=mode, workers=1, env=own) as system:
         system.wait_ready()
         assert answers(system)
         assert ask_admin(system.envoy(), "GET", "/ready") == (200, "LIVE\n")

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.clients import GrpcClient, RestClient
 from support.documents import DOCUMENTED, DOCUMENTED_ID, compact, put_row, task
-from support.doors import GrpcDoor, RestDoor
 from support.load import callers, in_threads
 from support.running import System, command_line, eventually, running_system
 from taskgate.documents.conductor import project_task_model
@@ -28,7 +28,8 @@ def records(count: int) -> list[object]:
     return [{"id": n, "name": f"user {n}", "tags": ["a", "b"], "pos": [n, n + 1]} for n in range(count)]
 
 
-def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_small_reads_succeed_beside_many_readers_of_large_rows(tmp_path: Path) -> None:
     """No process counts as hung, every answer is right or says that it came too late, and small reads still succeed."""
     rows = {f"65fc73fe-0586-11f1-8b8d-00000000000{n}": records(count) for n, count in ((1, 37_000), (2, 145_000))}
     stored = {task_id: task(task_id, outputData={"users": users}) for task_id, users in rows.items()}
@@ -41,26 +42,26 @@ def test_many_readers_of_large_rows_hold_up_nobody(tmp_path: Path) -> None:
         )
     for task_id, row in {**stored, DOCUMENTED_ID: small}.items():
         put_row(database, task_id, row.decode())
-    with running_system(database, "--layout", "conductor", workers=1) as system, ExitStack() as doors:
+    with running_system(database, "--layout", "conductor", workers=1) as system, ExitStack() as clients:
         before = {envoy.pid for envoy in system.envoys()}
         waits: list[float] = []
 
         def read_small(number: int, stop: threading.Event) -> None:
-            door = RestDoor("rest", system.http)
+            client = RestClient("rest", system.http)
             while not stop.is_set():
                 began = time.monotonic()
-                assert door.get_task_json(DOCUMENTED_ID).document == project_task_model(small, 0).document
+                assert client.get_task_json(DOCUMENTED_ID).document == project_task_model(small, 0).document
                 waits.append(time.monotonic() - began)
-            door.close()
+            client.close()
 
         with in_threads(2, read_small), callers(system, READERS, documents) as outcomes:
             eventually(lambda: outcomes["ok"] >= 2 * READERS and len(waits) > 100, "enough of both", seconds=60)
         assert all(kind == "ok" or kind.startswith(("503 ", "504 ")) for kind in outcomes), outcomes
         assert max(waits) < 2  # a tenth of it on an idle machine
-        door = GrpcDoor("grpc", system.grpc)
-        doors.callback(door.close)
+        client = GrpcClient("grpc", system.grpc)
+        clients.callback(client.close)
         task_id = next(iter(documents))
-        assert door.get_task(task_id)[1] == task_from_document(documents[task_id])
+        assert client.get_task(task_id)[1] == task_from_document(documents[task_id])
         assert {envoy.pid for envoy in system.envoys()} == before
         assert system.events("worker gone; replacing it") == []
 
@@ -71,12 +72,13 @@ def converters(system: System) -> list[psutil.Process]:
     return sorted(found, key=lambda process: process.create_time())
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Path, transport: str) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Path, mode: str) -> None:
     """As the kernel kills when memory runs out: one kill is not noticed; two cause a refusal, and no loop."""
-    with running_system(tmp_path / "tasks.db", transport=transport, workers=1) as system, ExitStack() as doors:
-        door = GrpcDoor("grpc", system.grpc)
-        doors.callback(door.close)
+    with running_system(tmp_path / "tasks.db", mode=mode, workers=1) as system, ExitStack() as clients:
+        client = GrpcClient("grpc", system.grpc)
+        clients.callback(client.close)
 
         def new_task(number: int) -> Task:
             """A task to ask for; a task that was asked for before might not be converted again."""
@@ -85,7 +87,7 @@ def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Pat
             return task_from_document(document)
 
         expected = new_task(0)
-        assert door.get_task(DOCUMENTED_ID)[1] == expected  # the process has started
+        assert client.get_task(DOCUMENTED_ID)[1] == expected  # the process has started
         for kills in (1, 2):
             expected = new_task(kills)
             with ThreadPoolExecutor(1) as caller:
@@ -93,7 +95,7 @@ def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Pat
                     converter = eventually(lambda: converters(system), "a process")[-1]
                     converter.suspend()  # it must not finish first
                     if number == 0:
-                        call = caller.submit(door.get_task, DOCUMENTED_ID)
+                        call = caller.submit(client.get_task, DOCUMENTED_ID)
                         time.sleep(0.3)  # on purpose: the value is on its way to the process
                     converter.kill()
                     eventually(lambda gone=converter: gone not in converters(system), "gone")
@@ -104,5 +106,5 @@ def test_killed_conversion_fails_no_call_and_twice_a_retryable_one(tmp_path: Pat
                 assert (outcome.code, outcome.reason) == ("RESOURCE_EXHAUSTED", "ERROR_REASON_OVERLOADED")
                 assert "try again later" in outcome.message
         time.sleep(REFUSED_SECONDS)  # on purpose: until then calls are refused without a try
-        assert door.get_task(DOCUMENTED_ID)[1] == expected
+        assert client.get_task(DOCUMENTED_ID)[1] == expected
         assert system.events("worker gone; replacing it") == []

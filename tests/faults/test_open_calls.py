@@ -12,8 +12,8 @@ import h2.events
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from support.clients import CLIENTS, open_client
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
-from support.doors import DOORS, open_door
 from support.raw_grpc import GET_TASK_JSON, ConnectionLost, RawGrpc, framed, request_for
 from support.running import System, eventually, running_system
 from taskgate.transports.grpcio import MAX_CALLS_ON_A_CONNECTION
@@ -27,17 +27,17 @@ OK, DEADLINE_EXCEEDED = 0, 4
 ON_A_CONNECTION = 100
 """Calls that one connection may hold, on each of our ports."""
 
-TRANSPORTS = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+MODES = pytest.mark.parametrize("mode", ["embedded", "proxied"])
 PORTS = pytest.mark.parametrize("port", ["http", "grpc"])
 """Envoy's, and the server's own."""
 
 
-@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+@pytest.fixture(scope="module", params=["embedded", "proxied"])
 def short_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system where a call may take one second, on each transport."""
+    """A system where a call may take one second, in each mode."""
     database = tmp_path_factory.mktemp("short") / "tasks.db"
     arguments = ("--demo", "--request-timeout", "1")
-    with running_system(database, *arguments, transport=request.param, workers=1) as system:
+    with running_system(database, *arguments, mode=request.param, workers=1) as system:
         yield system
 
 
@@ -61,14 +61,14 @@ def assert_all_begun(connections: list[RawGrpc]) -> None:
 
 
 def assert_probes_are_answered(system: System, probes: int = 100) -> None:
-    """At every door, with new connections and kept ones."""
-    for name in DOORS:
+    """To every client, with new connections and kept ones."""
+    for name in CLIENTS:
         for _ in range(2):
-            door = open_door(name, system.http, system.grpc)
+            client = open_client(name, system.http, system.grpc)
             for _ in range(probes // 2):
-                outcome = door.get_task_json(DOCUMENTED_ID)
+                outcome = client.get_task_json(DOCUMENTED_ID)
                 assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT), (name, outcome)
-            door.close()
+            client.close()
     for address in (system.http, system.grpc):
         with grpc.insecure_channel(address) as channel:
             status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30).status
@@ -76,15 +76,16 @@ def assert_probes_are_answered(system: System, probes: int = 100) -> None:
 
 
 @pytest.fixture
-def patient_system(transport: str, lasting: Callable[..., System]) -> System:
+def patient_system(mode: str, lasting: Callable[..., System]) -> System:
     """A system where a call may take as long as a test does."""
-    return lasting(transport, "--request-timeout", "120", workers=1)
+    return lasting(mode, "--request-timeout", "120", workers=1)
 
 
-@TRANSPORTS
+@pytest.mark.long_in("http-embedded", "grpc-proxied")
+@MODES
 @PORTS
-def test_watches_and_unfinished_calls_shut_nobody_out(patient_system: System, port: str) -> None:
-    """2,000 health watches and 2,000 calls whose message never comes: no probe fails, at any door."""
+def test_calls_are_answered_beside_watches_and_unfinished_calls(patient_system: System, port: str) -> None:
+    """2,000 health watches and 2,000 calls whose message never comes: no probe fails, of any client."""
     address: str = getattr(patient_system, port)
     ask = request_for(DOCUMENTED_ID)
     with (
@@ -129,7 +130,8 @@ def cpu_seconds(system: System) -> float:
     return sum(sum(member.cpu_times()[:2]) for member in system.family())
 
 
-@TRANSPORTS
+@pytest.mark.long
+@MODES
 def test_idle_watches_cost_nothing_to_speak_of(patient_system: System) -> None:
     """1,000 of them: 0.005 of a core inside Envoy, measured for ten seconds. The bound is for a busy machine."""
     with held(patient_system.grpc, 1000, WATCH, framed(b""), ends=True) as watches:
@@ -140,12 +142,12 @@ def test_idle_watches_cost_nothing_to_speak_of(patient_system: System) -> None:
         assert (cpu_seconds(patient_system) - before) / 5 < 0.15  # of that, 0.02 without any watch
 
 
-@TRANSPORTS
+@MODES
 @PORTS
-def test_stop_does_not_wait_for_watches(tmp_path: Path, transport: str, port: str) -> None:
+def test_stop_does_not_wait_for_watches(tmp_path: Path, mode: str, port: str) -> None:
     """They end, and nothing waits for the grace period."""
     arguments = ("--demo", "--shutdown-grace", "35")
-    with running_system(tmp_path / "tasks.db", *arguments, transport=transport, workers=1) as system:
+    with running_system(tmp_path / "tasks.db", *arguments, mode=mode, workers=1) as system:
         with held(getattr(system, port), 200, WATCH, framed(b""), ends=True) as watches:
             assert_all_begun(watches)
             began = time.monotonic()
@@ -176,7 +178,7 @@ def test_client_that_pings_is_not_cut_off(short_system: System, path: str | None
         assert connection.call(request_for(DOCUMENTED_ID)).grpc_status == OK
 
 
-@pytest.mark.parametrize("short_system", ["grpcio"], indirect=True)
+@pytest.mark.parametrize("short_system", ["proxied"], indirect=True)
 def test_client_that_floods_with_pings_is_cut_off(short_system: System) -> None:
     with RawGrpc(short_system.grpc) as connection:
         for _ in range(20):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from support.doors import open_door
+from support.clients import open_client
 from support.outages import (
     DOCUMENTS,
     NOT_SERVING,
@@ -32,9 +32,9 @@ def server() -> Iterator[PostgresqlServer]:
         yield running
 
 
-@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+@pytest.fixture(scope="module", params=["embedded", "proxied"])
 def system(request: pytest.FixtureRequest, server: PostgresqlServer) -> Iterator[System]:
-    with running_system(server.url(), transport=request.param, workers=1) as running:
+    with running_system(server.url(), mode=request.param, workers=1) as running:
         eventually(lambda: health(running) == SERVING, "SERVING")
         yield running
 
@@ -62,6 +62,7 @@ def end_sessions(server: PostgresqlServer) -> int:
     return len(ended)
 
 
+@pytest.mark.long_in("proxied-restarted")
 @pytest.mark.parametrize("fault", [restarted, killed_backends], ids=lambda fault: fault.__name__)
 def test_restart_under_load(
     server: PostgresqlServer, system: System, fault: Callable[[PostgresqlServer], None]
@@ -75,7 +76,7 @@ def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -
     with callers(system, 8) as outcomes:
         for _ in range(5):
             served = outcomes["ok"]
-            eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
+            eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way", 60)
             eventually(lambda: end_sessions(server), "sessions that can be ended")
     assert set(outcomes) == {"ok"}, outcomes
 
@@ -90,18 +91,18 @@ def test_readiness_follows_the_server(server: PostgresqlServer, system: System) 
         eventually(lambda: healthz(system) == 200, "healthy again")
 
 
-def test_paused_server_makes_nobody_wait_but_one(server: PostgresqlServer, system: System) -> None:
+def test_only_one_call_waits_for_a_paused_server(server: PostgresqlServer, system: System) -> None:
     """Once the outage is known, most calls are refused at once, and none takes three seconds."""
-    door = open_door("grpc", system.http, system.grpc)
+    client = open_client("grpc", system.http, system.grpc)
     with server.frozen():
         eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
         with callers(system, 8) as outcomes:
             started = time.perf_counter()
-            assert kind_of(door.get_task_json(next(iter(DOCUMENTS))), b"") == "unavailable"
+            assert kind_of(client.get_task_json(next(iter(DOCUMENTS))), b"") == "unavailable"
             assert time.perf_counter() - started < 3
             eventually(lambda: outcomes["unavailable"] > 500, "refused calls")  # 80 or so if each waited 2 s
         assert set(outcomes) == {"unavailable"}, outcomes
-    door.close()
+    client.close()
     eventually(lambda: health(system) == SERVING, "SERVING again")
 
 
@@ -122,20 +123,20 @@ def test_import_says_nothing_secret(server: PostgresqlServer) -> None:
     assert "horse" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
 @pytest.mark.needs("pgbouncer")
-def test_pgbouncer_in_front(server: PostgresqlServer, transport: str) -> None:
+def test_pgbouncer_in_front(server: PostgresqlServer, mode: str) -> None:
     """Reads succeed over many connections of a pooler, even when the server's end, and when the pooler restarts."""
     # By default it retries a server that was away only after 15 s.
     with running_pgbouncer(server, server_login_retry="1") as port:
         url = server.url(hosts=f"127.0.0.1:{port}")
-        with running_system(url, transport=transport, workers=1) as system:
+        with running_system(url, mode=mode, workers=1) as system:
             eventually(lambda: health(system) == SERVING, "SERVING")
             with callers(system, 8) as outcomes:
-                eventually(lambda: outcomes["ok"] > 1000, "calls under way")
+                eventually(lambda: outcomes["ok"] > 1000, "calls under way", 60)
             assert set(outcomes) == {"ok"}, outcomes
             with callers(system, 8) as outcomes:
-                eventually(lambda: outcomes["ok"] > 200, "calls under way")
+                eventually(lambda: outcomes["ok"] > 200, "calls under way", 60)
                 restarted(server)
                 served = outcomes["ok"]
                 eventually(lambda: outcomes["ok"] > served + 200, "calls again", 30)

@@ -1,24 +1,28 @@
-"""Faults of servers behind Envoy, or without one: processes that die, are stopped, or cannot start."""
+"""Faults in mode proxied, and of servers without Envoy: processes that die, are stopped, or cannot start."""
 
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
 import pytest
 
-from support.doors import GrpcDoor
-from support.load import answers, check_sigterm_lets_calls_finish
+from support.clients import GrpcClient
+from support.documents import put_row, task
+from support.load import answers, check_sigterm_lets_calls_finish, in_threads
 from support.running import Running, System, eventually, running_system, taskgate
 
 
 @pytest.fixture
 def system(lasting: Callable[..., System]) -> System:
     """One server behind Envoy, for tests that leave it intact."""
-    return lasting("grpcio", workers=1)
+    return lasting("proxied", workers=1)
 
 
 def test_killed_envoy_is_replaced_on_the_same_port(system: System) -> None:
@@ -39,9 +43,34 @@ def test_hung_envoy_in_front_of_workers_is_noticed_ended_and_replaced(system: Sy
     assert system.envoy().pid != victim.pid
 
 
+@pytest.mark.long
+def test_restarts_break_off_no_large_answer(tmp_path: Path) -> None:
+    """Envoy may hold back the end of an answer that is over for the server: eight callers of 2 MB, eight restarts."""
+    large_id, database = "65fc73fe-0586-11f1-8b8d-000000000001", tmp_path / "tasks.db"
+    rows = [{"id": n, "name": f"user {n}", "tags": ["a", "b"]} for n in range(40_000)]
+    outcomes: Counter[str] = Counter()
+    with ExitStack() as stack:
+        system = stack.enter_context(running_system(database, "--demo", mode="proxied", workers=2))
+        put_row(database, large_id, task(large_id, outputData={"rows": rows}).decode())
+
+        def call(_: int, stop: threading.Event) -> None:
+            with closing(GrpcClient("gRPC through Envoy", system.http)) as client:
+                while not stop.is_set():
+                    outcomes[client.get_task_json(large_id).code] += 1
+
+        stack.enter_context(in_threads(8, call))
+        for restarts in range(1, 9):
+            before = outcomes.total()
+            eventually(lambda before=before: outcomes.total() > before + 80, "calls under way", 60)  # type: ignore[misc]
+            system.process.send_signal(signal.SIGHUP)
+            expected = 2 * restarts
+            eventually(lambda n=expected: len(system.events("worker restarted")) == n, "all restarted", 60)  # type: ignore[misc]
+    assert set(outcomes) == {"OK"}, outcomes
+
+
 def test_sigterm_during_a_restart_lets_calls_finish_and_leaves_nothing(tmp_path: Path) -> None:
     """Two generations of a worker exist when everything receives SIGTERM."""
-    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport="grpcio", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", mode="proxied", workers=2) as system:
         system.process.send_signal(signal.SIGHUP)
         eventually(lambda: len(system.events("worker listens")) == 3, "the first successor")
         check_sigterm_lets_calls_finish(system)
@@ -73,7 +102,7 @@ def test_envoy_that_cannot_start_again_yet_is_tried_until_it_can(system: System)
 
 def test_sigterm_while_something_is_being_replaced_leaves_nothing(tmp_path: Path) -> None:
     """A worker and Envoy have just died when everything receives SIGTERM: exit code 0 and no process left."""
-    with running_system(tmp_path / "tasks.db", "--demo", transport="grpcio", workers=2) as system:
+    with running_system(tmp_path / "tasks.db", "--demo", mode="proxied", workers=2) as system:
         system.workers()[0].kill()
         system.envoy().kill()
         system.wait_for("worker gone; replacing it", in_log=True)
@@ -129,9 +158,9 @@ def test_serve_with_workers_shares_one_port_and_replaces_the_dead(tmp_path: Path
         (address,) = {event["grpc"] for event in running.events("worker listens")}
         running.workers()[0].kill()
         eventually(lambda: len(running.events("worker listens")) == 4, "a new worker")
-        door = GrpcDoor("grpc", address)
-        eventually(lambda: door.get_task_json("x").code == "INVALID_ARGUMENT", "an answer")
-        door.close()
+        client = GrpcClient("grpc", address)
+        eventually(lambda: client.get_task_json("x").code == "INVALID_ARGUMENT", "an answer")
+        client.close()
         assert running.stop() == 0
         running.assert_gone()
 
@@ -143,7 +172,7 @@ def test_worker_without_a_supervisor_leaves() -> None:
     )
     assert process.stdin is not None
     process.stdin.write(
-        b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n\n'
+        b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n\n\n\n'
     )
     process.stdin.flush()
     assert process.stdout is not None

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.clients import GrpcClient, Outcome, RestClient
 from support.documents import task
-from support.doors import GrpcDoor, Outcome, RestDoor
 from support.load import in_threads
 from support.running import System, eventually
 from support.slow_disk import SlowDisk
@@ -40,37 +40,39 @@ def make(file: Path) -> Path:
 
 
 @pytest.mark.needs("a slow disk")
-@pytest.mark.parametrize("transport", ["envoy", "grpcio"])
-def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_slow_disk_delays_only_calls_that_read_from_it(tmp_path: Path, mode: str) -> None:
     """Two reads a second, then none for four seconds: tasks read before are served as ever, and no process is replaced.
 
-    Callers that ask for others, by any door and however often, get the answer or the end of the deadline.
+    Callers that ask for others, by any client and however often, get the answer or the end of the deadline.
     """
     with (
         SlowDisk(tmp_path / "disk", make(tmp_path / "made.db")) as disk,
-        System(disk.file, "--layout", "conductor", transport=transport, workers=1, prefix=disk.inside) as system,
+        System(disk.file, "--layout", "conductor", mode=mode, workers=1, prefix=disk.inside) as system,
     ):
         system.wait_ready()
-        with closing(RestDoor("rest", system.http)) as door:
+        with closing(RestClient("rest", system.http)) as client:
             for task_id in HOT * 2:
-                assert door.get_task_json(task_id).document == expected(task_id)
+                assert client.get_task_json(task_id).document == expected(task_id)
         before = {member.pid for member in system.family()}
         waits: list[float] = []
         problems: list[Outcome] = []
 
         def probe(number: int, stop: threading.Event) -> None:
-            with closing((RestDoor, GrpcDoor)[number % 2]("probe", (system.http, system.grpc)[number % 2])) as door:
+            with closing(
+                (RestClient, GrpcClient)[number % 2]("probe", (system.http, system.grpc)[number % 2])
+            ) as client:
                 while not stop.wait(0.05):
                     task_id = HOT[len(waits) % len(HOT)]
                     began = time.monotonic()
-                    outcome = door.get_task_json(task_id)
+                    outcome = client.get_task_json(task_id)
                     waits.append(time.monotonic() - began)
                     if outcome.document != expected(task_id):
                         problems.append(outcome)
 
         def ask(task_id: str) -> Outcome:
-            with closing(RestDoor("cold", system.http)) as door:
-                return door.get_task_json(task_id)
+            with closing(RestClient("cold", system.http)) as client:
+                return client.get_task_json(task_id)
 
         with in_threads(2, probe), ThreadPoolExecutor(len(COLD) * 4) as callers:
             disk.slow_down(0.5)
@@ -91,7 +93,7 @@ def test_slow_disk_holds_up_nobody_else(tmp_path: Path, transport: str) -> None:
         assert {member.pid for member in system.family()} == before
         assert system.events("worker gone; replacing it") == []
         print(  # noqa: T201 - for make faults
-            f"{transport}: {len(waits)} probes beside {len(slow)} calls that waited for the disk: none failed,"
+            f"{mode}: {len(waits)} probes beside {len(slow)} calls that waited for the disk: none failed,"
             f" p50 {statistics.median(waits) * 1000:.1f}, longest {max(waits) * 1000:.0f} ms"
         )
         assert max(waits) < 2  # each page takes half a second, and a lookup several pages

@@ -43,7 +43,7 @@ AFTERWARDS = 300_000_000
 SETTLED = 30
 """Seconds in which memory goes back to ``AFTERWARDS``; the aim on a quiet machine is 10."""
 
-TRANSPORTS = ["envoy", "grpcio"]
+MODES = ["embedded", "proxied"]
 METHODS = ["REST", "GetTaskJson", "GetTask"]
 
 MEGABYTES = 10
@@ -194,12 +194,12 @@ def show(text: str) -> None:
 
 
 @pytest.mark.parametrize("distinct", [True, False] if ALL else [True], ids=lambda value: "distinct" if value else "one")
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_slow_readers_over_http1(documents: Any, transport: str, distinct: bool) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_slow_readers_over_http1(documents: Any, mode: str, distinct: bool) -> None:
     """300 clients that read 10 MB at 4 KiB a second."""
     database, ids, _ = documents
-    with running_system(database, transport=transport, workers=1) as system:
-        with others_served(system, f"{transport}: 300 slow readers of {'distinct tasks' if distinct else 'one task'}"):
+    with running_system(database, mode=mode, workers=1) as system:
+        with others_served(system, f"{mode}: 300 slow readers of {'distinct tasks' if distinct else 'one task'}"):
             arguments = {"count": 300, "seconds": SECONDS, "task_ids": ids if distinct else ids[:1]}
             with Load("slow_http1", address=system.http, **arguments) as load:
                 outcomes = load.result()
@@ -213,12 +213,12 @@ def test_slow_readers_over_http1(documents: Any, transport: str, distinct: bool)
     if ALL
     else list(zip(METHODS, (0, 3, 0), strict=True)),
 )
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_streams_without_a_window(documents: Any, transport: str, method: str, trickle: float) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_streams_without_a_window(documents: Any, mode: str, method: str, trickle: float) -> None:
     """1,000 streams on 25 connections that accept no bytes, or now and then one."""
     database, ids, _ = documents
-    with running_system(database, transport=transport, workers=1) as system:
-        what = f"{transport}: 1,000 streams without a window, {method}, a byte every {trickle} s"
+    with running_system(database, mode=mode, workers=1) as system:
+        what = f"{mode}: 1,000 streams without a window, {method}, a byte every {trickle} s"
         with others_served(system, what):
             arguments = {"count": 1000, "seconds": SECONDS, "task_ids": ids, "method": method, "trickle": trickle}
             with Load("zero_window", address=system.http, **arguments) as load:
@@ -236,7 +236,7 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
     """
     database = tmp_path / "tasks.db"
     task_ids = [task_id(number) for number in range(160)]
-    with running_system(database, "--demo", transport="grpcio", workers=1) as system, ExitStack() as connections:
+    with running_system(database, "--demo", mode="proxied", workers=1) as system, ExitStack() as connections:
         for number, known in enumerate(task_ids):
             text = random.Random(number).randbytes(250_000).hex()
             put_row(database, known, task(known, outputData={"text": text}).decode())
@@ -278,18 +278,18 @@ def test_unary_answer_on_a_servers_own_port_is_not_kept_for_ever(tmp_path: Path,
     if ALL
     else [("REST", True), ("GetTaskJson", True), ("GetTask", False)],
 )
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.alone  # the readers take all processors
 def test_bursts_of_readers_get_all_or_a_retryable_refusal(
-    documents: Any, transport: str, method: str, distinct: bool
+    documents: Any, mode: str, method: str, distinct: bool
 ) -> None:
     """Five times 256 readers of 10 MB, without a pause: each gets all of it, or a retryable refusal."""
     database, ids, expected = documents
     outcomes: Counter[str] = Counter()
     took = []
     with (
-        running_system(database, transport=transport, workers=1) as system,
-        others_served(system, f"{transport}: bursts, {method} of {'distinct tasks' if distinct else 'one task'}"),
+        running_system(database, mode=mode, workers=1) as system,
+        others_served(system, f"{mode}: bursts, {method} of {'distinct tasks' if distinct else 'one task'}"),
     ):
         for _ in range(5):
             arguments = {"count": 256, "seconds": 120, "task_ids": ids if distinct else ids[:1], "method": method}

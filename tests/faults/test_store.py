@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from support.clients import GrpcClient, RestClient
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, task
-from support.doors import GrpcDoor, RestDoor
 from support.public_words import assert_public
 from support.running import System, eventually, running_system, taskgate
 
@@ -20,30 +20,30 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-@pytest.fixture(scope="module", params=["envoy", "grpcio"])
+@pytest.fixture(scope="module", params=["embedded", "proxied"])
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     database = tmp_path_factory.mktemp("store") / "tasks.db"
-    with running_system(database, "--demo", transport=request.param, workers=1) as running:
+    with running_system(database, "--demo", mode=request.param, workers=1) as running:
         yield running
 
 
 @pytest.fixture
-def doors(system: System) -> Iterator[tuple[RestDoor, GrpcDoor]]:
-    rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+def clients(system: System) -> Iterator[tuple[RestClient, GrpcClient]]:
+    rest, direct = RestClient("rest", system.http), GrpcClient("grpc", system.grpc)
     yield rest, direct
     rest.close()
     direct.close()
 
 
-def health(door: GrpcDoor) -> int:
-    stub = health_pb2_grpc.HealthStub(door.channel)
+def health(client: GrpcClient) -> int:
+    stub = health_pb2_grpc.HealthStub(client.channel)
     status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
     return status
 
 
-def assert_unavailable(doors: tuple[RestDoor, GrpcDoor]) -> None:
+def assert_unavailable(clients: tuple[RestClient, GrpcClient]) -> None:
     """503 and UNAVAILABLE, retryable, with a message that gives the reason and leaks nothing."""
-    rest, direct = doors
+    rest, direct = clients
     outcome = rest.get_task_json(DOCUMENTED_ID)
     assert outcome.status == 503
     assert_public(outcome.message)
@@ -53,30 +53,30 @@ def assert_unavailable(doors: tuple[RestDoor, GrpcDoor]) -> None:
     assert rest.get_task_json("x").status == 400
 
 
-def assert_serves(doors: tuple[RestDoor, GrpcDoor]) -> None:
-    rest, direct = doors
+def assert_serves(clients: tuple[RestClient, GrpcClient]) -> None:
+    rest, direct = clients
     eventually(lambda: rest.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT, "served again")
     eventually(lambda: health(direct) == SERVING, "SERVING again")
 
 
-def test_removed_store_is_503_and_restored_one_serves(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+def test_removed_store_is_503_and_restored_one_serves(system: System, clients: tuple[RestClient, GrpcClient]) -> None:
     """The file is removed under the running system, and put back: no restart."""
-    assert_serves(doors)
+    assert_serves(clients)
     backup = system.database.with_suffix(".backup")
     with closing(sqlite3.connect(system.database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):
         Path(f"{system.database}{suffix}").unlink(missing_ok=True)
     system.database.rename(backup)
-    assert_unavailable(doors)
-    eventually(lambda: health(doors[1]) == NOT_SERVING, "NOT_SERVING")
+    assert_unavailable(clients)
+    eventually(lambda: health(clients[1]) == NOT_SERVING, "NOT_SERVING")
     backup.rename(system.database)
-    assert_serves(doors)
+    assert_serves(clients)
 
 
-def test_replaced_store_is_picked_up(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+def test_replaced_store_is_picked_up(system: System, clients: tuple[RestClient, GrpcClient]) -> None:
     """A file moved over it is read from then on."""
-    assert_serves(doors)
+    assert_serves(clients)
     copy = system.database.with_suffix(".copy")
     shutil.copy(system.database, copy)
     connection = sqlite3.connect(copy)
@@ -88,20 +88,20 @@ def test_replaced_store_is_picked_up(system: System, doors: tuple[RestDoor, Grpc
     system.database.rename(original)
     copy.rename(system.database)
     expected = DOCUMENTED_COMPACT.replace(b"COMPLETED", b"FAILED")
-    eventually(lambda: doors[0].get_task_json(DOCUMENTED_ID).document == expected, "the other file's document")
+    eventually(lambda: clients[0].get_task_json(DOCUMENTED_ID).document == expected, "the other file's document")
     original.replace(system.database)
-    assert_serves(doors)
+    assert_serves(clients)
 
 
-def test_damaged_store_is_503(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+def test_damaged_store_is_503(system: System, clients: tuple[RestClient, GrpcClient]) -> None:
     """A file that is no database is answered like a missing one."""
-    assert_serves(doors)
+    assert_serves(clients)
     original = system.database.with_suffix(".original")
     system.database.rename(original)
     system.database.write_bytes(b"not a database at all" * 1000)
-    assert_unavailable(doors)
+    assert_unavailable(clients)
     original.replace(system.database)
-    assert_serves(doors)
+    assert_serves(clients)
 
 
 @contextmanager
@@ -121,29 +121,32 @@ def locked(database: Path) -> Iterator[None]:
         original.replace(database)
 
 
-def test_locked_store_is_503_and_holds_up_nobody_else(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+def test_locked_store_is_503_and_other_calls_are_answered(
+    system: System, clients: tuple[RestClient, GrpcClient]
+) -> None:
     """An exclusive lock makes reads fail within seconds; calls that need no store are answered meanwhile."""
-    assert_serves(doors)
+    assert_serves(clients)
     with locked(system.database):
-        assert_unavailable(doors)
-    assert_serves(doors)
+        assert_unavailable(clients)
+    assert_serves(clients)
 
 
-def test_open_write_transaction_holds_up_no_read(system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+def test_open_write_transaction_holds_up_no_read(system: System, clients: tuple[RestClient, GrpcClient]) -> None:
     """While another process is in the middle of a write, every read is answered, from before that write."""
-    assert_serves(doors)
+    assert_serves(clients)
     with closing(sqlite3.connect(system.database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE task SET json_data = '{}'")
         for _ in range(50):
-            assert doors[0].get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
-        assert health(doors[1]) == SERVING
+            assert clients[0].get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+        assert health(clients[1]) == SERVING
         writer.execute("ROLLBACK")
 
 
-def test_reads_go_on_during_an_import(tmp_path: Path, system: System, doors: tuple[RestDoor, GrpcDoor]) -> None:
+@pytest.mark.long_in("proxied")
+def test_reads_go_on_during_an_import(tmp_path: Path, system: System, clients: tuple[RestClient, GrpcClient]) -> None:
     """Every read during an import of thousands of tasks succeeds; the tasks can be read when it has ended."""
-    assert_serves(doors)
+    assert_serves(clients)
     ids = [str(uuid.UUID(int=number)) for number in range(20_000)]
     file = tmp_path / "tasks.ndjson"
     file.write_bytes(b"\n".join(map(task, ids)))
@@ -151,12 +154,12 @@ def test_reads_go_on_during_an_import(tmp_path: Path, system: System, doors: tup
         importing = pool.submit(taskgate, "import", str(file), "--store", f"sqlite:///{system.database}")
         reads = 0
         while not importing.done():
-            outcome = doors[0].get_task_json(DOCUMENTED_ID)
+            outcome = clients[0].get_task_json(DOCUMENTED_ID)
             assert (outcome.status, outcome.document) == (200, DOCUMENTED_COMPACT)
             reads += 1
     assert importing.result().returncode == 0, importing.result().stderr
     assert reads > 50
-    assert doors[0].get_task_json(ids[-1]).document == task(ids[-1])
+    assert clients[0].get_task_json(ids[-1]).document == task(ids[-1])
 
 
 def test_deadline_that_passes_is_504(tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def test_deadline_that_passes_is_504(tmp_path: Path) -> None:
         running_system(tmp_path / "tasks.db", "--demo", "--request-timeout", "0.2", workers=1) as system,
         locked(system.database),
     ):
-        rest, direct = RestDoor("rest", system.http), GrpcDoor("grpc", system.grpc)
+        rest, direct = RestClient("rest", system.http), GrpcClient("grpc", system.grpc)
         assert rest.get_task_json(DOCUMENTED_ID).status == 504
         outcome, _ = direct.get_task(DOCUMENTED_ID)
         assert (outcome.code, outcome.reason) == ("DEADLINE_EXCEEDED", "ERROR_REASON_DEADLINE_EXCEEDED")

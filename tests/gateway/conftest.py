@@ -11,13 +11,13 @@ from gateway.wire import PROTOCOLS, Ask, ask_over
 from taskgate.base.addresses import Address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stub() -> Iterator[StubServer]:
     with StubServer() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(stub: StubServer) -> Iterator[Gateway]:
     with Gateway(stub) as running:
         yield running

@@ -17,11 +17,14 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from taskgate.base.errors import STATUS_OF, TaskgateError
+from taskgate.base.errors import STATUS_OF, TaskgateError, TooManyAttempts
 from taskgate.transports.error_details import status_details
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
 DOCUMENT = b'{"taskId":"d","n":9007199254740993,"x":1.0,"big":1e400,"gone":null,"dup":1,"dup":2,"s":"\\ud800\xc3\xa9"}'
+PAUSE = 7
+"""Seconds that the error for too many attempts asks to wait."""
+
 MESSAGE = 'quote " backslash \\ newline \n accent é separator \u2028 {"message":"x"}'
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -109,7 +112,7 @@ async def fail(context: Any, code: int, *details: any_pb2.Any) -> None:
 
 async def fail_as(context: Any, kind: type[TaskgateError]) -> None:
     """Abort as the real server does with an error of this kind."""
-    error = kind.__new__(kind)
+    error = TooManyAttempts(PAUSE) if kind is TooManyAttempts else kind.__new__(kind)
     TaskgateError.__init__(error, MESSAGE)
     details = (("grpc-status-details-bin", status_details(error)),)
     await context.abort(grpc.StatusCode[error.status.grpc_code], MESSAGE, trailing_metadata=details)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gateway.running import Gateway, StubServer, largest_answer, most_calls
-from gateway.stub_server import MESSAGE
+from gateway.stub_server import MESSAGE, PAUSE
 from gateway.wire import Ask, Http1, Http2, HungUp, ask_over, assert_error
 from taskgate.base.addresses import Address
-from taskgate.base.errors import STATUS_OF
+from taskgate.base.errors import STATUS_OF, TooManyAttempts
 
 PATH = "/api/tasks/"
 
@@ -76,8 +76,9 @@ class TestFromTheServer:
         for kind, row in STATUS_OF.items():
             with subtests.test(kind.__name__):
                 answer = ask(f"{PATH}stub.kind.{kind.__name__}")
-                assert_error(answer, row.http_status, MESSAGE, retryable=row.retryable)
-                assert answer.header("retry-after") == (None if row.retry_after is None else str(row.retry_after))
+                assert_error(answer, row.http_status, MESSAGE, retryable=row.retryable, error=row.rest_error)
+                seconds = PAUSE if kind is TooManyAttempts else row.retry_after
+                assert answer.header("retry-after") == (None if seconds is None else str(seconds))
 
     def test_error_body_is_these_bytes(self, ask: Ask) -> None:
         message = json.dumps("The request cannot be decoded")
@@ -177,7 +178,9 @@ class TestFromEnvoy:
         """408 after five seconds, so that no connection is held for ever."""
         with Http1(gateway.address) as connection:
             connection.send(b"GET /api/tasks/a HTTP/1.1\r\nhost: a\r\nx-slow: ")
-            assert_error(connection.answer(), 408, "The request took too long to arrive; try again", retryable=True)
+            answer = connection.answer()
+        assert_error(answer, 408, "The request took too long to arrive; try again", retryable=True)
+        assert answer.header("x-request-id")
 
 
 class TestMalformed:
@@ -187,7 +190,8 @@ class TestMalformed:
         for request in MALFORMED:
             with subtests.test(repr(request)), Http1(gateway.address) as connection:
                 connection.send(request)
-                assert_error(connection.answer(), 400)
+                assert_error(answer := connection.answer(), 400)
+                assert answer.header("x-request-id")
 
     def test_requests_that_come_together_are_all_answered(self, gateway: Gateway, subtests: pytest.Subtests) -> None:
         """HTTP/1.1 pipelining in one packet, with answers from Envoy or the server; the connection stays usable."""

@@ -109,6 +109,25 @@ class TestRequestId:
         answer = ask(f"{PATH}stub.document", headers=[("x-request-id", "a"), ("x-request-id", "b")])
         assert len(answer.header("x-request-id") or "") == 36
 
+    def test_request_that_envoy_refuses_before_its_headers_has_one_request_id(
+        self, gateway: Gateway, subtests: pytest.Subtests
+    ) -> None:
+        """An encoded slash, no host, CONNECT: one ID as for any other request, also if it says that it is gRPC."""
+        for request_line in (
+            f"GET {PATH}a%2Fb HTTP/1.1\r\nhost: a",
+            f"GET {PATH}a HTTP/1.1",
+            "CONNECT a:1 HTTP/1.1\r\nhost: a:1",
+            f"POST {PATH}a%2Fb HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc\r\ncontent-length: 0",
+        ):
+            for offered in ("caller:42", "x" * 128, "x" * 129, "x" * 8000, "<a>", "a b", "a,b", "", None):
+                header = "" if offered is None else f"\r\nx-request-id: {offered}"
+                with subtests.test(request_line, offered=(offered or "")[:9]), Http1(gateway.address) as connection:
+                    connection.send(f"{request_line}{header}\r\n\r\n".encode())
+                    answer = connection.answer()
+                    assert answer.status in {200, 400, 404}  # 200 with a grpc-status
+                    (given,) = [value for name, value in answer.headers if name == "x-request-id"]
+                    assert given == offered if usable_request_id(offered) == offered else len(given) == 36
+
 
 class TestOnlyThePathNamesTheTask:
     def test_query_string_changes_nothing(self, ask: Ask, subtests: pytest.Subtests) -> None:

@@ -249,12 +249,18 @@ def ask_over(protocol: str, default: Address) -> Ask:
     return ask
 
 
-def assert_error(answer: Answer, status: int, message: str | None = None, *, retryable: bool = False) -> None:
-    """The one JSON shape of errors: exact keys in exact order, exact types, nothing of gRPC or Envoy beside it."""
+def assert_error(
+    answer: Answer, status: int, message: str | None = None, *, retryable: bool = False, error: str | None = None
+) -> None:
+    """The one JSON shape of errors: exact keys in exact order, exact types, nothing of gRPC or Envoy beside it.
+
+    ``error`` is the key of that name, which only refusals of tokens have.
+    """
     assert answer.status == status, answer
     assert answer.header("content-type") == "application/json"
-    assert list(answer.json.items())[2:] == [("instance", "test-node"), ("retryable", retryable)]
-    assert list(answer.json) == ["status", "message", "instance", "retryable"]
+    extra = [] if error is None else [("error", error)]
+    assert list(answer.json.items())[2:] == [("instance", "test-node"), ("retryable", retryable), *extra]
+    assert list(answer.json)[:2] == ["status", "message"]
     assert answer.json["status"] == status
     assert isinstance(answer.json["message"], str)
     assert answer.json["message"]

@@ -1,4 +1,4 @@
-"""gRPC clients that nobody here wrote, on each way in, and a server log that stays free of tracebacks."""
+"""gRPC clients of other authors, on each route, and a server log that stays free of tracebacks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,8 +9,8 @@ import pytest
 from support.documents import put_row, task
 from support.running import System, running_system
 
-ROUTES = ("envoy", "grpcio", "grpcio behind Envoy")
-"""The service inside Envoy; grpcio's server itself; grpcio's server through the Envoy before it."""
+ROUTES = ("embedded", "proxied direct", "proxied via Envoy")
+"""The service inside Envoy; the proxied grpcio server itself; the same through Envoy."""
 
 LARGE_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
 LARGE_TEXT = 10_000_000
@@ -19,22 +19,22 @@ LARGE_TEXT = 10_000_000
 ALARMS = ("Traceback", "Exception in", "never retrieved", "InvalidStateError")
 
 
-@pytest.fixture(scope="session", params=ROUTES)
+@pytest.fixture(scope="package", params=ROUTES)
 def route(request: pytest.FixtureRequest) -> str:
     """Each way in, in turn; the last two have a system in common."""
     name: str = request.param
     return name
 
 
-@pytest.fixture(scope="session")
-def transport(route: str) -> str:
-    """The ``--transport`` of the route."""
+@pytest.fixture(scope="package")
+def mode(route: str) -> str:
+    """The ``--mode`` of the route."""
     return route.partition(" ")[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], System]]:
-    """Starts ``taskgate up`` with one large task, once for a transport; all are stopped at the end, without alarms.
+    """Starts ``taskgate up`` with one large task, once for a mode; all are stopped at the end, without alarms.
 
     One worker, so that what one caller does to it meets every other.
     """
@@ -42,9 +42,9 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     with ExitStack() as running:
 
         @cache
-        def start(transport: str) -> System:
+        def start(mode: str) -> System:
             database = tmp_path_factory.mktemp("interop") / "tasks.db"
-            systems.append(running.enter_context(running_system(database, "--demo", transport=transport, workers=1)))
+            systems.append(running.enter_context(running_system(database, "--demo", mode=mode, workers=1)))
             put_row(database, LARGE_ID, large_task().decode())
             return systems[-1]
 
@@ -54,16 +54,16 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             assert not (found := alarms(system, 0)), "\n".join(found)
 
 
-@pytest.fixture(scope="session")
-def system(transport: str, started: Callable[[str], System]) -> System:
+@pytest.fixture(scope="package")
+def system(mode: str, started: Callable[[str], System]) -> System:
     """The system of the route."""
-    return started(transport)
+    return started(mode)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def target(system: System, route: str) -> str:
     """The address to call."""
-    return system.http if route == "grpcio behind Envoy" else system.grpc
+    return system.http if route == "proxied via Envoy" else system.grpc
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """grpcio, the Python client: what only many calls on a channel, large messages and streams of its own show.
 
-Tests of single calls are in ``tests/api``, whose gRPC doors are this client, too.
+Tests of single calls are in ``tests/api``, whose gRPC clients are this client, too.
 """
 
 import asyncio
@@ -17,9 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.running import System, running_system
@@ -56,7 +54,7 @@ def channel(target: str) -> Iterator[grpc.Channel]:
 
 def assert_too_late(stream: Any, route: str) -> None:
     """Envoy before grpcio resets a stream that has begun, which a client may take for INTERNAL if it is slower."""
-    names = {"DEADLINE_EXCEEDED", *(["INTERNAL"] if route == "grpcio behind Envoy" else [])}
+    names = {"DEADLINE_EXCEEDED", *(["INTERNAL"] if route == "proxied via Envoy" else [])}
     assert stream.code().name in names
 
 
@@ -73,7 +71,7 @@ class TestUnary:
         two = method(iter([ASK, ASK]), timeout=20)
         with suppress(grpc.RpcError):
             list(two)
-        assert two.code().name in ({"OK", "UNIMPLEMENTED"} if route == "envoy" else {"OK"})
+        assert two.code().name in ({"OK", "UNIMPLEMENTED"} if route == "embedded" else {"OK"})
 
     def test_two_hundred_calls_at_a_time_on_a_channel(self, channel: grpc.Channel) -> None:
         method: Any = channel.unary_unary(JSON)
@@ -95,7 +93,7 @@ class TestLargeMessages:
         assert task.output_data["text"].string_value == "x" * 10_000_000
 
     def test_client_that_takes_less_gives_up_and_the_next_call_is_answered(self, target: str) -> None:
-        """4 MiB without the option; and a deadline that passes while so much is on its way harms nobody either."""
+        """4 MiB without the option; and a deadline that passes while so much is on its way harms no other call."""
         large = GetTaskJsonRequest(task_id=LARGE_ID).SerializeToString()
         assert code_of(target, JSON, large, options=[]) is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert code_of(target, JSON, ASK, options=[]) is grpc.StatusCode.OK
@@ -130,11 +128,11 @@ def address_for_later() -> str:
     pytest.fail("no free port found")
 
 
-@pytest.mark.parametrize("route", ["envoy", "grpcio"], indirect=True, scope="session")
+@pytest.mark.parametrize("route", ["embedded", "proxied direct"], indirect=True, scope="package")
 class TestWaitForReady:
     """A server that is started after the call was made; the third route's server is not the one that is waited for."""
 
-    def test_call_that_waits_is_made_when_the_server_is_there(self, transport: str, tmp_path: Path) -> None:
+    def test_call_that_waits_is_made_when_the_server_is_there(self, mode: str, tmp_path: Path) -> None:
         address = address_for_later()
         options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.initial_reconnect_backoff_ms", 200)]
         with grpc.insecure_channel(address, options=options) as channel:
@@ -142,7 +140,7 @@ class TestWaitForReady:
             impatient = method.future(ASK, timeout=20)
             assert impatient.code() is grpc.StatusCode.UNAVAILABLE
             patient = method.future(ASK, timeout=30, wait_for_ready=True)
-            with running_system(tmp_path / "tasks.db", "--demo", "--grpc", address, transport=transport, workers=1):
+            with running_system(tmp_path / "tasks.db", "--demo", "--grpc", address, mode=mode, workers=1):
                 assert HttpBody.FromString(patient.result()).data == DOCUMENTED_COMPACT
 
 
@@ -211,47 +209,3 @@ def store_away(system: System) -> Iterator[None]:
         yield
     finally:
         elsewhere.rename(system.database)
-
-
-class TestReflection:
-    def test_one_stream_answers_question_after_question(self, channel: grpc.Channel) -> None:
-        """Bidirectional: each question is sent when the answer to the one before has come."""
-        asked: Queue[Any] = Queue()
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers = stub.ServerReflectionInfo(iter(asked.get, None), timeout=20)
-
-        def answer(**question: Any) -> Any:
-            asked.put(reflection_pb2.ServerReflectionRequest(**question))
-            return next(answers)
-
-        services = {service.name for service in answer(list_services="*").list_services_response.service}
-        assert {"taskgate.v1.TaskService", "grpc.health.v1.Health"} <= services
-        for symbol in ("taskgate.v1.TaskService", "taskgate.v1.Task"):
-            files = answer(file_containing_symbol=symbol).file_descriptor_response.file_descriptor_proto
-            assert FileDescriptorProto.FromString(files[0]).package == "taskgate.v1"
-        unknown = answer(file_containing_symbol="no.such.Thing")
-        assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
-        by_name = answer(file_by_filename="taskgate/v1/task.proto").file_descriptor_response.file_descriptor_proto
-        assert FileDescriptorProto.FromString(by_name[0]).name == "taskgate/v1/task.proto"
-        asked.put(None)
-        assert list(answers) == []
-        assert answers.code() is grpc.StatusCode.OK
-
-    def test_every_file_that_a_file_needs_is_there(self, channel: grpc.Channel) -> None:
-        """A tool that starts from the service finds all imports by name."""
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-
-        def file(**question: Any) -> FileDescriptorProto:
-            request = reflection_pb2.ServerReflectionRequest(**question)
-            (answer,) = list(stub.ServerReflectionInfo(iter([request]), timeout=20))
-            return FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
-
-        known: dict[str, FileDescriptorProto] = {}
-        first = file(file_containing_symbol="taskgate.v1.TaskService")
-        wanted = [first.name]
-        while wanted:
-            name = wanted.pop()
-            if name not in known:
-                known[name] = file(file_by_filename=name)
-                wanted += known[name].dependency
-        assert "google/protobuf/struct.proto" in known

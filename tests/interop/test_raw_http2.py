@@ -37,9 +37,9 @@ PLAIN = ASK[5:]
 LARGE_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
 LIST_SERVICES = framed(b"\x3a\x01*")
 
-BEHIND = "grpcio behind Envoy"
+VIA_ENVOY = "proxied via Envoy"
 
-EVERY_ROUTE_BUT_BEHIND = pytest.mark.parametrize("route", ["envoy", "grpcio"], indirect=True, scope="session")
+NOT_VIA_ENVOY = pytest.mark.parametrize("route", ["embedded", "proxied direct"], indirect=True, scope="package")
 """For what Envoy, which terminates HTTP/2 on the third route, answers by itself or makes good on the way."""
 
 
@@ -83,13 +83,13 @@ class TestEndOfTheRequest:
         assert_goes_on(connection)
 
     def test_half_close_may_never_come(self, connection: RawGrpc, route: str) -> None:
-        """The message is enough; the caller may be told that nobody waits for the rest.
+        """The message is enough; the caller may be told that the rest is not needed.
 
         Envoy before a server does wait for it, so that unfinished calls are none of the server's: to the deadline.
         """
-        stream = connection.open(GET_TASK_JSON, *([("grpc-timeout", "1S")] if route == BEHIND else []))
+        stream = connection.open(GET_TASK_JSON, *([("grpc-timeout", "1S")] if route == VIA_ENVOY else []))
         connection.data(stream, ASK)
-        if route == BEHIND:
+        if route == VIA_ENVOY:
             assert_status(connection.answer(stream), DEADLINE_EXCEEDED)
         else:
             assert_document(connection.answer(stream))
@@ -134,7 +134,7 @@ class TestFraming:
         connection.end(stream)
         assert_document(connection.answer(stream))
 
-    @pytest.mark.parametrize("route", ["envoy", "grpcio behind Envoy"], indirect=True, scope="session")
+    @pytest.mark.parametrize("route", ["embedded", "proxied via Envoy"], indirect=True, scope="package")
     def test_padded_frames(self, connection: RawGrpc) -> None:
         """Not of grpcio itself, whose C-core knows no padding and resets such a stream."""
         stream = connection.open()
@@ -146,7 +146,7 @@ class TestFraming:
     def test_second_message_is_refused_or_not_read(self, connection: RawGrpc, route: str) -> None:
         """UNIMPLEMENTED, "request cardinality violation"; grpcio's transport does not read beyond the first message."""
         answer = connection.call(ASK + ASK)
-        if route == "envoy":
+        if route == "embedded":
             assert_status(answer, UNIMPLEMENTED)
         else:
             assert_document(answer)
@@ -167,7 +167,7 @@ class TestFraming:
 
         That is no task ID.
         """
-        allowed = {UNIMPLEMENTED} if route == "envoy" else {UNIMPLEMENTED, INVALID_ARGUMENT}
+        allowed = {UNIMPLEMENTED} if route == "embedded" else {UNIMPLEMENTED, INVALID_ARGUMENT}
         for flag in (2, 3, 128, 255):
             with subtests.test(f"flag {flag}"):
                 for _ in range(5):
@@ -182,10 +182,10 @@ class TestFraming:
         """As above; grpcio waits for more, and Envoy before it for the end, until the deadline."""
         streams = {}
         for flag in (2, 128, 255):
-            streams[flag] = connection.open(GET_TASK_JSON, ("grpc-timeout", "20S" if route == "envoy" else "500m"))
+            streams[flag] = connection.open(GET_TASK_JSON, ("grpc-timeout", "20S" if route == "embedded" else "500m"))
             connection.data(streams[flag], framed(PLAIN, flag=flag))
         for stream in streams.values():
-            assert_status(connection.answer(stream), UNIMPLEMENTED if route == "envoy" else DEADLINE_EXCEEDED)
+            assert_status(connection.answer(stream), UNIMPLEMENTED if route == "embedded" else DEADLINE_EXCEEDED)
         assert_goes_on(connection)
 
     def test_announced_length_over_the_limit_is_refused(
@@ -199,13 +199,13 @@ class TestFraming:
         for length in (64 * 1024 + 1, 4 * 1024 * 1024 + 1, 2**31, 2**32 - 1):
             with subtests.test(f"{length} bytes"):
                 stream = connection.open()
-                connection.data(stream, b"\0" + length.to_bytes(4) + b"x" * 100, end=route == BEHIND)
+                connection.data(stream, b"\0" + length.to_bytes(4) + b"x" * 100, end=route == VIA_ENVOY)
                 answer = connection.answer(stream, seconds=10)
-                broken = answer.grpc_status == UNAVAILABLE and route == BEHIND
+                broken = answer.grpc_status == UNAVAILABLE and route == VIA_ENVOY
                 assert_status(answer, UNAVAILABLE if broken else RESOURCE_EXHAUSTED)
                 assert_goes_on(connection)
 
-    def test_large_request_holds_nobody_up(self, connection: RawGrpc, target: str) -> None:
+    def test_large_request_delays_no_other_call(self, connection: RawGrpc, target: str) -> None:
         """30 MiB of task ID is refused for its size, and others are answered within five seconds meanwhile."""
         slowest = 0.0
         with ThreadPoolExecutor(1) as pool, RawGrpc(target) as other:
@@ -246,7 +246,7 @@ class TestCompression:
             assert_status(connection.call(framed(gzip.compress(PLAIN), flag=1), GET_TASK_JSON, *headers), INTERNAL)
             assert_goes_on(connection)
 
-    @EVERY_ROUTE_BUT_BEHIND
+    @NOT_VIA_ENVOY
     def test_unknown_encoding_is_refused_with_a_list_of_the_known(
         self, target: str, route: str, subtests: pytest.Subtests
     ) -> None:
@@ -257,7 +257,7 @@ class TestCompression:
         for name, flag in (("br", 0), ("br", 1), ("GZIP", 1), ("gzip,deflate", 1), ("x" * 1000, 1)):
             with subtests.test(name[:20], flag=flag), RawGrpc(target) as connection:
                 answer = connection.call(framed(PLAIN, flag=flag), GET_TASK_JSON, ("grpc-encoding", name))
-                if route == "envoy":
+                if route == "embedded":
                     assert_status(answer, UNIMPLEMENTED)
                     assert set((answer.one("grpc-accept-encoding") or "").split(", ")) == {
                         "identity",
@@ -300,17 +300,17 @@ class TestCompression:
 
 
 class TestHeaders:
-    @EVERY_ROUTE_BUT_BEHIND
+    @NOT_VIA_ENVOY
     def test_grpc_call_without_te_trailers_is_refused(self, connection: RawGrpc, route: str) -> None:
         """Without "te: trailers" a proxy may be on the way that drops them; grpcio resets the stream."""
         answer = connection.call(ASK, without=["te"])
-        if route == "envoy":
+        if route == "embedded":
             assert_status(answer, INTERNAL)
         else:
             assert answer.reset is not None
         assert_goes_on(connection)
 
-    @pytest.mark.parametrize("route", ["grpcio behind Envoy"], indirect=True, scope="session")
+    @pytest.mark.parametrize("route", ["proxied via Envoy"], indirect=True, scope="package")
     def test_grpc_call_without_te_trailers_is_not_tried_again_and_again(self, connection: RawGrpc) -> None:
         """It cannot succeed, and is answered at once."""
         stream = connection.open(without=["te"])
@@ -321,13 +321,13 @@ class TestHeaders:
         else:
             assert_status(answer, INTERNAL)
 
-    @EVERY_ROUTE_BUT_BEHIND
+    @NOT_VIA_ENVOY
     def test_malformed_timeout_is_refused(self, target: str, route: str, subtests: pytest.Subtests) -> None:
         """INVALID_ARGUMENT with the service inside Envoy, INTERNAL from grpcio."""
         for value in ("", "1", "1.5S", "1S,2S", "bad"):
             with subtests.test(value), RawGrpc(target) as connection:
                 answer = connection.call(ASK, GET_TASK_JSON, ("grpc-timeout", value))
-                assert_status(answer, INVALID_ARGUMENT if route == "envoy" else INTERNAL)
+                assert_status(answer, INVALID_ARGUMENT if route == "embedded" else INTERNAL)
 
     def test_timeout_that_has_passed_already_ends_the_call(self, connection: RawGrpc) -> None:
         for value in ("0n", "0S"):
@@ -337,7 +337,7 @@ class TestHeaders:
     def test_timeout_too_short_for_any_call(self, connection: RawGrpc, route: str) -> None:
         """A nanosecond. grpcio's parser makes a whole millisecond of it, within which a call can be answered."""
         answer = connection.call(ASK, GET_TASK_JSON, ("grpc-timeout", "1n"))
-        if route == "envoy" or answer.grpc_status != OK:
+        if route == "embedded" or answer.grpc_status != OK:
             assert_status(answer, DEADLINE_EXCEEDED)
         else:
             assert_document(answer)
@@ -359,7 +359,7 @@ class TestHeaders:
         assert_goes_on(connection)
 
     @pytest.mark.parametrize(("path", "first"), [(WATCH, framed(b"")), (REFLECTION, LIST_SERVICES)])
-    @EVERY_ROUTE_BUT_BEHIND
+    @NOT_VIA_ENVOY
     def test_timeout_ends_a_stream(self, connection: RawGrpc, path: str, first: bytes) -> None:
         """What has been sent stays sent; Envoy before grpcio resets such a stream."""
         connection.call(first, REFLECTION)  # the first call of it loads what it needs
@@ -377,7 +377,7 @@ class TestHeaders:
                 assert_document(connection.call(ASK, content_type=content_type))
                 assert_status(connection.call(json, content_type=content_type), INVALID_ARGUMENT)
 
-    @pytest.mark.parametrize("route", ["envoy", "grpcio behind Envoy"], indirect=True, scope="session")
+    @pytest.mark.parametrize("route", ["embedded", "proxied via Envoy"], indirect=True, scope="package")
     def test_other_content_types_are_not_grpc(self, connection: RawGrpc, subtests: pytest.Subtests) -> None:
         """They get a 4xx of HTTP, as gRPC demands; grpcio itself takes them all for gRPC."""
         for content_type in ("application/json", "text/plain", "application/grpcx"):
@@ -387,7 +387,7 @@ class TestHeaders:
                 assert answer.grpc_status is None
                 assert_goes_on(connection)
 
-    @pytest.mark.parametrize("route", ["envoy", "grpcio behind Envoy"], indirect=True, scope="session")
+    @pytest.mark.parametrize("route", ["embedded", "proxied via Envoy"], indirect=True, scope="package")
     def test_other_methods_than_post_are_refused_truthfully(
         self, connection: RawGrpc, subtests: pytest.Subtests
     ) -> None:
@@ -430,7 +430,7 @@ class TestHeaders:
             with subtests.test(name):
                 assert_document(connection.call(ASK, GET_TASK_JSON, *headers))
 
-    @pytest.mark.parametrize("route", ["envoy"], indirect=True, scope="session")
+    @pytest.mark.parametrize("route", ["embedded"], indirect=True, scope="package")
     def test_several_binary_values_in_a_header(self, connection: RawGrpc) -> None:
         """PROTOCOL-HTTP2.md allows it: base64 has no commas. Grpcio's C-core calls it illegal base64."""
         assert_document(connection.call(ASK, GET_TASK_JSON, ("x-own-bin", "AAEC,AwQF")))
@@ -452,7 +452,7 @@ class TestHeaders:
                 except ConnectionLost:
                     pass
                 else:
-                    assert answer.grpc_status != OK or route == "grpcio"
+                    assert answer.grpc_status != OK or route == "proxied direct"
                 assert_document(other.call(ASK))
 
     def test_endless_headers_are_not_kept(self, target: str, system: System, route: str) -> None:
@@ -473,7 +473,7 @@ class TestHeaders:
                     for data in frames:
                         connection.socket.sendall(data)
                         sent += 1
-                assert (sent == len(frames)) == (route == "grpcio")
+                assert (sent == len(frames)) == (route == "proxied direct")
                 held.append(memory(system))
                 assert_goes_on(other)
         assert held[1] - held[0] < 60e6
@@ -494,7 +494,7 @@ def frame(kind: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3) + bytes([kind, 0]) + (1).to_bytes(4) + payload
 
 
-@pytest.mark.parametrize("route", ["grpcio behind Envoy"], indirect=True, scope="session")
+@pytest.mark.parametrize("route", ["proxied via Envoy"], indirect=True, scope="package")
 @pytest.mark.parametrize(
     ("bad", "good"),
     [
@@ -563,7 +563,7 @@ class TestReset:
     def test_streams_reset_after_the_answer_leave_the_connection_usable(self, connection: RawGrpc, route: str) -> None:
         for _ in range(50):
             stream = connection.open()
-            connection.data(stream, ASK, end=route == BEHIND)
+            connection.data(stream, ASK, end=route == VIA_ENVOY)
             assert_document(connection.answer(stream))
             connection.reset(stream)
         assert_goes_on(connection)
@@ -663,7 +663,7 @@ class TestConnection:
             assert_goes_on(connection)
 
     def test_calls_over_the_known_limit_harm_no_other_connection(self, target: str) -> None:
-        """A client that ignores MAX_CONCURRENT_STREAMS may lose its connection; nobody else does."""
+        """A client that ignores MAX_CONCURRENT_STREAMS may lose its connection; no other client does."""
         with RawGrpc(target) as connection, RawGrpc(target) as other:
             connection.receive(0.3)
             ignore_limit(connection)
@@ -683,8 +683,8 @@ def ignore_limit(connection: RawGrpc) -> None:
 SLOW_READERS = 8
 
 
-@pytest.mark.parametrize("route", ["grpcio"], indirect=True, scope="session")
-def test_slow_readers_hold_bounded_memory_and_nobody_up(target: str, system: System) -> None:
+@pytest.mark.parametrize("route", ["proxied direct"], indirect=True, scope="package")
+def test_slow_readers_hold_bounded_memory_and_delay_no_other_call(target: str, system: System) -> None:
     """Eight callers take a task of 10 MB sixteen bytes at a time, and hang up; three times over.
 
     The server may keep at most four times the document for each: 320 MB. Other callers are answered within two

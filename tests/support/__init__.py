@@ -1,1 +1,1 @@
-"""Shared test support: run taskgate as a user does, and call it through each of its front doors."""
+"""Shared test support: run taskgate as a user does, and call it with a client for each protocol."""

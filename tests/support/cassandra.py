@@ -22,7 +22,7 @@ from support.documents import DOCUMENTED, compact
 from taskgate.documents.conductor import project_task_model
 from tools import cassandra_programs
 
-USER = "taskgate"  # as in docs/stores.md
+USER = "taskgate"  # as in docs/stores/cassandra.md
 PASSWORD = "correct horse"  # noqa: S105 - the tests search messages for it
 
 _SUPERUSER = PlainTextAuthProvider("cassandra", "cassandra")  # the superuser of a new node
@@ -62,14 +62,14 @@ class CassandraNode(DatabaseServer):
         self.address = "127.0.0.2" if self._joins else "127.0.0.1"
         self._storage_port: int = free_port() if model is None else model._storage_port
         self.authority = folder / "authority.pem"
-        self.side_door: Any = None
+        self.direct_session: Any = None
         """A superuser session of the driver, with which tests bypass taskgate."""
         self.passwords = passwords
         self._cluster: Any = None
         self._configure()
         self.start()
         if passwords:
-            create, *_ = statements("Cassandra")
+            create, *_ = statements("cassandra")
             self.execute(create.replace("'secret'", f"'{PASSWORD}'"))
 
     def _configure(self) -> None:
@@ -133,7 +133,7 @@ class CassandraNode(DatabaseServer):
             execution_profiles={EXEC_PROFILE_DEFAULT: profile}, monitor_reporting_enabled=False,
         )  # fmt: skip
         try:
-            self.side_door = cluster.connect()
+            self.direct_session = cluster.connect()
         except NoHostAvailable:
             cluster.shutdown()
             return False
@@ -142,13 +142,13 @@ class CassandraNode(DatabaseServer):
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> list[Any]:
         """All rows of the result, as superuser."""
-        return list(self.side_door.execute(statement, values or None))
+        return list(self.direct_session.execute(statement, values or None))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """See ``DatabaseServer``."""
         if self._cluster is not None:
             self._cluster.shutdown()
-            self._cluster = self.side_door = None
+            self._cluster = self.direct_session = None
         super().stop(number)
 
 
@@ -177,7 +177,7 @@ class ConductorsKeyspace:
 
     def _grant(self, table: str) -> None:
         if self.node.passwords:
-            (grant,) = (text for text in statements("Cassandra") if f".{table} " in text)
+            (grant,) = (text for text in statements("cassandra") if f".{table} " in text)
             self.node.execute(grant.replace("conductor.", f"{self.name}."))
 
     def replace_workflows(self, payload: str = "text") -> None:

@@ -9,9 +9,12 @@ from textwrap import dedent
 ROOT = Path(__file__).parents[2]
 
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "gateway/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "gateway/README.md", "deploy/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
+
+PAGES_OF_EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+"""Documents whose blocks tests/examples runs."""
 
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
@@ -33,10 +36,11 @@ class Block:
 
 def blocks(*languages: str) -> list[Block]:
     """All fenced blocks in one of ``languages``, in reading order."""
-    return [block for document in DOCUMENTS for block in _blocks_of(document) if block.language in languages]
+    return [block for document in DOCUMENTS for block in blocks_of(document) if block.language in languages]
 
 
-def _blocks_of(document: Path) -> Iterator[Block]:
+def blocks_of(document: Path) -> Iterator[Block]:
+    """All fenced blocks of a document."""
     text = document.read_text(encoding="utf-8")
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
@@ -48,11 +52,13 @@ def without_blocks(document: Path) -> str:
     return _BLOCK.sub("", document.read_text(encoding="utf-8"))
 
 
-def statements(heading: str) -> list[str]:
-    """The SQL statements, or lines for Redis, under a heading of docs/stores.md that is for database administrators."""
-    section = (ROOT / "docs/stores.md").read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
-    section = section.partition("\n## ")[0]
-    texts = [match[3] for match in _BLOCK.finditer(section) if match[2] in {"sql", "redis"}]
+def statements(database: str) -> list[str]:
+    """The SQL statements, or lines for Redis, that docs/stores has for the administrators of a database.
+
+    ``database`` is the name of the page without its suffix.
+    """
+    page = (ROOT / "docs/stores" / f"{database}.md").read_text(encoding="utf-8")
+    texts = [match[3] for match in _BLOCK.finditer(page) if match[2] in {"sql", "redis"}]
     found = [line.rstrip(";") for text in texts for line in text.splitlines() if line]
-    assert found, f"docs/stores.md tells nothing to allow below {heading!r}"
+    assert found, f"docs/stores/{database}.md tells nothing to allow"
     return found

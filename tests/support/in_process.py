@@ -15,7 +15,8 @@ def asked(*arguments: str, env: dict[str, str] | None = None) -> Result:
     Raises an exception that would end in a traceback. Ignores the TASKGATE_ settings of the environment.
     """
     own = dict.fromkeys(name for name in os.environ if name.startswith("TASKGATE_"))
-    at_hangup = signal.getsignal(signal.SIGHUP)
+    # Commands that serve set these, also where they then refuse to start; uvloop does not take its handlers back.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "configure_logs", lambda *_: None)  # logging is set up for the whole process
         try:
@@ -23,4 +24,5 @@ def asked(*arguments: str, env: dict[str, str] | None = None) -> Result:
                 cli.main, arguments, env=own | (env or {}), prog_name="taskgate", catch_exceptions=False
             )
         finally:
-            signal.signal(signal.SIGHUP, at_hangup)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

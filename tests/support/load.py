@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 
+from support.clients import GrpcClient, RestClient
 from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
-from support.doors import GrpcDoor, RestDoor
 from support.running import System, eventually
 
 _PAUSE = 0.02
@@ -87,14 +87,14 @@ def grpc_callers(system: System, count: int, *, connect_anew: bool = False) -> I
     outcomes: Counter[str] = Counter()
 
     def call(_: int, stop: threading.Event) -> None:
-        door = GrpcDoor("grpc-envoy", system.http)
+        client = GrpcClient("grpc-envoy", system.http)
         while not rested(stop):
-            answer = door.get_task_json(DOCUMENTED_ID)
+            answer = client.get_task_json(DOCUMENTED_ID)
             outcomes["ok" if answer.document == DOCUMENTED_COMPACT else f"{answer.code} {answer.message}"] += 1
             if connect_anew:
-                door.close()
-                door = GrpcDoor("grpc-envoy", system.http)
-        door.close()
+                client.close()
+                client = GrpcClient("grpc-envoy", system.http)
+        client.close()
 
     with in_threads(count, call):
         yield outcomes
@@ -116,13 +116,13 @@ def check_sigterm_lets_calls_finish(system: System) -> None:
 
 def answers(system: System) -> bool:
     """Whether a REST call succeeds now."""
-    door = RestDoor("rest", system.http)
+    client = RestClient("rest", system.http)
     try:
-        return door.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
+        return client.get_task_json(DOCUMENTED_ID).document == DOCUMENTED_COMPACT
     except OSError:
         return False
     finally:
-        door.close()
+        client.close()
 
 
 def accepts(address: str) -> bool:

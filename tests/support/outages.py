@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from support.clients import GRPC_TO_HTTP, GrpcClient, Outcome, open_client
 from support.documents import task
-from support.doors import GRPC_TO_HTTP, GrpcDoor, Outcome, open_door
 from support.load import in_threads, rested
 from support.public_words import assert_public
 from support.running import System, eventually
@@ -23,12 +23,12 @@ DOCUMENTS = {task_id: task(task_id) for task_id in (str(uuid.UUID(int=number)) f
 
 
 def health(system: System) -> int:
-    door = GrpcDoor("grpc", system.grpc)
+    client = GrpcClient("grpc", system.grpc)
     try:
-        stub = health_pb2_grpc.HealthStub(door.channel)
+        stub = health_pb2_grpc.HealthStub(client.channel)
         status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True).status
     finally:
-        door.close()
+        client.close()
     return status
 
 
@@ -59,11 +59,11 @@ def callers(system: System, count: int) -> Iterator[Counter[str]]:
 
     def call(number: int, stop: threading.Event) -> None:
         order = random.Random(number)
-        door = open_door(("rest", "grpc")[number % 2], system.http, system.grpc)
+        client = open_client(("rest", "grpc")[number % 2], system.http, system.grpc)
         while not rested(stop):
             task_id, document = order.choice(list(DOCUMENTS.items()))
-            outcomes[kind_of(door.get_task_json(task_id), document)] += 1
-        door.close()
+            outcomes[kind_of(client.get_task_json(task_id), document)] += 1
+        client.close()
 
     with in_threads(count, call):
         yield outcomes

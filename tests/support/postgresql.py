@@ -3,7 +3,7 @@
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -77,14 +77,17 @@ class PostgresqlServer(DatabaseServer):
     def frozen(self) -> Iterator[None]:
         """Freeze the server and all its processes while the block runs."""
         server = psutil.Process(self.process.pid)
-        processes = [server, *server.children(recursive=True)]
-        for process in processes:
-            process.suspend()
+        server.suspend()  # first, so that it starts no others
+        processes = [*server.children(recursive=True), server]
         try:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):  # it was ending
+                    process.suspend()
             yield
         finally:
             for process in processes:
-                process.resume()
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     @contextmanager
     def replica(self) -> Iterator["PostgresqlServer"]:

@@ -86,7 +86,10 @@ class ConnectionLost(Exception):
 class RawGrpc:
     """One HTTP/2 connection with prior knowledge. Windows are large and refilled, unless ``window`` sets a size."""
 
-    def __init__(self, address: str, *, window: int | None = None, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, address: str, *, window: int | None = None, receive_buffer: int | None = None, source: str = ""
+    ) -> None:
+        """``source`` is the caller's own address."""
         host, _, port = address.rpartition(":")
         self._refill = window is None
         config = h2.config.H2Configuration(
@@ -97,6 +100,7 @@ class RawGrpc:
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT)
+        self.socket.bind((source, 0))
         self.socket.connect((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.h2.update_settings(

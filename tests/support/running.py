@@ -204,7 +204,7 @@ class System(Running):
         self,
         database: Path | str,
         *arguments: str,
-        transport: str = "envoy",
+        mode: str = "embedded",
         workers: int = 2,
         env: dict[str, str] | None = None,
         files: int | None = None,
@@ -212,12 +212,12 @@ class System(Running):
     ) -> None:
         """``database`` is a SQLite file, or a store's URL, whose password a flag would show to all users."""
         self.database: Any = database
-        self.transport = transport
+        self.mode = mode
         store = database if isinstance(database, str) else f"sqlite:///{database}"
         super().__init__(
             "up",
             *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"),
-            *("--mode", {"envoy": "embedded", "grpcio": "proxied"}[transport], "--workers", str(workers)),
+            *("--mode", mode, "--workers", str(workers)),
             *("--instance", "test-node", "--log-format", "json"),
             *("--drain-delay", "0", *arguments),  # no load balancer has to notice the drain
             env={"TASKGATE_STORE": store} | (env or {}),
@@ -227,7 +227,7 @@ class System(Running):
 
     def wait_ready(self) -> Self:
         """Wait for the banner and read the ports from it."""
-        self.http = self.wait_for(r"REST +http://(\S+)/api/tasks/")[1]
+        self.http = self.wait_for(r"REST +https?://(\S+)/api/tasks/")[1]
         self.grpc = self.wait_for(r"gRPC .*?; ([^ ,]+)")[1]
         return self
 
@@ -255,9 +255,7 @@ def ask_admin(envoy: psutil.Process, method: str, target: str) -> tuple[int, str
 
 
 @contextmanager
-def running_system(
-    database: Path | str, *arguments: str, transport: str = "envoy", workers: int = 2
-) -> Iterator[System]:
+def running_system(database: Path | str, *arguments: str, mode: str = "embedded", workers: int = 2) -> Iterator[System]:
     """A ready ``System`` over ``database`` (see there), stopped at the end."""
-    with System(database, *arguments, transport=transport, workers=workers) as system:
+    with System(database, *arguments, mode=mode, workers=workers) as system:
         yield system.wait_ready()

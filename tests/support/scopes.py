@@ -1,7 +1,7 @@
 """Group the tests that one process of pytest-xdist runs together, and order the groups.
 
 Each process starts the servers that its tests share. The tests of a file share servers and stay together. Tests of
-different transports or servers share none, so they form groups of their own: no file delays the end of a run.
+different modes or servers share none, so they form groups of their own: no file delays the end of a run.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-_LONGEST_FIRST = ("against_conductor", "faults", "api", "conformance", "interop", "cli", "gateway")
+_LONGEST_FIRST = ("against_conductor", "faults", "api", "conformance", "interop", "cli", "gateway", "client")
 """Folders; short ones fill the gaps at the end."""
 
 _ONE_SYSTEM = ("api", "interop")
@@ -20,7 +20,7 @@ _ONE_SYSTEM = ("api", "interop")
 _ONE_NODE = "test_cassandra.py"
 """The name of files that share the Cassandra node, which takes half a minute to start."""
 
-_APART = re.compile(r"grpcio|proxied|behind Envoy|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
+_APART = re.compile(r"proxied|^\[(postgresql|mysql|redis|cassandra)(?=[-\]])")
 """Parameters of tests that need another server than the rest of their file."""
 
 
@@ -59,7 +59,7 @@ def _piece(name: str) -> str:
     """The part of a file."""
     _, bracket, parameters = name.partition("[")
     found = _APART.search(bracket + parameters)
-    return found[0].replace("behind Envoy", "grpcio") if found else ""
+    return found[0] if found else ""
 
 
 def _folder(nodeid: str) -> str:

@@ -1,8 +1,9 @@
 """Select the tests of a run, and report at its end which ones were left out.
 
 ``needs(part)`` marks tests that need a part of ``tools.parts``, ``long`` those that take long, and ``alone`` those that
-also need the whole machine; ``make test`` runs none of them. Tests whose part is missing are skipped, with the reason.
-Where CI is set, only those in ``may_be_left_out.txt`` may be.
+also need the whole machine; ``make test`` runs none of them. ``long_in("proxied")`` marks as long the cases of a test
+with that word in their names, where one case shows most of what all show. Tests whose part is missing are skipped, with
+the reason. Where CI is set, only those in ``may_be_left_out.txt`` may be.
 """
 
 import os
@@ -40,6 +41,11 @@ class Tiers:
         self._began = time.monotonic()
         self._deselected: dict[str, int] = {}
         self._missing: dict[str, str] = {}
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Mark the cases that ``long_in`` names."""
+        if any(word in item.name for mark in item.iter_markers("long_in") for word in mark.args):
+            item.add_marker(pytest.mark.long)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Skip the tests that cannot run here."""

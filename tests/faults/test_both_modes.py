@@ -1,4 +1,4 @@
-"""Servers killed, hung, restarted and stopped under load: the same tests for both transports, apart from ``Kind``."""
+"""Servers killed, hung, restarted and stopped under load: the same tests for both modes, apart from ``Kind``."""
 
 import fcntl
 import http.client
@@ -25,9 +25,9 @@ from support.running import System, eventually, running_system
 
 
 class Kind(NamedTuple):
-    """The differences between the transports."""
+    """The differences between the modes."""
 
-    transport: str
+    mode: str
 
     servers: Callable[[System], list[psutil.Process]]
     """The processes that answer calls."""
@@ -48,16 +48,16 @@ class Kind(NamedTuple):
     """The number of processes with two servers."""
 
 
-INSIDE = Kind(
-    transport="envoy",
+EMBEDDED = Kind(
+    mode="embedded",
     servers=System.envoys,
     begun="serving inside Envoy",
     breaks=("ConnectionReset", "RemoteDisconnected", "refused", "not accepted"),
     not_taken=frozenset({"not accepted"}),
     processes=3,
 )
-BEHIND = Kind(
-    transport="grpcio",
+PROXIED = Kind(
+    mode="proxied",
     servers=System.workers,
     begun="worker listens",
     breaks=(),
@@ -65,8 +65,8 @@ BEHIND = Kind(
     processes=4,
 )
 
-kinds = pytest.mark.parametrize("kind", [INSIDE, BEHIND], ids=["inside Envoy", "behind Envoy"])
-transports = pytest.mark.parametrize("transport", ["envoy", "grpcio"])
+kinds = pytest.mark.parametrize("kind", [EMBEDDED, PROXIED], ids=["embedded", "proxied"])
+modes = pytest.mark.parametrize("mode", ["embedded", "proxied"])
 
 
 def wait_until_replaced(kind: Kind, system: System, victim: psutil.Process, since: int) -> None:
@@ -77,7 +77,7 @@ def wait_until_replaced(kind: Kind, system: System, victim: psutil.Process, sinc
     eventually(lambda: system.events(kind.begun, since), "another one serves")  # a second on an idle machine
     eventually(lambda: victim.pid not in {server.pid for server in kind.servers(system)}, "the victim is gone")
     eventually(lambda: len(kind.servers(system)) == 2, "two servers again")
-    if kind is BEHIND:
+    if kind is PROXIED:
         eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
 
 
@@ -93,33 +93,33 @@ def check_only_calls_of_victims_broke(kind: Kind, outcomes: Counter[str], victim
 @pytest.fixture
 def system(kind: Kind, lasting: Callable[..., System]) -> System:
     """A system with two servers, for tests that leave it intact."""
-    return lasting(kind.transport, workers=2)
+    return lasting(kind.mode, workers=2)
 
 
 @kinds
 def test_killed_server_is_replaced_and_no_call_but_its_own_fails(kind: Kind, system: System) -> None:
-    """Under load, three times: callers of the other server notice nothing, and behind Envoy no caller does."""
+    """Under load, three times: callers of the other server notice nothing, and when proxied, no caller does."""
     begun = len(system.log)
     with callers(system, 8) as outcomes:
         for _ in range(3):
-            eventually(lambda: outcomes["ok"] > 200, "calls under way")
+            eventually(lambda: outcomes["ok"] > 200, "calls under way", 60)
             victim, since = kind.servers(system)[0], len(system.log)
             victim.kill()
             wait_until_replaced(kind, system, victim, since)
             outcomes["ok"] = 1
     check_only_calls_of_victims_broke(kind, outcomes, 3, 8)
     assert len(system.events("worker gone; replacing it", begun)) == 3
-    if kind is BEHIND:  # each on the port of its predecessor
+    if kind is PROXIED:  # each on the port of its predecessor
         assert len({event["grpc"] for event in system.events("worker listens")}) == 2
         assert len(system.events("worker listens", begun)) == 3
 
 
 @kinds
 def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails(kind: Kind, system: System) -> None:
-    """A stopped process sends no answers and no heartbeats; behind Envoy the other one answers its calls."""
+    """A stopped process sends no answers and no heartbeats; when proxied, the other one answers its calls."""
     since = len(system.log)
     with callers(system, 8) as outcomes:
-        eventually(lambda: outcomes["ok"] > 100, "calls under way")
+        eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
         victim = kind.servers(system)[0]
         victim.suspend()
         wait_until_replaced(kind, system, victim, since)  # two seconds on an idle machine
@@ -130,7 +130,7 @@ def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails
     assert answers(system)
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [(INSIDE, 1.3), (BEHIND, 1.7)], ids=["inside Envoy", "behind Envoy"])
+@pytest.mark.parametrize(("kind", "seconds"), [(EMBEDDED, 1.3), (PROXIED, 1.7)], ids=["embedded", "proxied"])
 def test_supervisor_that_stood_still_ends_no_process(system: System, seconds: float) -> None:
     """A paused machine or a supervisor without CPU time does not make processes count as hung."""
     before, since = set(system.family()), len(system.log)
@@ -142,12 +142,12 @@ def test_supervisor_that_stood_still_ends_no_process(system: System, seconds: fl
     assert system.events("worker gone; replacing it", since) == system.events("Envoy gone; replacing it", since) == []
 
 
-@transports
+@modes
 def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(
-    lasting: Callable[..., System], transport: str
+    lasting: Callable[..., System], mode: str
 ) -> None:
     """It can open no files for a while and so cannot probe Envoy, which keeps running; later it notices a hang."""
-    system = lasting(transport, workers=1)
+    system = lasting(mode, workers=1)
     supervisor, envoy, since = psutil.Process(system.process.pid), system.envoy(), len(system.log)
 
     def replaced() -> list[str]:
@@ -170,27 +170,28 @@ def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(
     assert not envoy.is_running()
 
 
+@pytest.mark.long_in("two workers")
 @pytest.mark.parametrize(
     ("kind", "workers"),
-    [(INSIDE, 2), (BEHIND, 1), (BEHIND, 2)],
-    ids=["inside Envoy", "one behind Envoy", "two behind Envoy"],
+    [(EMBEDDED, 2), (PROXIED, 1), (PROXIED, 2)],
+    ids=["embedded", "proxied with one worker", "proxied with two workers"],
 )
 def test_restarting_every_server_in_turn_fails_no_call(
     lasting: Callable[..., System], kind: Kind, workers: int
 ) -> None:
     """SIGHUP under load: all servers are new, and every call on a connection that is kept was answered.
 
-    Behind Envoy, so was each on a new connection, over REST and gRPC.
+    When proxied, so was each on a new connection, over REST and gRPC.
     """
-    system = lasting(kind.transport, workers=workers)
+    system = lasting(kind.mode, workers=workers)
     before, envoy, since = {server.pid for server in kind.servers(system)}, system.envoy().pid, len(system.log)
     with ExitStack() as calls:
         kept = [calls.enter_context(callers(system, 8))]
         new = [calls.enter_context(callers(system, 8, connect_anew=True))]
-        if kind is BEHIND:
+        if kind is PROXIED:
             kept.append(calls.enter_context(grpc_callers(system, 4)))
             new.append(calls.enter_context(grpc_callers(system, 2, connect_anew=True)))
-        eventually(lambda: all(outcomes["ok"] > 50 for outcomes in kept + new), "calls under way")
+        eventually(lambda: all(outcomes["ok"] > 50 for outcomes in kept + new), "calls under way", 60)
         system.process.send_signal(signal.SIGHUP)
         eventually(lambda: len(system.events("worker restarted", since)) == workers, "all restarted", 30)
         served = [outcomes["ok"] for outcomes in kept + new]
@@ -200,26 +201,24 @@ def test_restarting_every_server_in_turn_fails_no_call(
         assert set(outcomes) <= {"ok"} | kind.not_taken, new
         assert outcomes.total() - outcomes["ok"] <= 8 * workers, new  # one for each caller and restart, at most
     assert not before & {server.pid for server in kind.servers(system)}
-    if kind is BEHIND:
+    if kind is PROXIED:
         assert system.envoy().pid == envoy
         ports = {event["grpc"] for event in system.events("worker listens", since)}
         assert ports == {event["grpc"] for event in system.events("worker listens")}
         assert len(system.events("worker listens", since)) == len(ports) == workers
 
 
-@transports
-def test_sigterm_lets_running_calls_finish(tmp_path: Path, transport: str) -> None:
-    with running_system(
-        tmp_path / "tasks.db", "--demo", "--drain-delay", "1", transport=transport, workers=1
-    ) as system:
+@modes
+def test_sigterm_lets_running_calls_finish(tmp_path: Path, mode: str) -> None:
+    with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", mode=mode, workers=1) as system:
         check_sigterm_lets_calls_finish(system)
 
 
-@transports
-def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, transport: str) -> None:
+@modes
+def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, mode: str) -> None:
     """An answer of megabytes that is in flight when everything receives SIGTERM still arrives whole."""
     database = tmp_path / "tasks.db"
-    with running_system(database, transport=transport, workers=1) as system:
+    with running_system(database, mode=mode, workers=1) as system:
         document = task(DOCUMENTED_ID, outputData={"text": "x" * 10_000_000})
         put_row(database, DOCUMENTED_ID, document.decode())
         reader = http.client.HTTPConnection(system.http, timeout=20)
@@ -235,12 +234,12 @@ def test_sigterm_lets_a_slow_reader_finish(tmp_path: Path, transport: str) -> No
         system.assert_gone()
 
 
-@pytest.mark.parametrize(("transport", "number"), [("envoy", signal.SIGTERM), ("grpcio", signal.SIGINT)])
-def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("mode", "number"), [("embedded", signal.SIGTERM), ("proxied", signal.SIGINT)])
+def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, mode: str, number: signal.Signals) -> None:
     """No process remains, and no folder of Envoy's."""
     folder = Path(tempfile.mkdtemp())  # a short name, so that sockets are made there and nowhere else
     own = {"TMPDIR": str(folder)}
-    arguments = {"transport": transport, "workers": 1, "env": own}
+    arguments = {"mode": mode, "workers": 1, "env": own}
     with System(tmp_path / "tasks.db", "--drain-delay", "60", **arguments) as system:
         system.wait_ready()
         assert list(folder.glob("taskgate-*"))
@@ -253,10 +252,10 @@ def test_second_signal_ends_at_once_and_leaves_nothing(tmp_path: Path, transport
     folder.rmdir()  # fails unless the folder is empty
 
 
-@transports
-def test_ctrl_c_leaves_no_process(tmp_path: Path, transport: str) -> None:
+@modes
+def test_ctrl_c_leaves_no_process(tmp_path: Path, mode: str) -> None:
     """SIGINT to the whole foreground process group, as a terminal sends it: drained, exit code 0, no process left."""
-    with running_system(tmp_path / "tasks.db", transport=transport, workers=1) as system:
+    with running_system(tmp_path / "tasks.db", mode=mode, workers=1) as system:
         system.family()
         os.killpg(system.process.pid, signal.SIGINT)
         assert system.wait() == 0
@@ -271,11 +270,9 @@ MOMENTS: dict[str, Callable[[System], object]] = {
 }
 
 
-@transports
+@modes
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
-def test_ctrl_c_while_starting_leaves_no_process(
-    tmp_path: Path, transport: str, moment: Callable[[System], object]
-) -> None:
+def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, mode: str, moment: Callable[[System], object]) -> None:
     """At any moment of the start, the process ends, alone, and a person who pressed Ctrl-C sees no traceback.
 
     A traceback through our code is more than ugly: it is a KeyboardInterrupt from the middle of an import. Inside a
@@ -283,7 +280,7 @@ def test_ctrl_c_while_starting_leaves_no_process(
 
     Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
     """
-    with System(tmp_path / "tasks.db", transport=transport, workers=1) as system:
+    with System(tmp_path / "tasks.db", mode=mode, workers=1) as system:
         eventually(lambda: moment(system), "the moment", 30)
         system.stop(signal.SIGINT)
         system.assert_gone()
@@ -293,15 +290,16 @@ def test_ctrl_c_while_starting_leaves_no_process(
 @kinds
 def test_killed_supervisor_takes_all_with_it(tmp_path: Path, kind: Kind) -> None:
     """A killed process can do nothing; its servers and Envoy end by themselves."""
-    with running_system(tmp_path / "tasks.db", transport=kind.transport, workers=2) as system:
+    with running_system(tmp_path / "tasks.db", mode=kind.mode, workers=2) as system:
         assert len(system.family()) == kind.processes
         system.process.kill()
         system.process.wait()
         system.assert_gone(seconds=15)
 
 
-@transports
-def test_log_that_nobody_reads_stops_nobody(tmp_path: Path, transport: str) -> None:
+@pytest.mark.long_in("proxied")
+@modes
+def test_calls_are_answered_while_the_log_is_not_read(tmp_path: Path, mode: str) -> None:
     """With a hung log collector, or a terminal after Ctrl-S, calls are still answered, and SIGTERM works."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)  # the minimum for a pipe
@@ -312,7 +310,7 @@ def test_log_that_nobody_reads_stops_nobody(tmp_path: Path, transport: str) -> N
         "--grpc",
         "127.0.0.1:0",
         "--mode",
-        {"envoy": "embedded", "grpcio": "proxied"}[transport],
+        mode,
         "--drain-delay",
         "0",
     ]

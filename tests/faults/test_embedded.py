@@ -1,4 +1,4 @@
-"""Faults of Envoys with the service inside: their start, and stops with several generations."""
+"""Faults in mode embedded: their start, and stops with several generations."""
 
 import http.client
 import os
@@ -71,7 +71,7 @@ def test_sigterm_while_a_successor_starts_cuts_no_call(tmp_path: Path) -> None:
     """Under load, in the middle of a restart: the successor does not accept calls that it could not finish."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=1) as system:
         with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 100, "calls under way")
+            eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
             system.process.send_signal(signal.SIGHUP)
             eventually(lambda: len(system.envoys()) == 2, "the successor on its way")
             system.process.send_signal(signal.SIGTERM)
@@ -88,7 +88,7 @@ def without_libpython(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(tmp_path / "site")}
 
 
-def test_without_a_shared_libpython_it_runs_behind_envoy_and_says_why(
+def test_without_a_shared_libpython_up_runs_proxied_and_says_why(
     tmp_path: Path, without_libpython: dict[str, str]
 ) -> None:
     """One line of the log has the reason; everything answers as usual."""
@@ -100,16 +100,17 @@ def test_without_a_shared_libpython_it_runs_behind_envoy_and_says_why(
         assert answers(system)
 
 
+@pytest.mark.long
 def test_processes_hold_no_connection_or_memory_of_calls_that_ended(tmp_path: Path) -> None:
     """After many calls an idle process has as much memory and as many descriptors as before."""
     with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
         envoy = system.envoy()
         with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 500, "warm")
+            eventually(lambda: outcomes["ok"] > 500, "warm", 60)
         eventually(envoy.num_fds, "counted")
         descriptors, memory = envoy.num_fds(), envoy.memory_info().rss
         with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 3000, "many calls")
+            eventually(lambda: outcomes["ok"] > 3000, "many calls", 60)
         eventually(lambda: envoy.num_fds() <= descriptors + 2, "descriptors given back")
         assert envoy.memory_info().rss < memory + 20_000_000
 

@@ -1,0 +1,1 @@
+"""A package, so that its shared systems stop with its last test: fixtures of the scope "package" need one."""
