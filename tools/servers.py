@@ -50,6 +50,10 @@ H2LOAD = Server("h2load", ("nghttp2-client",), ("libnghttp2-14", "libev4", "libe
 WRK = Server("wrk", ("wrk",), ("libluajit2-5.1-2", "libluajit-5.1-2", "libluajit-5.1-common"))
 """The load generator for requests that differ from one another."""
 
+PROMETHEUS = Server("prometheus", ("prometheus",))
+PROMTOOL = Server("promtool", ("prometheus",))
+"""Its checks of rules, configurations and metrics; the same package has both."""
+
 SYSTEM = os.pathsep.join(("/usr/local/sbin", "/usr/sbin"))
 """Where Debian puts some servers; not on every PATH."""
 
