@@ -299,7 +299,8 @@ class TaskModel(JavaObject):
     firstStartTime: Computed = UNSET
     executionMetadata: Computed = UNSET
     parentTaskId: Text = UNSET
-    # Getters only. A JVM guarantees no order of methods; this is the order of all recorded answers of a server.
+    # Getters only. A JVM guarantees no order of methods, and some starts of Conductor have another; this is the order
+    # of all recorded answers.
     taskDefinition: Computed = UNSET
     loopOverTask: Computed = UNSET
     queueWaitTime: Computed = UNSET
