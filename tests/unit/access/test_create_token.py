@@ -193,3 +193,14 @@ class TestAttempts:
         now = time.time() + limited.value.retry_after
         monkeypatch.setattr(time, "time", lambda: now)
         attempts.check(call(), "a")
+
+    def test_a_clock_that_is_set_back_does_not_prolong_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Otherwise a clock that was an hour ahead would lock callers out for an hour."""
+        attempts = Attempts(of_address=1, of_key=1)
+        attempts.count(call(), "a")
+        clock = time.time
+        monkeypatch.setattr(time, "time", lambda: clock() - 3600)
+        attempts.count(call(), "a")
+        with pytest.raises(TooManyAttempts) as limited:
+            attempts.check(call(), "a")
+        assert limited.value.retry_after <= 60
