@@ -226,6 +226,17 @@ def test_commands_and_files_within_sentences_are_there(document: Path) -> None:
             assert code in OF_OTHERS or is_there(code), code
 
 
+def test_names_that_development_md_tells_to_edit_are_there() -> None:
+    """Each name in code style, such as ``response_headers_to_add``, stands in some file that is not a document."""
+    names = set(re.findall(r"`(\w+_\w+|[A-Z]\w+)`", without_blocks(ROOT / "docs" / "development.md")))
+    files = [ROOT / "pyproject.toml", ROOT / "Makefile"]
+    for folder in ("server", "gateway", "protos", "tools", "tests"):
+        files += [file for file in (ROOT / folder).rglob("*.*") if file.suffix in {".py", ".yaml", ".proto"}]
+    there = {name for file in files if file != Path(__file__) for name in re.findall(r"\w+", file.read_text())}
+    assert len(names) > 50
+    assert names - there == set()
+
+
 def check_mentioned(words: list[str]) -> None:
     """A command that is spoken of, perhaps without all that it needs."""
     if words[0].startswith("-"):

@@ -18,7 +18,7 @@ import structlog
 from taskgate.base.errors import SettingsError, TaskgateError
 from taskgate.base.logs import configure_logs
 from taskgate.base.printable import printable, printable_lines
-from taskgate.base.settings import Settings, load_settings, metavar, unknown_variables
+from taskgate.base.settings import ROLES, Settings, load_settings, metavar, unknown_variables
 
 COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
@@ -402,8 +402,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("name")
 @click.option(
     "--role",
-    type=click.Choice(["reader", "unmasked-reader"]),
-    default="reader",
+    type=click.Choice(ROLES),
+    default=ROLES[0],
     show_default=True,
     help="'unmasked-reader' also sees the values that --mask hides.",
 )

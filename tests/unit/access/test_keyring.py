@@ -39,11 +39,17 @@ from taskgate.access.live_keyring import LiveKeyring, change_keyring
 from taskgate.access.roles import Role
 from taskgate.access.signing import new_signing_key
 from taskgate.base.errors import SettingsError, StoreUnavailable
+from taskgate.base.settings import ROLES
 
 
 def key(name: str, **changes: object) -> ApplicationKey:
     fields = {"key_id": f"id-{name}", "name": name, "role": Role.READER, "secret_hash": "hash", "created": 1}
     return ApplicationKey(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_settings_and_commands_name_each_role() -> None:
+    """``ROLES`` is a list of its own, because settings are below roles in the map of imports."""
+    assert set(ROLES) == {role.value for role in Role}
 
 
 class TestKeyring:
