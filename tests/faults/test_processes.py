@@ -138,6 +138,26 @@ def test_port_in_use_is_an_error_that_names_it(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mode", "find", "reason"),
+    [
+        ("embedded", Running.envoys, "Envoy did not start."),
+        ("proxied", Running.workers, "a server process ended with code -9 before it could listen"),
+    ],
+    ids=["embedded", "proxied"],
+)
+def test_a_start_that_was_killed_may_be_tried_again(
+    tmp_path: Path, mode: str, find: Callable[[Running], list[psutil.Process]], reason: str
+) -> None:
+    """Exit code 1 and one sentence: after 2, a service manager does not start it again (deploy/systemd)."""
+    addresses = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+    with Running("up", "--mode", mode, "--store", f"sqlite:///{tmp_path}/tasks.db", *addresses) as running:
+        eventually(lambda: find(running), "a process that starts")[0].kill()
+        assert running.wait() == 1
+    (sentence,) = [line for line in running.log if line.startswith("taskgate: ")]
+    assert reason in sentence
+
+
 def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
     """A stale server is detected, although gRPC could share its port."""
     store = f"sqlite:///{tmp_path}/tasks.db"

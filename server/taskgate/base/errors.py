@@ -86,6 +86,10 @@ class SettingsError(ValueError):
     """A setting has a value that taskgate cannot run with; the text is one sentence that a person can act on."""
 
 
+class StartError(Exception):
+    """Taskgate cannot start now, though its settings may be good; the text is a sentence. A later start may succeed."""
+
+
 class InvalidTaskId(TaskgateError):
     """The ID is empty, holds a control character, or does not have the configured format."""
 

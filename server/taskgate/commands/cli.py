@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 import structlog
 
-from taskgate.base.errors import SettingsError, TaskgateError
+from taskgate.base.errors import SettingsError, StartError, TaskgateError
 from taskgate.base.logs import configure_logs
 from taskgate.base.printable import printable, printable_lines
 from taskgate.base.settings import ROLES, Settings, load_settings, metavar, unknown_variables
@@ -38,6 +38,9 @@ class _Taskgate(click.Group):
         except SettingsError as error:
             click.echo(f"taskgate: {printable_lines(str(error))}", err=True)
             ctx.exit(2)
+        except StartError as error:
+            click.echo(f"taskgate: {printable_lines(str(error))}", err=True)
+            ctx.exit(1)
         except TaskgateError as error:
             click.echo(f"taskgate: {printable(error.private)}", err=True)
             ctx.exit(1)

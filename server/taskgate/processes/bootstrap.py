@@ -14,6 +14,9 @@ DRAIN = b"drain\n"
 REFUSAL = "taskgate: "
 """Prefix of the line in which a service, inside Envoy or in a worker, says why it cannot start."""
 
+UNUSABLE_SETTINGS = 2
+"""The exit code of a process that cannot run with its settings; a later start would fail, too."""
+
 
 class Bootstrap(msgspec.Struct, frozen=True):
     """Everything that the service inside Envoy needs to start."""

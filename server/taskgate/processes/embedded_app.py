@@ -19,7 +19,7 @@ from taskgate.base.gc_freeze import freeze_startup_objects
 from taskgate.base.layout import Layout
 from taskgate.base.logs import configure_logs, flush_logs
 from taskgate.base.settings import load_settings, settings_of_supervisor
-from taskgate.processes.bootstrap import DRAIN, REFUSAL, Bootstrap
+from taskgate.processes.bootstrap import DRAIN, REFUSAL, UNUSABLE_SETTINGS, Bootstrap
 from taskgate.processes.heartbeat import start_heartbeat
 from taskgate.stores import open_store
 from taskgate.stores.base import TaskStore
@@ -108,7 +108,7 @@ def _exit_with_reason(error: Exception) -> NoReturn:
     known = isinstance(error, SettingsError)
     sentence = str(error) if known else f"the service cannot start: {type(error).__name__}: {error}"
     os.write(2, f"{REFUSAL}{' '.join(sentence.split())}\n".encode())
-    os._exit(2 if known else 1)
+    os._exit(UNUSABLE_SETTINGS if known else 1)
 
 
 def _first_line() -> tuple[bytes, bytes]:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from taskgate.base.certificates import Certificates, ExpiryNotices, Follower, TlsFiles
-from taskgate.base.errors import SettingsError
+from taskgate.base.errors import StartError
 from taskgate.base.settings import Settings
 from taskgate.processes.envoy.folder import PrivateFolder
 
@@ -24,7 +24,7 @@ class PublishedCertificates:
     """Usable copies of ``files``, which follow them from ``start`` to ``stop``."""
 
     def __init__(self, files: TlsFiles) -> None:
-        """Load and publish the files; raises SettingsError if they cannot be used."""
+        """Load and publish the files; raises SettingsError if they cannot be used, StartError if not copied."""
         self._follower = Follower(files)
         self._folder = PrivateFolder()
         folder = self._folder.path
@@ -38,7 +38,7 @@ class PublishedCertificates:
             self._publish(self._follower.current)
         except OSError as error:
             self.remove()
-            raise SettingsError(f"tls_cert: cannot copy it into {folder}: {error.strerror}") from error
+            raise StartError(f"tls_cert: cannot copy it into {folder}: {error.strerror}") from error
 
     def start(self) -> None:
         """Follow the files, and warn of certificates that expire."""
@@ -83,7 +83,7 @@ class PublishedCertificates:
 def publish_certificates(settings: Settings, stack: AsyncExitStack) -> PublishedCertificates | None:
     """Publish the certificates of ``settings`` until ``stack`` closes; return None without TLS.
 
-    Raises SettingsError if they cannot be used or copied.
+    Raises SettingsError if they cannot be used, and StartError if they cannot be copied.
     """
     files = TlsFiles.of(settings)
     if files is None:

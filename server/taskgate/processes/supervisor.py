@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from taskgate.base.errors import SettingsError
+from taskgate.base.errors import SettingsError, StartError
 from taskgate.processes.reserved_ports import Reservation
 
 _SHORT_LIFE = 5.0
@@ -47,7 +47,7 @@ class Supervised(Protocol):
         """The Unix socket of its admin interface while it runs, if it has one."""
 
     async def start(self) -> object:
-        """Start it and wait until it accepts calls. Raises SettingsError or OSError if it does not.
+        """Start it and wait until it accepts calls. Raises SettingsError, StartError or OSError if it does not.
 
         If cancelled, let it finish the calls that it may already have, and end it.
         """
@@ -106,10 +106,12 @@ class Supervisor(Generic[P]):
         """How many processes were replaced, because they ended or hung, and by ``restart``."""
 
     async def start(self) -> None:
-        """Start all and wait until they accept calls. Raises SettingsError or OSError if one does not."""
+        """Start all and wait until they accept calls. Raises SettingsError or StartError if one does not."""
         starts = [asyncio.create_task(slot.process.start()) for slot in self._slots]
         try:
             await asyncio.gather(*starts)
+        except OSError as error:
+            raise StartError(f"cannot start a process: {error.strerror or error}") from error
         finally:
             await _cancel(*starts)
         for slot in self._slots:
@@ -251,7 +253,7 @@ class Supervisor(Generic[P]):
 
 def _exc_info(error: Exception) -> Exception | None:
     """Return ``error`` if the log needs its traceback, or None if its message says enough."""
-    return None if isinstance(error, (SettingsError, OSError)) else error
+    return None if isinstance(error, (SettingsError, StartError, OSError)) else error
 
 
 def _delay(failures: int) -> float:

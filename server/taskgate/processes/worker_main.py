@@ -17,7 +17,7 @@ from taskgate.base.addresses import Address
 from taskgate.base.errors import SettingsError
 from taskgate.base.logs import configure_logs, flush_logs
 from taskgate.base.settings import Settings, settings_of_supervisor
-from taskgate.processes.bootstrap import REFUSAL
+from taskgate.processes.bootstrap import REFUSAL, UNUSABLE_SETTINGS
 from taskgate.processes.grpc_server import serve
 from taskgate.processes.heartbeat import start_heartbeat
 from taskgate.processes.signals import event_loop_runner
@@ -28,7 +28,7 @@ from taskgate.transports.counting import METHODS
 def main() -> int:
     """Serve until the supervisor sends a signal or ends.
 
-    Return exit code 0 after a drain, 2 for unusable settings, 1 for any other failure to start.
+    Return exit code 0 after a drain, ``UNUSABLE_SETTINGS``, 1 for any other failure to start.
     """
     settings = settings_of_supervisor(sys.stdin.buffer.readline())
     peer_token = sys.stdin.buffer.readline().decode().strip() or None
@@ -48,7 +48,7 @@ def main() -> int:
         known = isinstance(error, SettingsError)
         sentence = str(error) if known else f"the server cannot run: {type(error).__name__}: {error}"
         sys.stdout.write(f"{REFUSAL}{' '.join(sentence.split())}\n")
-        return 2 if known else 1
+        return UNUSABLE_SETTINGS if known else 1
     return 0
 
 

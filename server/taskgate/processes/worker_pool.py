@@ -13,9 +13,9 @@ from pathlib import Path
 import structlog
 
 from taskgate.base.addresses import MAX_PORT, Address
-from taskgate.base.errors import SettingsError
+from taskgate.base.errors import SettingsError, StartError
 from taskgate.base.settings import Settings
-from taskgate.processes.bootstrap import REFUSAL
+from taskgate.processes.bootstrap import REFUSAL, UNUSABLE_SETTINGS
 from taskgate.processes.heartbeat import until_silent
 from taskgate.processes.reserved_ports import reserve_all
 from taskgate.processes.supervisor import Problem, Supervisor
@@ -67,14 +67,15 @@ class WorkerProcess:
     async def start(self) -> None:
         """Start it and wait until it has bound its port.
 
-        Raises SettingsError if it reports a reason, ends early, or does not listen within ``START_TIMEOUT``.
+        Raises SettingsError if it refuses its settings, and StartError if it ends for another reason or does not listen
+        within ``START_TIMEOUT``.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._launch()
         except TimeoutError as error:
             await self.stop(0)
-            raise SettingsError(f"workers: a server process did not start within {START_TIMEOUT:g} s") from error
+            raise StartError(f"a server process did not start within {START_TIMEOUT:g} s") from error
         except BaseException:
             await self.stop(_KILL_AFTER)
             raise
@@ -142,10 +143,11 @@ class WorkerProcess:
             await process.stdin.drain()
         line = (await process.stdout.readline()).decode(errors="replace")
         if line.startswith(REFUSAL):
-            raise SettingsError(line.removeprefix(REFUSAL).strip())
+            refused = SettingsError if await process.wait() == UNUSABLE_SETTINGS else StartError
+            raise refused(line.removeprefix(REFUSAL).strip())
         if not line:
             code = await process.wait()
-            raise SettingsError(f"workers: a server process ended with code {code} before it could listen")
+            raise StartError(f"a server process ended with code {code} before it could listen")
         if self._entry is not None and unix_socket is not None:
             _point(self._entry, unix_socket)
 

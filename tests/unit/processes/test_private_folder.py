@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from taskgate.base.errors import SettingsError
+from taskgate.base.errors import SettingsError, StartError
 from taskgate.processes.envoy import folder
 from taskgate.processes.envoy.folder import PrivateFolder
 
@@ -36,7 +36,7 @@ def test_names_that_leave_no_room_for_a_socket_are_refused(monkeypatch: pytest.M
 def test_temporary_directory_that_takes_nothing_is_an_error_with_a_sentence(temporary: Path) -> None:
     temporary.rmdir()
     temporary.touch()
-    with pytest.raises(SettingsError, match="cannot create a folder in the temporary directory: Not a directory"):
+    with pytest.raises(StartError, match="cannot create a folder in the temporary directory: Not a directory"):
         PrivateFolder()
     temporary.unlink()
 

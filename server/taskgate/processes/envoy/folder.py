@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from taskgate.base.errors import SettingsError
+from taskgate.base.errors import SettingsError, StartError
 
 _PREFIX: Final = "taskgate-"
 _MARK: Final = "taskgate.private"
@@ -35,7 +35,7 @@ class PrivateFolder:
     def __init__(self) -> None:
         """Create it, and remove those that killed processes of this user have left behind.
 
-        Raises SettingsError if no temporary directory is writable, or none has a name short enough for a socket.
+        Raises StartError if it cannot be created, and SettingsError if the path of the temporary directory is too long.
         """
         try:
             parent = _parent()
@@ -45,9 +45,7 @@ class PrivateFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             (self.path / _MARK).touch()
         except OSError as error:
-            raise SettingsError(
-                f"gateway: cannot create a folder in the temporary directory: {error.strerror}"
-            ) from error
+            raise StartError(f"gateway: cannot create a folder in the temporary directory: {error.strerror}") from error
 
     def remove(self) -> None:
         """Remove it with its contents. Idempotent."""

@@ -17,8 +17,8 @@ import msgspec
 import structlog
 
 from taskgate.base.addresses import Address, check_port_free
-from taskgate.base.errors import SettingsError
-from taskgate.processes.bootstrap import REFUSAL
+from taskgate.base.errors import SettingsError, StartError
+from taskgate.processes.bootstrap import REFUSAL, UNUSABLE_SETTINGS
 from taskgate.processes.envoy.configuration import (
     LISTENER,
     GatewaySettings,
@@ -142,7 +142,8 @@ class EnvoyProcess:
         A port that the system chose (port 0) is used again by the next start. If cancelled, end Envoy as ``stop`` does.
 
         Raises:
-            GatewayError: the address is taken, Envoy refuses the configuration, or it is not ready in time.
+            GatewayError: the address is taken, or Envoy or the service in it refuses the settings.
+            StartError: it ends for another reason, or is not ready in time.
         """
         listen = self.address or self.settings.listen
         if not self._share_port:
@@ -162,7 +163,7 @@ class EnvoyProcess:
             self.address = Address(listen.host, await self._bound_port())
         except TimeoutError as error:
             await self._end()
-            raise GatewayError(f"Envoy was not ready within {START_TIMEOUT:g} s. {self._last_output()}") from error
+            raise StartError(f"Envoy was not ready within {START_TIMEOUT:g} s. {self._last_output()}") from error
         except asyncio.CancelledError:
             await self.stop()  # in order: it may have accepted its first calls
             raise
@@ -361,12 +362,12 @@ class EnvoyProcess:
         self._on_log(level, text)
 
     async def _wait_until_ready(self) -> None:
-        """Poll until Envoy reports that it is live; raise GatewayError if it ends instead."""
+        """Poll until Envoy reports that it is live; raise GatewayError or StartError if it ends instead."""
         while True:
             if not self._running():
                 if self._relay is not None:
                     await self._relay  # the reason may still be in the pipe
-                raise GatewayError(self._refusal or f"Envoy did not start. {self._last_output()}")
+                raise self._failed_start()
             if await self._ask("GET", "/ready") is not None:
                 return
             await asyncio.sleep(_POLL_INTERVAL)
@@ -376,7 +377,15 @@ class EnvoyProcess:
         for status in listeners.get("listener_statuses", []):
             if status["name"] == LISTENER:
                 return int(status["local_address"]["socket_address"]["port_value"])
-        raise GatewayError("Envoy runs, but has no listener")
+        raise StartError("Envoy runs, but has no listener")
+
+    def _failed_start(self) -> GatewayError | StartError:
+        """Return why Envoy has ended before it was ready."""
+        code = None if self._process is None else self._process.returncode
+        if self._refusal is not None:  # by the service in it, which has ended the process with its own code
+            return GatewayError(self._refusal) if code == UNUSABLE_SETTINGS else StartError(self._refusal)
+        text = f"Envoy did not start. {self._last_output()}"
+        return StartError(text) if code is None or code < 0 else GatewayError(text)
 
     async def _busy(self) -> bool:
         """Whether requests are in flight, or buffered answers wait for slow readers; streams do not count."""
