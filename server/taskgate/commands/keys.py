@@ -19,6 +19,9 @@ from taskgate.access.signing import new_signing_key
 from taskgate.base.printable import printable
 from taskgate.base.settings import Settings
 
+_KNOWN_EVERYWHERE = 5
+"""Seconds until each server process knows of a change: until then, some give tokens for the former secret."""
+
 _SHOWN_ONCE = "The secret is shown only now; taskgate stores its hash."
 
 
@@ -63,7 +66,7 @@ def run_set_disabled(settings: Settings, name: str, *, disabled: bool) -> None:
 def run_rotate(settings: Settings, name: str, *, keep: int, as_json: bool) -> None:
     """Give a key a new secret and print it; the former one stays valid for ``keep`` seconds.
 
-    With 0, the tokens that were issued for it are refused, too.
+    With 0, all tokens that were issued for it are refused, too, also those of processes that do not know of it yet.
     """
     secret = keyrings.new_secret()
     new_hash = hash_secret(secret)
@@ -73,7 +76,7 @@ def run_rotate(settings: Settings, name: str, *, keep: int, as_json: bool) -> No
         kept: dict[str, Any] = (
             {"former_hash": former, "former_until": _now() + keep}
             if keep
-            else {"former_hash": None, "tokens_from": _now() + 1}
+            else {"former_hash": None, "tokens_from": _now() + _KNOWN_EVERYWHERE}
         )
         return keyrings.with_changed_key(keyring, name, secret_hash=new_hash, **kept)
 

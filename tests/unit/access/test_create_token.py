@@ -18,7 +18,10 @@ from taskgate.access.keyrings.sqlite import SqliteKeyring
 from taskgate.access.live_keyring import LiveKeyring, change_keyring
 from taskgate.access.roles import Role
 from taskgate.access.signing import new_signing_key
-from taskgate.base.errors import CredentialsInvalid, InvalidRequest, Overloaded, TooManyAttempts
+from taskgate.access.tokens import OwnTokens, Tokens
+from taskgate.base.errors import CredentialsInvalid, InvalidRequest, Overloaded, TokenInvalid, TooManyAttempts
+from taskgate.base.settings import Settings
+from taskgate.commands.keys import run_rotate
 from taskgate.service.calls import Call
 from taskgate.v1.token_service_pb2 import CreateTokenRequest
 
@@ -105,6 +108,22 @@ async def test_the_former_secret_gives_tokens_until_its_time(create: CreateToken
     with pytest.raises(CredentialsInvalid):
         await token(create, SECRET)
     assert await token(create, "new")
+
+
+async def test_a_secret_that_became_known_gives_no_token_that_lasts(
+    create: CreateToken, keyring: LiveKeyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has not heard of ``taskgate keys rotate`` gives one, which is refused as soon as it has."""
+    settings = Settings(auth_store=f"sqlite:///{tmp_path / 'keys.db'}")
+    await asyncio.to_thread(run_rotate, settings, KEY, keep=0, as_json=True)
+    later = time.time() + 2
+    monkeypatch.setattr(time, "time", lambda: later)
+    late = await token(create)
+    await keyring._look()
+    with pytest.raises(CredentialsInvalid):
+        await token(create)
+    with pytest.raises(TokenInvalid):
+        await Tokens(OwnTokens(keyring)).principal(late)
 
 
 async def test_a_key_that_was_created_just_now_gets_a_token(create: CreateToken, keyring: LiveKeyring) -> None:
