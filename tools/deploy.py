@@ -14,6 +14,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tools.servers import PROMTOOL, Missing, find  # noqa: E402 - after the path above, as a script has its own folder there only
+
 DEPLOY = ROOT / "deploy"
 MANIFESTS = DEPLOY / "kubernetes"
 UNIT = DEPLOY / "systemd" / "taskgate.service"
@@ -40,7 +43,7 @@ class LeftOut(Exception):
 def main() -> int:
     """Run all linters; return 0 if none found fault."""
     failed = False
-    for check in (dockerfile, compose, compose_by_its_loader, manifests, practice, kustomization, unit, exposure):
+    for check in CHECKS:
         try:
             failed |= check() != 0
         except LeftOut as error:
@@ -79,6 +82,16 @@ def kustomization() -> int:
     return run(go_program("kustomize"), "build", MANIFESTS)
 
 
+def alerts() -> int:
+    """Check the alert rules; ``tests/metrics`` lets each fire."""
+    return run(promtool(), "check", "rules", DEPLOY / "prometheus" / "alerts.yaml")
+
+
+def prometheus() -> int:
+    """Check Prometheus' configuration."""
+    return run(promtool(), "check", "config", DEPLOY / "prometheus" / "prometheus.yaml")
+
+
 def unit() -> int:
     """Check the systemd unit. systemd looks for the program, which is not installed here: another stands for it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +110,14 @@ def systemd_analyze() -> str:
     if (program := shutil.which("systemd-analyze")) is None:
         raise LeftOut("systemd-analyze, which this machine does not have (Debian, Ubuntu: apt install systemd)")
     return program
+
+
+def promtool() -> Path:
+    """Return the program. Raises LeftOut."""
+    try:
+        return find(PROMTOOL)
+    except Missing as error:
+        raise LeftOut(f"promtool: {error}") from error
 
 
 def own_manifests() -> list[Path]:
@@ -133,6 +154,14 @@ def go_program(name: str) -> Path:
             raise LeftOut(f"{name}, which Go cannot build: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
     (program,) = folder.iterdir()  # its name is a part of its module's
     return program
+
+
+CHECKS = (
+    *(dockerfile, compose, compose_by_its_loader),
+    *(manifests, practice, kustomization),
+    *(alerts, prometheus),
+    *(unit, exposure),
+)
 
 
 if __name__ == "__main__":

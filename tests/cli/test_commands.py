@@ -216,7 +216,6 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         (("import", "--store", "jdbc:sqlite:c123.db", "-"), "taskgate: store: this is a JDBC URL; "),
         (("up", "--mode", "proxied", "--http", "nohost.invalid:0"), "taskgate: http: nohost.invalid is not an"),
         (("up", "--store", "sqlite:///"), "taskgate: store: "),
-        (("settings", "--store", "redis://h?x=hidden"), "taskgate: store: a redis URL has no parameter 'x'; there are"),
         (("settings", "--workers", "0"), "taskgate: workers (--workers): "),
         (("serve", "--workers", "0"), "taskgate: workers (--workers): "),
         (
@@ -271,14 +270,14 @@ def test_refusal_ends_a_process_with_2_and_nothing_but_the_sentence(arguments: t
 def test_what_is_only_found_out_in_a_process_that_starts_is_one_sentence(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """For any cause, here a driver that cannot be loaded: exit code 2, the reason, and no words of Envoy's."""
+    """For any cause, here a driver that cannot be loaded: exit code 1, the reason, and no words of Envoy's."""
     (tmp_path / "asyncpg").mkdir()
     (tmp_path / "asyncpg" / "__init__.py").write_text("raise RuntimeError('damaged\\ninstallation')\n")
     arguments = ("--layout", "conductor", "--grpc", "127.0.0.1:0", "--workers", "2")
     arguments += ("--http", "127.0.0.1:0") if command[0] == "up" else ()
     paths = os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])))
     done = taskgate(*command, *arguments, "--store", "postgresql://h/d", env={"PYTHONPATH": paths})
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 1, done.stderr
     # A warning about the limit of open files may precede it.
     said = [line for line in done.stderr.splitlines() if '"file_limit"' not in line]
     assert re.fullmatch(r"taskgate: the \w+ cannot (start|run): RuntimeError: damaged installation", "\n".join(said))
@@ -362,6 +361,26 @@ def test_settings_says_what_is_in_force_and_where_it_comes_from(tmp_path: Path) 
     assert rows["store"] == [url, "TASKGATE_STORE_FILE", f"({store})"]
     assert rows["layout"] == ["conductor", str(config)]
     assert rows["log_level"] == ["info", "default"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--store", "redis://h?x=hidden"), "taskgate: store: a redis URL has no parameter 'x'; there are"),
+        (("--http", "0.0.0.0:8080"), "taskgate: http: 0.0.0.0:8080 is reachable from other machines"),
+        (("--auth", "keys", "--auth-store", "mysql://h/d"), "taskgate: auth_store: "),
+        (("--tls-cert", "/nowhere", "--tls-key", "/nowhere"), "taskgate: tls_cert: "),
+    ],
+    ids=["store", "exposure", "auth store", "TLS"],
+)
+def test_settings_says_at_the_end_what_up_would_refuse(arguments: tuple[str, ...], sentence: str) -> None:
+    """Below the table, which tells where the value comes from; exit code 2, as of ``up``."""
+    shown, up = asked("settings", *arguments), asked("up", *arguments)
+    assert (shown.exit_code, up.exit_code) == (2, 2)
+    assert shown.stderr == up.stderr
+    assert shown.stderr.startswith(sentence)
+    assert shown.stdout.startswith("setting ")
+    assert "hidden" not in shown.output
 
 
 def test_every_url_of_a_store_is_taken_for_a_url_that_may_hold_a_password() -> None:

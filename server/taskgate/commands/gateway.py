@@ -7,7 +7,8 @@ from dataclasses import replace
 import click
 
 from taskgate.base.settings import Settings
-from taskgate.commands.up import check_certificates, gateway_settings, with_possible_mode
+from taskgate.commands.checks import check_certificates
+from taskgate.commands.up import gateway_settings, with_possible_mode
 from taskgate.processes.envoy import EmbeddedService, render, render_secrets, validate
 from taskgate.processes.envoy.embedded import environment, module
 from taskgate.processes.worker_pool import consecutive_addresses

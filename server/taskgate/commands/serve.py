@@ -3,15 +3,13 @@
 import asyncio
 from contextlib import AsyncExitStack
 
-from taskgate.access.gate import check_access
 from taskgate.base.settings import Settings
-from taskgate.commands.exposure import check_exposure, warn_unauthenticated
+from taskgate.commands.checks import check_settings
+from taskgate.commands.exposure import warn_unauthenticated
 from taskgate.commands.node_metrics import node_metrics
 from taskgate.processes.grpc_server import serve
 from taskgate.processes.signals import event_loop_runner, stop_on_signals
 from taskgate.processes.worker_pool import WorkerPool
-from taskgate.stores import check_store
-from taskgate.telemetry.optional import check_tracing
 from taskgate.telemetry.server import ServerMeter
 from taskgate.transports.counting import METHODS
 from taskgate.transports.grpcio import most_connections
@@ -19,10 +17,7 @@ from taskgate.transports.grpcio import most_connections
 
 def run_serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then drain. Raises SettingsError if it cannot start."""
-    check_store(settings.store, settings.layout)
-    check_access(settings)
-    check_exposure(settings, grpc=settings.grpc)
-    check_tracing(settings)
+    check_settings(settings, grpc=settings.grpc)
     event_loop_runner()(_serve(settings) if settings.workers == 1 else _supervise(settings))
 
 

@@ -10,16 +10,17 @@ import msgspec
 from taskgate.base.errors import SettingsError
 from taskgate.base.printable import printable
 from taskgate.base.settings import Origin, Settings, is_url, origins
-from taskgate.stores import check_store, masked_url
+from taskgate.commands.checks import check_settings
+from taskgate.stores import masked_url
 
 
 def run_settings(settings: Settings, config: Path | None, flags: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print ``settings``, loaded from ``config`` and ``flags``. Raises SettingsError for a store that cannot work."""
-    check_store(settings.store, settings.layout)
+    """Print ``settings``, loaded from ``config`` and ``flags``; then raise SettingsError for what ``up`` refuses."""
     values = settings.model_dump(mode="json")  # without former names
     shown = {name: masked(value) if is_url(name) else value for name, value in values.items()}
     found = origins(settings, config, flags)
     click.echo(_json(shown, found) if as_json else _table(shown, found))
+    check_settings(settings, http=settings.http, grpc=settings.grpc)
 
 
 def masked(url: str) -> str:

@@ -12,14 +12,15 @@ from pathlib import Path
 import click
 import structlog
 
-from taskgate.access.gate import JWT_LEEWAY, TOKEN_ISSUER, check_access, open_public_keys
+from taskgate.access.gate import JWT_LEEWAY, TOKEN_ISSUER, open_public_keys
 from taskgate.base.addresses import Address
-from taskgate.base.certificates import TlsFiles, load
+from taskgate.base.certificates import TlsFiles
 from taskgate.base.errors import SettingsError
 from taskgate.base.file_limit import MAX_CONNECTIONS, connections_within, raise_file_limit
 from taskgate.base.layout import Layout
 from taskgate.base.settings import Settings
-from taskgate.commands.exposure import check_exposure, warn_unauthenticated
+from taskgate.commands.checks import check_settings
+from taskgate.commands.exposure import warn_unauthenticated
 from taskgate.commands.node_metrics import node_metrics
 from taskgate.documents.document import minify
 from taskgate.processes.envoy import EnvoyProcess, GatewaySettings, resolve
@@ -33,9 +34,8 @@ from taskgate.processes.published_certificates import PublishedCertificates, pub
 from taskgate.processes.signals import event_loop_runner, stop_on_signals
 from taskgate.processes.supervisor import Supervisor
 from taskgate.processes.worker_pool import WorkerPool, consecutive_addresses
-from taskgate.stores import check_store, is_embedded, open_writer
+from taskgate.stores import is_embedded, open_writer
 from taskgate.stores.base import StoredTask
-from taskgate.telemetry.optional import check_tracing
 
 DEMO_TASK_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7fe"
 """The task that Conductor's own documentation shows; ``--demo`` loads it."""
@@ -49,11 +49,7 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with
 def run_up(settings: Settings, *, demo: bool) -> None:
     """Run everything until SIGINT or SIGTERM, then drain. Raises SettingsError or TaskgateError if it cannot start."""
     signal.signal(signal.SIGHUP, lambda *_: None)  # ignored during start-up; by default it would end the process
-    check_store(settings.store, settings.layout)
-    check_access(settings)
-    check_exposure(settings, http=settings.http, grpc=settings.grpc)
-    check_certificates(settings)
-    check_tracing(settings)
+    check_settings(settings, http=settings.http, grpc=settings.grpc)
     settings = with_possible_mode(settings)
     if settings.mode == "embedded":
         prepare_store(settings, demo=demo)
@@ -198,12 +194,6 @@ def files_of_envoy(servers: int) -> int:
     """
     threads = os.cpu_count() or 1
     return 48 + threads * (8 + 2 * servers) + servers  # two connections of each thread to each server, health checks
-
-
-def check_certificates(settings: Settings) -> None:
-    """Raise SettingsError if the files for TLS cannot be used."""
-    if files := TlsFiles.of(settings):
-        load(files)
 
 
 def _start_following(settings: Settings, certificates: PublishedCertificates | None) -> None:

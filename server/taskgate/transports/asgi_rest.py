@@ -76,7 +76,7 @@ class Rest:
             await send_body(send, body)
 
     async def healthz(self, method: str, headers: Mapping[bytes, bytes], send: Send, *, serving: bool) -> None:
-        """Answer ``/healthz``: 200 while the store answers, else 503."""
+        """Answer ``/healthz``: 200 while calls should be sent here, else 503."""
         id_header = request_id_header(headers)
         if not serving:
             await self.send_error(send, StoreUnavailable("it does not answer"), id_header)

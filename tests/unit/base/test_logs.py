@@ -12,6 +12,7 @@ import structlog
 
 from taskgate.base import logs
 from taskgate.base.log_writer import ATOMIC_BYTES, MAX_WAITING_BYTES, LogWriter
+from taskgate.service.audit import read_denied
 
 
 @pytest.fixture
@@ -26,6 +27,17 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
 
 def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_denied_read_is_logged_at_every_level(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as stream:
+        logs.configure_logs("error", "json", stream=stream)
+        read_denied(request_id="r", caller="c", task_id="t", reason="why", peer=("192.0.2.1", 1))
+        logs.flush_logs()
+    structlog.reset_defaults()
+    (line,) = lines(path)
+    assert (line["event"], line["level"], line["address"]) == ("read denied", "warning", "192.0.2.1")
 
 
 async def test_line_of_a_call_has_the_shape_of_all_lines(log_file: Path) -> None:
