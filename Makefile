@@ -44,7 +44,7 @@ test-all: $(ALL) parts ## everything: every database, SDK and language, all faul
 	$(PYTEST) $(THOROUGH) -m alone --cov --cov-append --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory conformance
 
-stubs: $(ALL) ## stubs for nine languages into build/stubs, as examples/*/buf.gen.yaml say (5 min to set up, then 10 s)
+stubs: $(ALL) ## stubs for nine languages into build/stubs, as examples/*/buf.gen.yaml say (10 min to set up, then 10 s)
 	@PYTHONPATH=. $(BIN)/python -m tools.stubs $(LANGUAGES)
 
 examples: $(ALL) ## build the client of each language in examples/, and run it against a live taskgate (10 min)
@@ -54,7 +54,7 @@ examples: $(ALL) ## build the client of each language in examples/, and run it a
 	@PYTHONPATH=. $(BIN)/python -m tools.parts 'ruby grpc'
 	$(PYTEST) -rP tests/examples
 
-pythons: ## the unit tests with each Python from 3.11 to 3.14 that this machine has (2 min each to set up)
+pythons: ## the unit tests with each Python from 3.11 to 3.14 that this machine has (3 min each to set up)
 	@for python in python3.11 python3.12 python3.13 python3.14; do \
 		if $$python -c '' 2>/dev/null; then $(MAKE) --no-print-directory VENV=build/$$python PYTHON=$$python unit || exit 1; \
 		else echo "LEFT OUT: $$python, which this machine does not have"; fi; \

@@ -1,4 +1,4 @@
-"""Debian's Chromium, for tests of what a browser shows: this machine's, or unpacked beside the other servers."""
+"""Provide Debian's Chromium, for tests of what a browser shows: installed here, or unpacked below ``.venv/servers``."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Debian's gRPC for C++ and for Ruby: this machine's, or unpacked beside the servers and used from there.
+"""Provide Debian's gRPC for C++ and for Ruby: installed here, or unpacked below ``.venv/servers``.
 
 Debian's plugins, of the same source packages, make their stubs: ``tools/stubs.py``.
 """

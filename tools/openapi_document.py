@@ -154,8 +154,8 @@ def _introduction() -> str:
 def _get_task(protos: Protos) -> dict[str, Any]:
     example = json.loads((ROOT / "server/taskgate/demo/task.json").read_text(encoding="utf-8"))
     ok = {
-        "description": "The task's JSON document, byte for byte as it is stored. Imported documents may have other"
-        " members than Conductor's.",
+        "description": "The task's exact JSON document: as it was imported, or as Conductor returns it. Imported"
+        " documents may have other members than Conductor's.",
         "headers": _headers("x-request-id"),
         "content": {"application/json": {"schema": _ref("schemas", "Task"), "example": example}},
     }

@@ -1,6 +1,7 @@
 """Pages of Markdown about the messages, methods and errors in ``protos/``, made of the protos' comments."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,8 @@ _PREFIX = "ERROR_REASON_"
 _CALLED = (ServiceDescriptorProto, MethodDescriptorProto)
 _STATUS = re.compile(r"^([A-Z_]+) · (\d{3}) · (.+)$", re.DOTALL)
 _FIRST_CLAUSE = re.compile(r"[;:.]\s|\.$| that ")
+_CODE = re.compile(r"`[^`]+`")
+_COLUMNS = 120
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Reference:
         """The page about every ``ErrorReason``."""
         enum, *values = self._files[_ERRORS]
         reasons = [_Reason.of(value) for value in values[1:]]
-        parts = [_MADE, "# Errors\n", _without_last(self._linked(enum.comment)) + "\n"]
+        parts = [_MADE, "# Errors\n", self._text(_without_last(enum.comment)) + "\n"]
         parts += ["What gRPC or Envoy refuse by themselves has no reason: [other errors](operating.md#errors).\n"]
         parts += ["Each name begins with `ERROR_REASON_`.\n"]
         parts += ["| reason | gRPC | HTTP | retry |", "|---|---|---|---|"]
@@ -91,22 +94,23 @@ class Reference:
             for reason in reasons
         ]
         for reason in reasons:
-            parts += [f"\n## {reason.short}\n", f"**{reason.code} · {reason.http}** · {reason.advice}\n"]
-            parts += [self._linked(reason.when), "", "```text", reason.example, "```"]
+            status = f"**{reason.code} · {reason.http}** · {reason.advice}"
+            parts += [f"\n## {reason.short}\n", _wrapped(status) + "\n"]
+            parts += [self._text(reason.when), "", "```text", reason.example, "```"]
         return "\n".join(parts) + "\n"
 
     def _section(self, found: Element) -> Iterator[str]:
         descriptor = found.descriptor
         if isinstance(descriptor, ServiceDescriptorProto):
-            yield f"## {found.name}\n\n{self._linked(found.comment)}\n"
+            yield f"## {found.name}\n\n{self._text(found.comment)}\n"
         elif isinstance(descriptor, MethodDescriptorProto):
-            yield f"### {found.name}\n\n{self._signature(descriptor)}\n\n{self._linked(found.comment)}\n"
+            yield f"### {found.name}\n\n{_wrapped(self._signature(descriptor))}\n\n{self._text(found.comment)}\n"
         elif isinstance(descriptor, EnumDescriptorProto):
-            yield f"### {found.name}\n\n{self._linked(found.comment)}\n"
+            yield f"### {found.name}\n\n{self._text(found.comment)}\n"
             yield self._values(found.name, descriptor)
         elif isinstance(descriptor, DescriptorProto) and not _is_map(descriptor):
             level = "###" if "." in found.name else "##"
-            yield f"{level} {found.name}\n\n{self._linked(found.comment)}\n"
+            yield f"{level} {found.name}\n\n{self._text(found.comment)}\n"
             yield self._fields(found.name, descriptor)
 
     def _signature(self, method: MethodDescriptorProto) -> str:
@@ -152,6 +156,10 @@ class Reference:
         paragraphs = (" ".join(part.split()) for part in comment.split("\n\n"))
         return self._linked("<br><br>".join(paragraphs).replace("|", r"\|"))
 
+    def _text(self, comment: str) -> str:
+        """``comment`` as paragraphs with links."""
+        return _wrapped(self._linked(comment))
+
     def _linked(self, text: str) -> str:
         """``text`` with links at the names that have a heading."""
         return re.sub(r"`([A-Z][A-Za-z_.]+)`", lambda found: self._link(found[1]), text)
@@ -192,6 +200,18 @@ class _Reason:
     def retry(self) -> str:
         """The first clause of the advice."""
         return _FIRST_CLAUSE.split(self.advice)[0]
+
+
+def _wrapped(text: str) -> str:
+    """``text`` in lines of up to ``_COLUMNS``; code keeps its spaces and is not divided."""
+    return "\n\n".join("\n".join(map(_filled, re.split(r"\n(?=\* )", part))) for part in text.split("\n\n"))
+
+
+def _filled(part: str) -> str:
+    whole = " ".join(_CODE.sub(lambda code: "\0".join(code[0].split()), part).split())
+    indent = "  " if part.startswith("* ") else ""
+    filled = textwrap.fill(whole, _COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return filled.replace("\0", " ")
 
 
 def _without_last(text: str) -> str:

@@ -1,6 +1,6 @@
 """The least a Python gRPC server can do: grpc.aio on uvloop sends the request's bytes back. Its argument is a port.
 
-What grpcio itself costs; nothing built on it in one process can be faster.
+It measures grpcio alone: the upper bound for one process.
 """
 
 import asyncio

@@ -94,7 +94,7 @@ def test_help_says_where_each_grace_and_limit_stands() -> None:
     assert f"{MAX_REQUEST_BYTES >> 10} KiB" in line("gRPC request")
     assert "--in-flight-mib" in line("answers over 64 KiB, in flight")
     assert COUNTED_BYTES == 64 << 10
-    assert f"{MIN_RATE >> 10} KiB/s for {GRACE_SECONDS:g} s" in line("slowest reader of such an answer")
+    assert f"{MIN_RATE >> 10} KiB/s for {GRACE_SECONDS:g} s" in line("slowest reader of a large answer")
     assert f"{manager['max_request_headers_kb']} KiB" in line("size of a request's headers")
     assert f"{heap['typed_config']['max_heap_size_bytes'] >> 30} GiB" in line("memory of Envoy")
 
@@ -237,7 +237,7 @@ _CONDUCTOR = ("--layout", "conductor", "--http", "127.0.0.1:0", "--grpc", "127.0
         (("up", "--store", "redis://h\udcff/0"), "taskgate: store (--store): it is not text in UTF-8; "),
         (("get", "zz", "--server", "h\udc9b:1"), "taskgate: server: it is not text in UTF-8"),
         (("up", "--http", "hé..x:0"), "taskgate: http (--http): 'hé..x:0' does not begin with a valid host name"),
-        (("serve", "--store", "redis://hé..x/0"), "taskgate: store: a host of the redis URL is not the name of one"),
+        (("serve", "--store", "redis://hé..x/0"), "taskgate: store: a host of the redis URL is not a valid host name"),
     ],
     ids=lambda value: ascii(" ".join(value)) if isinstance(value, tuple) else "",
 )

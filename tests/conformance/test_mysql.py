@@ -493,6 +493,4 @@ async def test_tls_is_what_the_url_asks_for(rig: MysqlRig) -> None:
         (local, {"ssl": "true"}),
         (f"127.0.0.1:{server.port}", {"ssl_ca": str(root)}),
     ):
-        await check_reason(
-            rig, server.url(rig.database, host=host, **parameters), "its TLS certificate is not to be trusted"
-        )
+        await check_reason(rig, server.url(rig.database, host=host, **parameters), "its TLS certificate is not trusted")

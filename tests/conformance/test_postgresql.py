@@ -308,7 +308,7 @@ async def test_tls_is_what_the_url_asks_for(tmp_path: Path) -> None:
             await asyncio.to_thread(eventually, lambda: not rig.sessions(), "no connection left")
         for root_file, hosts in ((other, local), (root, f"127.0.0.1:{server.port}")):
             store = open_store(server.url(hosts=hosts, sslmode="verify-full", sslrootcert=str(root_file)))
-            assert "its TLS certificate is not to be trusted" in await refusal(store)
+            assert "its TLS certificate is not trusted" in await refusal(store)
             await store.close()
 
 

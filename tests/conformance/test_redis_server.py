@@ -81,7 +81,12 @@ async def refusal(store: TaskStore) -> str:
         ("nobody:wrong@", "/0", "redis", "it refuses the user or the password of the URL"),
         (USER_INFO, "/99", "redis", "it has no database of that number"),
         (USER_INFO, "", "redis+cluster", "it is no node of a Redis Cluster"),
-        (USER_INFO, "/0", "rediss", "it does not agree on TLS|it closed the connection|it did not answer within 1 s"),
+        (
+            USER_INFO,
+            "/0",
+            "rediss",
+            "the TLS handshake with it failed|it closed the connection|it did not answer within 1 s",
+        ),
     ],
 )
 async def test_reason_is_named(server: RedisServer, user_info: str, rest: str, scheme: str, reason: str) -> None:
@@ -567,7 +572,7 @@ async def test_least_privilege_is_enough_under_sentinel(tmp_path: Path) -> None:
             writer.write([stored()])
         url = f"redis+sentinel://taskgate:secret@{addresses}/{PRIMARY_NAME}"
         await assert_reads(f"{url}?{parameters}", Layout.TASKGATE)
-        assert "of its Sentinel, it asks for a password" in await refusal(open_store(url))
+        assert "its Sentinel reports a fault: it asks for a password" in await refusal(open_store(url))
         assert "its Sentinels know no primary of this name" in await refusal(
             open_store(f"redis+sentinel://{addresses}/other?{parameters}")
         )
@@ -587,7 +592,7 @@ async def test_tls_is_spoken_and_certificates_are_checked(tmp_path: Path) -> Non
         with open_writer(f"{url}/1?ca_file={ca}&{own}") as writer:
             writer.write([stored()])
         await assert_reads(f"{url}/1?ca_file={ca}&{own}", Layout.TASKGATE)
-        assert "its TLS certificate is not to be trusted" in await refusal(open_store(f"{url}?{own}"))
+        assert "its TLS certificate is not trusted" in await refusal(open_store(f"{url}?{own}"))
         assert "unavailable" in await refusal(open_store(f"{url}?ca_file={ca}"))
         with pytest.raises(SettingsError, match="cert_file and key_file are not a certificate and its key"):
             open_store(f"{url}?cert_file={key}&key_file={certificate}")

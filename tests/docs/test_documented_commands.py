@@ -28,7 +28,7 @@ OUTPUTS = {
     "curl http://127.0.0.1:8080/healthz": '{"healthy":true}',
     "OrkesClients": "COMPLETED\n",
     "print(client.get_task(": f'task_id: "{DOCUMENTED_ID}"',
-    "client.get_task_json": "bytes, as Conductor wrote them",
+    "client.get_task_json": "bytes, as Conductor returns them",
     "AsyncClient": DOCUMENTED_ID,
     f"taskgate get {DOCUMENTED_ID}": "COMPLETED",
     f"taskgate get --json {DOCUMENTED_ID}": DOCUMENTED_COMPACT.decode(),

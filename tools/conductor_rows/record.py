@@ -1,4 +1,4 @@
-"""Has Conductor's own classes answer the rows of tests/data/task_model_rows.json, and writes their answers into it.
+"""Let Conductor's own classes answer the rows of tests/data/task_model_rows.json, and write their answers into it.
 
     python tools/conductor_rows/record.py conductor-server-3.32.3-boot.jar
 

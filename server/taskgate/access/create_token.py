@@ -56,7 +56,7 @@ class CreateToken:
         now = time.time()
         signing = self._keyring.keyring.signing_key(now)
         if signing is None:
-            raise StoreUnavailable("it holds no signing key")
+            raise StoreUnavailable("the store of the keys holds no signing key")
         issued = max(now, key.tokens_from)
         return sign(signing, subject=key.key_id, issued=issued, expires=now + self._seconds(asked.expiration))
 

@@ -1,7 +1,7 @@
 """The keyring: all keys of applications and all signing keys, as one value that is replaced as a whole.
 
-A keyring is stored as one JSON document with a revision number. Whoever changes it compares the revision and replaces
-the document in one step (``keyrings.base``), so an interrupted command leaves either the old keyring or the new one.
+A keyring is stored as one JSON document with a revision number. Each change compares the revision and replaces the
+document in one step (``keyrings.base``), so an interrupted command leaves either the old keyring or the new one.
 The functions here are pure: they take the time and return a new keyring.
 """
 

@@ -45,7 +45,7 @@ async def change_keyring(store: KeyringStore, change: Change) -> Keyring:
         after = change(before)
         if after is before or await store.replace(encode(after), revision=stored.revision):
             return after
-    raise StoreUnavailable("others change it all the time", store=store.name)
+    raise StoreUnavailable(f"other commands changed it during all {_CHANGES} attempts; try again", store=store.name)
 
 
 def keyring_of(stored: StoredKeyring, store: KeyringStore) -> Keyring:
@@ -171,7 +171,7 @@ class LiveKeyring:
             return
         if stored.revision == 0 and self._keyring is not None:
             self._revision = None  # a new keyring counts its revisions from the start
-            raise StoreUnavailable("the keys are gone", store=self._store.name)
+            raise StoreUnavailable("it no longer holds a keyring", store=self._store.name)
         keyring = keyring_of(stored, self._store)
         if not keyring.signing_keys:
             await change_keyring(self._store, self._with_first_signing_key)

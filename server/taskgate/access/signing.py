@@ -136,7 +136,7 @@ def _check_times(claims: Mapping[str, Any], now: float, leeway: float) -> float:
 def _time(claims: Mapping[str, Any], name: str) -> float:
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _FAR_FUTURE:
-        raise invalid(f"its claim {name} is no time")
+        raise invalid(f"its claim {name} is not a time")
     return float(value)
 
 

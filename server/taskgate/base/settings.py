@@ -132,8 +132,8 @@ class Settings(BaseSettings):
     )
     grpc: AddressSetting = Field(
         default=Address("127.0.0.1", 50051),
-        description="HOST:PORT of the gRPC server itself; with 'up --mode proxied --workers N', the first of N"
-        " consecutive ports.",
+        description="HOST:PORT for gRPC: a second address of Envoy in mode embedded; else the server's own port, with"
+        " 'up --mode proxied --workers N' the first of N consecutive ports.",
     )
     tls_cert: str = Field(
         default="",
@@ -284,7 +284,7 @@ class Settings(BaseSettings):
         default=0.01,
         ge=0,
         le=1,
-        description="The part of calls to trace, of those that bring no trace of their caller's.",
+        description="The fraction (0 to 1) of calls to trace among those without a trace from the caller.",
         json_schema_extra={"metavar": "RATIO"},
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -303,7 +303,7 @@ class Settings(BaseSettings):
         if mode is None:
             return values
         if "mode" in values:
-            raise ValueError("transport: it is the former name of mode; set mode alone")
+            raise ValueError("transport is the former name of mode; set only mode")
         return {**values, "mode": mode}
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class AsyncClient(BaseClient):
         return task
 
     async def get_task_json(self, task_id: str, *, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - as above
-        """Return the task as its JSON document in UTF-8, byte for byte as it is stored. Raises CallError."""
+        """Return the task as its exact JSON document in UTF-8, as over REST. Raises CallError."""
         document: bytes = (await self._run(self._task_json(task_id, timeout))).data
         return document
 

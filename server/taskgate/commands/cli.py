@@ -1,7 +1,9 @@
 """The ``taskgate`` command line: turn flags into settings, and errors into one sentence and an exit code.
 
-Exit codes: 0: success, including a clean Ctrl-C shutdown; 1: runtime failure; 2: invalid arguments or settings. Those
-of ``get`` alone: 3: the watched task ended without success; 130: Ctrl-C.
+Exit codes: 0: success, including a clean Ctrl-C shutdown; 1: runtime failure, a start that failed, or rejected
+documents; 2: invalid arguments or settings; 3: the task that ``get --watch`` followed ended without success; 130:
+stopped by Ctrl-C, before ``up`` and ``serve`` handle it; 128 + N: ``up`` or ``serve`` stopped at once by a second
+signal, of the number N.
 """
 
 import functools
@@ -168,7 +170,7 @@ Times and limits, for each process:
   calls at a time, --mode proxied                   4,096 (gateway/envoy.yaml)
   document or answer                                32 MiB
   answers over 64 KiB, in flight                    --in-flight-mib; half for an address, a quarter for a connection
-  slowest reader of such an answer                  64 KiB/s for 10 s
+  slowest reader of a large answer                  64 KiB/s for 10 s
   gRPC request                                      64 KiB
   size of a request's headers                       32 KiB (gateway/envoy.yaml)
   memory of Envoy, before it refuses calls          2 GiB (gateway/envoy.yaml)

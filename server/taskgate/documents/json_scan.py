@@ -1,9 +1,10 @@
 r"""Find members and values in the text of a JSON document, without parsing it into values.
 
 Parsing would lose duplicate keys, the spelling of numbers and whitespace. Here strings are consumed whole, so that
-nothing inside a string is taken for structure, and no text makes a search go back: the time is linear.
+nothing inside a string is taken for structure. No search backtracks, so the time is linear.
 
-The document must have passed ``check_document``. Other text gives a DocumentError or a wrong place, and never a loop.
+The document must have passed ``check_document``. Other text raises DocumentError or gives a wrong position; every
+search ends.
 """
 
 import json

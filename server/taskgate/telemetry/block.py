@@ -1,8 +1,8 @@
 """Share numbers between processes: one writes them to a block of shared memory, another reads them at any time.
 
-A server process adds to its numbers in 50 ns each, without a lock. Its supervisor reads them without asking: also while
-the process hangs, and after it was killed. The reader needs no knowledge of the families, so a process that was
-restarted after an upgrade may have others.
+A server process adds to its numbers in 50 ns each, without a lock. Its supervisor reads them directly, even while the
+process hangs or after it was killed. The reader needs no knowledge of the families, so a process that was restarted
+after an upgrade may have others.
 """
 
 import mmap

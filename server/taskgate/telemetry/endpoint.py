@@ -1,6 +1,6 @@
 """Serve /metrics over HTTP with ``prometheus_client``, in threads of their own: no scrape waits for an event loop.
 
-A scrape renders once at a time, so that many of them, or slow ones, cannot take more than one thread's work.
+One scrape renders at a time, so scrapes use one thread's CPU at most.
 """
 
 import socket

@@ -1,8 +1,8 @@
 """Take the useful part of Envoy's own statistics: requests by route and status, connections, refusals, memory.
 
 Envoy has hundreds of families, most of them about features that are not in use. Those below are passed on; ``filter``
-makes Envoy write only them. The sums stay when an Envoy ends, as in ``ledger``; what it counted after the last look at
-it is lost then.
+makes Envoy write only them. The sums stay when an Envoy ends, as in ``ledger``, but its counts since the last scrape
+are lost.
 """
 
 import threading
@@ -44,12 +44,18 @@ _ROUTES: Final = {
     "docs-style": "/docs",
     "docs-script": "/docs",
     "docs-only": "/docs",
+    "create-token": "/api/token",
+    "create-token-only": "/api/token",
+    "create-token-grpc": "grpc",
     "grpc-unary": "grpc",
+    "grpc-streams": "grpc",
     "grpc": "grpc",
+    "grpc-over-http1": "grpc",
     "beside-tasks": "none",
     "no-such-route": "none",
     "-": "none",  # refused before Envoy looked for a route
     "": "none",
+    "preflight": "preflight",
 }
 """Labels of the routes in ``gateway/``; any other has its own name."""
 
@@ -95,7 +101,7 @@ PASSED: Final = {
         ),
     )
 }
-"""What is passed on, by name. Families about clusters are for servers behind Envoy alone."""
+"""What is passed on, by name. Families about clusters are for mode proxied alone."""
 
 TARGET: Final = "/stats/prometheus?filter=(^taskgate[.]|{})".format(
     "|".join(

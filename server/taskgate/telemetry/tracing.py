@@ -1,7 +1,7 @@
 """Trace calls with OpenTelemetry: a span for a call and one for its read of the store, sent to a collector by OTLP.
 
 Only the optional extra ``tracing`` has the libraries, so ``open_tracing`` imports this module when it is needed. Spans
-leave in a thread, in batches. Where the collector is away, spans are dropped and calls notice nothing.
+leave in a thread, in batches. Where the collector is away, spans are dropped and calls are not affected.
 """
 
 import asyncio

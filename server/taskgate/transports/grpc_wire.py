@@ -133,13 +133,13 @@ def _decompress(message: bytes, encoding: bytes | None) -> bytes:
     try:
         plain: bytes = decompressor.decompress(message, MAX_REQUEST_BYTES)
     except zlib.error as error:
-        raise ProtocolError("INTERNAL", f"A message is not the {encoding.decode()} that it claims to be") from error
+        raise ProtocolError("INTERNAL", f"A message is not valid {encoding.decode()} data") from error
     if decompressor.unconsumed_tail:
         raise _too_large("a compressed message that is larger than that")
     if decompressor.unused_data:
-        raise ProtocolError("INTERNAL", f"A message has more after the {encoding.decode()} that it claims to be")
+        raise ProtocolError("INTERNAL", f"A message has bytes after its {encoding.decode()} data")
     if not decompressor.eof:
-        raise ProtocolError("INTERNAL", f"A message is not the whole {encoding.decode()} that it claims to be")
+        raise ProtocolError("INTERNAL", f"A message ends within its {encoding.decode()} data")
     return plain
 
 

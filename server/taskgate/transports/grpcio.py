@@ -1,4 +1,4 @@
-"""Serve gRPC with grpc.aio, behind Envoy or without it.
+"""Serve gRPC with grpc.aio, in mode proxied and for ``serve``.
 
 Handlers take and return raw bytes. The endpoints decode them, so that a malformed request gets our error instead of
 grpcio's "Exception deserializing request!", and a document of megabytes is not copied into a message object.

@@ -7,8 +7,8 @@ Envoy and other clients drop what they have not read at that moment, and the cal
 So a server that drains withholds the status of a call until the client has read the message. The call is not over, and
 the connection stays open. grpc.aio can do so in methods that stream their answer; in others, message and status leave
 together, for a quarter less CPU a call. So a method has a handler of each kind, and calls that begin during a drain get
-the streaming one. Calls that began before it end before gRPC announces (GOAWAY) that connections will be closed. It
-then waits for the client to answer a ping, which the client does after it has read what came before the ping.
+the streaming one. Calls that began before the drain end before gRPC announces the close (GOAWAY). gRPC then pings; the
+client replies only after it has read all that came before.
 """
 
 import asyncio

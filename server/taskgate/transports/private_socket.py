@@ -3,8 +3,8 @@
 Envoy can have the whole of an answer, status included, and still hold a part back, because its caller reads slowly. If
 the server's connection ends at that moment, Envoy breaks the answer off. A server cannot see this: for it the call is
 over, and gRPC closes a connection without calls as soon as a server stops. So Envoy must close its connections first,
-which it does when everything is passed on. It takes no new calls to a connection after ``CONNECTION_SECONDS``, and its
-next connections lead to the successor of the server.
+which it does when everything is passed on. Envoy sends no new calls on a connection older than ``CONNECTION_SECONDS``;
+its next connections lead to the server's successor.
 """
 
 import asyncio

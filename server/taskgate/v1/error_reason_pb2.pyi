@@ -134,7 +134,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 11
     """The key may not read this task: it is for tasks of some workflow types, and this task is of another, or its type cannot
-    be told. Nothing of the task is said. A task that does not exist is NOT_FOUND for every key.
+    be told. The error reveals only that the task exists: one that does not exist is NOT_FOUND for every key.
 
     PERMISSION_DENIED · 403 · do not retry; use a key that may read the workflow type.
 
@@ -304,7 +304,7 @@ REST the header `retry-after` does.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 11
 """The key may not read this task: it is for tasks of some workflow types, and this task is of another, or its type cannot
-be told. Nothing of the task is said. A task that does not exist is NOT_FOUND for every key.
+be told. The error reveals only that the task exists: one that does not exist is NOT_FOUND for every key.
 
 PERMISSION_DENIED · 403 · do not retry; use a key that may read the workflow type.
 

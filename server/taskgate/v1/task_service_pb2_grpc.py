@@ -29,9 +29,9 @@ if _version_not_supported:
 class TaskServiceStub:
     """Reads task executions of Conductor by their ID.
 
-    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
-    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
-    Each call asks the store: an answer is never older than the call.
+    Conductor returns a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return its exact bytes. All methods only read, so a call can be repeated safely. Each
+    call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
@@ -73,9 +73,9 @@ class TaskServiceStub:
 class TaskServiceServicer:
     """Reads task executions of Conductor by their ID.
 
-    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
-    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
-    Each call asks the store: an answer is never older than the call.
+    Conductor returns a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return its exact bytes. All methods only read, so a call can be repeated safely. Each
+    call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
@@ -121,10 +121,12 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTaskJson(self, request, context):
-        """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
-        keys. `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
+        """Returns a task as its exact JSON document: key order, nulls, integers of any size.
 
-        The server converts nothing, so this is the faster method for large tasks.
+        A store of documents returns the stored bytes. On Conductor's database the server converts the row as Conductor does.
+        Masked values become `***`. The document is not parsed into a message, so this is the faster method for large tasks.
+
+        `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
 
         Returns the errors of `GetTask`, except `ERROR_REASON_TASK_NOT_REPRESENTABLE`.
 
@@ -186,9 +188,9 @@ def add_TaskServiceServicer_to_server(servicer, server):
 class TaskService:
     """Reads task executions of Conductor by their ID.
 
-    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
-    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
-    Each call asks the store: an answer is never older than the call.
+    Conductor returns a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return its exact bytes. All methods only read, so a call can be repeated safely. Each
+    call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after

@@ -30,9 +30,9 @@ GRPC_VERSION: str
 class TaskServiceStub:
     """Reads task executions of Conductor by their ID.
 
-    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
-    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
-    Each call asks the store: an answer is never older than the call.
+    Conductor returns a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return its exact bytes. All methods only read, so a call can be repeated safely. Each
+    call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
@@ -78,10 +78,12 @@ class TaskServiceStub:
     * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
     GetTaskJson: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskJsonRequest, _httpbody_pb2.HttpBody]
-    """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
-    keys. `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
+    """Returns a task as its exact JSON document: key order, nulls, integers of any size.
 
-    The server converts nothing, so this is the faster method for large tasks.
+    A store of documents returns the stored bytes. On Conductor's database the server converts the row as Conductor does.
+    Masked values become `***`. The document is not parsed into a message, so this is the faster method for large tasks.
+
+    `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
 
     Returns the errors of `GetTask`, except `ERROR_REASON_TASK_NOT_REPRESENTABLE`.
 
@@ -111,9 +113,9 @@ class TaskServiceStub:
 class TaskServiceAsyncStub(TaskServiceStub):
     """Reads task executions of Conductor by their ID.
 
-    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
-    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
-    Each call asks the store: an answer is never older than the call.
+    Conductor returns a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return its exact bytes. All methods only read, so a call can be repeated safely. Each
+    call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
@@ -156,10 +158,12 @@ class TaskServiceAsyncStub(TaskServiceStub):
     * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
     GetTaskJson: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskJsonRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
-    keys. `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
+    """Returns a task as its exact JSON document: key order, nulls, integers of any size.
 
-    The server converts nothing, so this is the faster method for large tasks.
+    A store of documents returns the stored bytes. On Conductor's database the server converts the row as Conductor does.
+    Masked values become `***`. The document is not parsed into a message, so this is the faster method for large tasks.
+
+    `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
 
     Returns the errors of `GetTask`, except `ERROR_REASON_TASK_NOT_REPRESENTABLE`.
 
@@ -188,9 +192,9 @@ class TaskServiceAsyncStub(TaskServiceStub):
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads task executions of Conductor by their ID.
 
-    Conductor writes a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
-    `GetTaskJson` and `StreamTaskJson` return the stored bytes. All methods only read, so a call can be repeated safely.
-    Each call asks the store: an answer is never older than the call.
+    Conductor returns a task as one JSON document; taskgate serves that document. `GetTask` returns it as a typed message,
+    `GetTaskJson` and `StreamTaskJson` return its exact bytes. All methods only read, so a call can be repeated safely. Each
+    call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
     reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
@@ -243,10 +247,12 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.GetTaskJsonRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
-        """Returns a task as its JSON document, byte for byte as it is stored: key order, nulls, integers of any size, duplicate
-        keys. `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
+        """Returns a task as its exact JSON document: key order, nulls, integers of any size.
 
-        The server converts nothing, so this is the faster method for large tasks.
+        A store of documents returns the stored bytes. On Conductor's database the server converts the row as Conductor does.
+        Masked values become `***`. The document is not parsed into a message, so this is the faster method for large tasks.
+
+        `content_type` is `application/json`, `data` is one JSON object in UTF-8, `extensions` is empty.
 
         Returns the errors of `GetTask`, except `ERROR_REASON_TASK_NOT_REPRESENTABLE`.
 

@@ -169,7 +169,7 @@ def test_transport_is_the_former_name_of_mode(former: str, mode: str, monkeypatc
     settings = load_settings(None, {"transport": former})
     assert settings.mode == mode
     assert settings_of_supervisor(settings.model_dump_json()).transport is None
-    with pytest.raises(SettingsError, match=r"^transport: it is the former name of mode; set mode alone$"):
+    with pytest.raises(SettingsError, match=r"^transport is the former name of mode; set only mode$"):
         load_settings(None, {"transport": former, "mode": mode})
     monkeypatch.setenv("TASKGATE_TRANSPORT", former)
     assert load_settings(None, {}).mode == mode

@@ -47,10 +47,10 @@ def test_name_has_nothing_secret(url: str, name: str) -> None:
         ("me:secret@h", "names a database after the host"),
         ("me:secret@h/d/e", "names a database after the host"),
         ("me:secret@h/d?ssl=secret", "ssl is one of true, false"),
-        (f"me:secret@h/d?ssl=false&ssl_ca={__file__}", "with ssl=false there are no"),
+        (f"me:secret@h/d?ssl=false&ssl_ca={__file__}", "ssl=false cannot be combined with ssl_ca"),
         (f"me:secret@h/d?server_public_key_path={__file__}", "server_public_key_path is not a PEM file of an RSA"),
         ("me:secret@h/d?server_public_key_path=/no/secret", "server_public_key_path names a file that does not"),
-        ("me:secret@h/d?ssl=true&unix_socket=/s", "no TLS over unix_socket"),
+        ("me:secret@h/d?ssl=true&unix_socket=/s", "TLS cannot be combined with unix_socket"),
         ("me:secret@h/d?pool_size=0", "pool_size is a number from 1 to 200"),
     ],
 )

@@ -1,8 +1,9 @@
 """List every field of Conductor's ``TaskModel`` and of its nested classes, with type, default and position.
 
 Each class stands for a Java class and each line for a field, in the order in which Jackson writes them: fields of the
-superclass, own fields as declared, then values that only getters compute. The table was read from Conductor 3.32 and
-compared with the answers of its own classes and settings (``docs/conductor-contract.md``).
+superclass, own fields as declared, then values that only getters compute. The order of these last is fixed here;
+Conductor's depends on its JVM. The table was read from Conductor 3.32 and compared with the answers of its own classes
+and settings (``docs/conductor-contract.md``).
 
 - The type is what Jackson writes; ``coercion`` has the other types that Jackson reads.
 - The default is the value for a missing key: the initialiser of the Java field. ``UNSET`` is Java's null; the property

@@ -199,7 +199,7 @@ def _cluster(url: CassandraUrl) -> Cluster:
 
 _NO_ANSWER = "it does not answer"
 _NOT_THAT_DATA_CENTRE = "no node of the data centre that is asked for can be reached"
-_NO_TLS = "TLS could not be agreed on with it"
+_NO_TLS = "the TLS handshake with it failed"
 _NO_TABLES = "it has no tables task_lookup and workflows as Conductor makes them"
 
 _REASONS: Final[dict[type[BaseException], str]] = {
@@ -208,7 +208,7 @@ _REASONS: Final[dict[type[BaseException], str]] = {
     InvalidRequest: _NO_TABLES,
     RequestExecutionException: "too few of its nodes answer",
     UnresolvableContactPoints: "its host is not known",
-    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
+    ssl.SSLCertVerificationError: "its TLS certificate is not trusted",
     ssl.SSLError: _NO_TLS,
     ConnectionRefusedError: "nothing listens there",
     OperationTimedOut: _NO_ANSWER,

@@ -86,9 +86,9 @@ def _tls(parameters: Mapping[str, str]) -> ssl.SSLContext | None:
     files = any(name in parameters for name in _TLS_NAMES)
     wanted = parameters.get("ssl", "true" if files else "false") == "true"
     if files and not wanted:
-        raise SettingsError("store: with ssl=false there are no ssl_ca, ssl_cert and ssl_key")
+        raise SettingsError("store: ssl=false cannot be combined with ssl_ca, ssl_cert and ssl_key")
     if wanted and "unix_socket" in parameters:
-        raise SettingsError("store: there is no TLS over unix_socket")
+        raise SettingsError("store: TLS cannot be combined with unix_socket")
     return Tls.of(parameters, _TLS_NAMES).context() if wanted else None
 
 

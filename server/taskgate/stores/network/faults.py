@@ -7,8 +7,8 @@ from typing import Final
 LOST: Final = "the connection was lost"
 
 _REASONS: Final[dict[type[OSError], str]] = {
-    ssl.SSLCertVerificationError: "its TLS certificate is not to be trusted",
-    ssl.SSLError: "TLS could not be agreed on with it",
+    ssl.SSLCertVerificationError: "its TLS certificate is not trusted",
+    ssl.SSLError: "the TLS handshake with it failed",
     socket.gaierror: "its host is not known",
     ConnectionRefusedError: "nothing listens there",
     FileNotFoundError: "nothing listens there",

@@ -167,7 +167,7 @@ class Grammar:
         if any(port == 0 for _, port in hosts):
             raise self._refused_hosts("invalid port number")
         if not all(host.startswith("/") or may_be_host(host) for host, _ in hosts):
-            raise SettingsError(f"store: a host of the {self.kind} URL is not the name of one")
+            raise SettingsError(f"store: a host of the {self.kind} URL is not a valid host name")
         if not hosts and not self.host:
             raise self._refused_hosts("empty host")
         return tuple(Endpoint(host, port or self.port) for host, port in hosts)

@@ -75,7 +75,7 @@ async def _see_that_it_is_primary(connection: Connection) -> None:
     reply = checked(await connection.send(pack("HELLO", "2")))
     fields = dict(zip(reply[::2], reply[1::2], strict=True))
     if fields.get(b"role") != b"master":
-        raise Unreachable("Sentinel names a server as primary that is not one (any more, or yet)")
+        raise Unreachable("the server that Sentinel names is not a primary; a failover may be under way")
 
 
 @functools.cache

@@ -97,9 +97,9 @@ def connect_reason(error: OSError) -> str:
     """Return why no connection can be made. The caller handles TimeoutError: it knows how long it waited."""
     match error:
         case ssl.SSLCertVerificationError():
-            return "its TLS certificate is not to be trusted"
+            return "its TLS certificate is not trusted"
         case ssl.SSLError():
-            return "it does not agree on TLS"
+            return "the TLS handshake with it failed"
         case ConnectionRefusedError():
             return "it refuses connections"
         case ConnectionError():

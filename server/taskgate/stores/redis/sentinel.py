@@ -37,7 +37,7 @@ class Sentinels:
         except Unreachable as error:
             raise Unreachable("none of its Sentinels answers") from error
         if isinstance(reply, hiredis.ReplyError):
-            raise Unreachable(f"of its Sentinel, {reply_reason(reply)}") from reply
+            raise Unreachable(f"its Sentinel reports a fault: {reply_reason(reply)}") from reply
         if reply is None:
             raise Unreachable("its Sentinels know no primary of this name")
         host, port = reply

@@ -235,7 +235,7 @@ class RedisWriter(Writer):
             elif await self._answer(mark, "GET", mark) is None:  # else another taskgate has claimed them
                 raise Unreachable(
                     f"what has keys {self._keyspace}* there belongs to another program (Conductor's own?), and taskgate"
-                    " writes only where nobody else does; 'stack' in the URL chooses other keys"
+                    " writes only under keys that no other program uses; 'stack' in the URL chooses other keys"
                 )
 
     async def _has_keys(self) -> bool:

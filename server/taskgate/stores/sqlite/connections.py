@@ -116,7 +116,7 @@ class Connections:
                 self._discard()
                 self._file = file
             if self._outdated:
-                raise Busy(gone(self._name, "it was replaced, and a read of the old file has not come back"))
+                raise Busy(gone(self._name, "it was replaced, and a read of the old file has not ended"))
             self._in_use += 1
             return self._generation
 
