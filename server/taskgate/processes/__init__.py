@@ -1,4 +1,4 @@
 """Start, watch, replace and drain processes.
 
-This module stays empty, because a process inside Envoy must not import grpcio.
+Import nothing here: a process inside Envoy must not load grpcio.
 """

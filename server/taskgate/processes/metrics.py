@@ -1,6 +1,6 @@
 """Collect the metrics of all processes of a node in their supervisor, and serve /metrics.
 
-A scrape asks no server process: their numbers are in shared memory, so one that hangs or restarts holds nothing up. The
+A scrape asks no server process: their numbers are in shared memory, so one that hangs or restarts delays no scrape. The
 Envoys are asked through their admin sockets, for ``ENVOY_SECONDS`` at most.
 """
 

@@ -1,8 +1,13 @@
 """Serve gRPC, REST and /healthz inside Envoy, as an ASGI application.
 
-Envoy's transcoder turns a REST call into a gRPC call, with the original path in ``x-envoy-original-path``. The answer
-is the bare document: the transcoder passes an answer that is not gRPC unchanged. The routes are in
-``gateway/embedded.yaml``; other requests do not come here.
+Envoy sends four kinds of request here (the routes are in ``gateway/embedded.yaml``):
+
+- REST, which its transcoder has made a gRPC call; only the transcoder sets ``x-envoy-original-path``
+- gRPC: POST over HTTP/2, or over HTTP/1.1 with Envoy's mark of gRPC-Web
+- ``/healthz``
+- GET with gRPC's content type, which the transcoder passes through; it is answered as REST
+
+An answer of REST is the bare document: the transcoder passes on unchanged what is not gRPC.
 
 This module must not import grpcio, which would cost every process inside Envoy memory and start-up time.
 """
@@ -47,6 +52,7 @@ from taskgate.transports.asgi_answers import (
 )
 from taskgate.transports.asgi_requests import PendingRequests, Request, RequestParts
 from taskgate.transports.asgi_rest import Rest
+from taskgate.transports.closing import close_all
 from taskgate.transports.counting import counted
 from taskgate.transports.grpc_wire import ProtocolError, check_encoding, status, status_of_error
 from taskgate.transports.pace import PINNED_BYTES, TOO_SLOW, ReaderTooSlow, Turns
@@ -126,22 +132,20 @@ class AsgiTransport:
         self._health.shut_down()
 
     async def stop(self) -> None:
-        """Close the service and the store."""
+        """Fail health checks, and stop probing; then close gate, service, store and tracing."""
         if self._watch is not None:
             self._watch.cancel()
         if self._meter is not None:
             self._meter.stop()
         self._health.shut_down()
-        if self._gate is not None:
-            await self._gate.close()
-        await self._service.close()
-        await self._store.close()
-        if self._tracing is not None:
-            await self._tracing.close()
+        await close_all(self._gate, self._service, self._store, self._tracing)
         flush_logs()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Raises nothing: pyvoy would print the error and answer 500 in plain text."""
+        """Answer one request; end quietly if the caller has left.
+
+        Raises nothing: pyvoy would print the error and answer 500 in plain text.
+        """
         headers = dict(scope["headers"])
         path = headers.get(b"x-envoy-original-path")
         try:
@@ -206,8 +210,8 @@ class AsgiTransport:
             try:
                 request = self._request(scope, headers, receive, send)
                 message = await request.only_message()
-            except BaseException:
-                with counted(self._counter, path.decode()):  # the handler counts all other calls
+            except BaseException:  # no handler will count this call: its request never arrived whole
+                with counted(self._counter, path.decode()):
                     raise
             call = self._call(path.decode(), scope, headers, request.seconds_left())
             await self._unary_call(handler, call, message, receive, send)

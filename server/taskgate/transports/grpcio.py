@@ -45,6 +45,7 @@ from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
 from taskgate.telemetry.server import ServerMeter
 from taskgate.transports import health, reflection
+from taskgate.transports.closing import close_all
 from taskgate.transports.counting import counted
 from taskgate.transports.error_details import status_details
 from taskgate.transports.grpc_wire import ProtocolError, late_request, not_one_message
@@ -201,7 +202,7 @@ class GrpcServer:
         3. Wait ``drain_delay`` seconds for them to notice.
         4. Let calls in flight finish for up to half of what is left of ``shutdown_grace``; still accept new ones.
         5. Refuse new calls, and let those in flight finish within the rest of that time.
-        6. Close the service and the store.
+        6. Close gate, service, store and tracing.
         """
         self._log.info("shutting down", drain_delay=self._settings.drain_delay)
         grace = self._settings.shutdown_grace
@@ -220,12 +221,7 @@ class GrpcServer:
         began = time.monotonic()
         await self._methods.drain(grace / 2)
         await self._server.stop(grace - (time.monotonic() - began))
-        if self._gate is not None:
-            await self._gate.close()
-        await self._service.close()
-        await self._store.close()
-        if self._tracing is not None:
-            await self._tracing.close()
+        await close_all(self._gate, self._service, self._store, self._tracing)
         flush_logs()
         self._log.info("stopped")
 
