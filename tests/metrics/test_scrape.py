@@ -221,7 +221,8 @@ def test_the_server_alone_has_metrics_too(tmp_path: Path, workers: int) -> None:
 
 def test_a_taken_port_is_one_sentence_and_nothing_else_starts(system: System, tmp_path: Path) -> None:
     address = metrics_address(system)
-    done = taskgate("up", "--store", f"sqlite:///{tmp_path}/tasks.db", "--metrics", address, "--http", "127.0.0.1:0")
+    flags = ("--metrics", address, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+    done = taskgate("up", "--store", f"sqlite:///{tmp_path}/tasks.db", *flags)
     assert done.returncode == 2
     assert f"taskgate: metrics: cannot listen on {address}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr

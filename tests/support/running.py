@@ -21,6 +21,10 @@ START_SECONDS = 30
 STOP_SECONDS = 40
 
 
+_FREE_PORTS = {"TASKGATE_HTTP": "127.0.0.1:0", "TASKGATE_GRPC": "127.0.0.1:0"}
+"""In place of the documented ports, which another process may use; flags go before variables."""
+
+
 def taskgate(*arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60) -> Any:
     """Run one ``taskgate`` command to its end; the result has text ``stdout``, ``stderr`` and ``returncode``."""
     done: Any = subprocess.run(
@@ -71,7 +75,7 @@ class Running:
             [*prefix, *limited, sys.executable, "-m", "taskgate", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(env),
+            env=_environment(_FREE_PORTS | (env or {})),
             start_new_session=True,
         )
         self.out: list[str] = []
