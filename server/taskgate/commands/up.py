@@ -227,6 +227,7 @@ def gateway_settings(
         request_timeout=settings.request_timeout,
         token_endpoint=settings.auth == "keys",
         rate_limit=settings.rate_limit,
+        trusted_hops=settings.trusted_hops,
         docs=settings.docs == "on",
         cors_origins=settings.cors_origins,
         access_log=access_log(settings.access_log),

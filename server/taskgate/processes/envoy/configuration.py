@@ -132,6 +132,10 @@ class GatewaySettings:
 
     rate_limit: int = 0
     """Calls that one address may make in a second, in each Envoy process; 0 for no limit."""
+
+    trusted_hops: int = 0
+    """Proxies in front of Envoy whose entries in ``x-forwarded-for`` are trusted."""
+
     docs: bool = False
     """Whether ``/openapi.json`` and ``/docs`` are served."""
 
@@ -172,6 +176,7 @@ def render(settings: GatewaySettings) -> str:
     _put(config, f"{_MANAGER}/request_timeout", f"{_milliseconds(settings.request_timeout) / 1000 + 1:g}s")
     _set_idle_timeouts(config, settings)
     _set_listener(config, settings)
+    _put(config, f"{_MANAGER}/xff_num_trusted_hops", settings.trusted_hops)
     _put(config, _CONNECTIONS, settings.max_connections)
     _set_access_log(config, settings.access_log)
     _add_parts(config, settings, lambda name: yaml.load(_gateway_file(name).read_text(encoding="utf-8")))
