@@ -225,6 +225,7 @@ def gateway_settings(
         upstreams=tuple(upstreams),
         instance=settings.instance,
         request_timeout=settings.request_timeout,
+        no_store=settings.auth != "off",
         token_endpoint=settings.auth == "keys",
         rate_limit=settings.rate_limit,
         trusted_hops=settings.trusted_hops,

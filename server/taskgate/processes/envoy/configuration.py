@@ -25,7 +25,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from taskgate.base.addresses import Address
 from taskgate.base.certificates import TlsFiles
 from taskgate.base.file_limit import MAX_CONNECTIONS
-from taskgate.processes.envoy.access_parts import TokenCheck, add_token_check, add_token_endpoint
+from taskgate.processes.envoy.access_parts import TokenCheck, add_no_store, add_token_check, add_token_endpoint
 from taskgate.processes.envoy.browser_parts import add_browser
 from taskgate.processes.envoy.docs_parts import add_docs
 from taskgate.processes.envoy.nodes import GatewayError
@@ -124,6 +124,9 @@ class GatewaySettings:
     embedded: EmbeddedService | None = None
     """Settings for the service inside Envoy, or None for servers behind it. With a service, ``upstreams`` is unused."""
 
+    no_store: bool = False
+    """Whether answers say that no cache may keep them, because their callers needed a token."""
+
     token_endpoint: bool = False
     """Whether ``POST /api/token`` is served."""
 
@@ -212,6 +215,8 @@ def _drop_repeated_anchors(config: Any) -> None:
 def _add_parts(config: Any, settings: GatewaySettings, load: Callable[[str], Any]) -> None:
     """Add what further files of ``gateway/`` describe: tokens, a limit of calls, the explorer, browsers."""
     manager = _find(config, _MANAGER)
+    if settings.no_store:
+        add_no_store(manager, load("access.yaml"))
     if settings.token_endpoint:
         add_token_endpoint(manager, load("access.yaml"))
     if settings.token_check is not None:
