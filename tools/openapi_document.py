@@ -93,8 +93,7 @@ _HEADERS: dict[str, Any] = {
         "example": "Bearer",
     },
     "cache-control": {
-        "description": "Nothing between server and caller may keep a token (RFC 6749).",
-        "required": True,
+        "description": "No cache may keep the answer; on every answer of a server that asks for tokens.",
         "schema": {"type": "string", "const": "no-store"},
         "example": "no-store",
     },
@@ -183,7 +182,7 @@ def _get_task(protos: Protos) -> dict[str, Any]:
 def _create_token(protos: Protos) -> dict[str, Any]:
     ok = {
         "description": "A token.",
-        "headers": _headers("x-request-id", "cache-control"),
+        "headers": _headers("x-request-id"),
         "content": {
             "application/json": {"schema": _ref("schemas", "CreateTokenResponse"), "example": {"token": _TOKEN}}
         },
@@ -310,7 +309,7 @@ def _envoy_sentences() -> dict[int, tuple[str, bool]]:
 
 
 def _headers(*names: str) -> dict[str, Any]:
-    return {name: _ref("headers", name) for name in names}
+    return {name: _ref("headers", name) for name in (*names, "cache-control")}
 
 
 def _ref(kind: str, name: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from api.conftest import MODES
+from gateway.wire import PROTOCOLS, ask_over
 from support.access import Credentials, change, create_keys, minter_of
 from support.clients import CLIENTS, Client, GrpcClient, Http2Client, Outcome, RestClient, open_client
 from support.documents import task
@@ -33,6 +34,7 @@ from taskgate.access.hashing import hash_secret
 from taskgate.access.keyring import new_secret, with_changed_key, with_signing_key
 from taskgate.access.roles import Role
 from taskgate.access.signing import new_signing_key
+from taskgate.base.addresses import Address
 from taskgate.stores import open_writer
 from taskgate.stores.base import StoredTask
 from taskgate.transports.reflection import PATHS
@@ -364,6 +366,34 @@ class TestRefusals:
         over_http1.close()
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_cache_may_keep_an_answer(keyed: Gated, protocol: str) -> None:
+    """Whoever answers, with whichever status: to a cache, X-Authorization is a header like any other."""
+    ask = ask_over(protocol, Address.parse(keyed.system.http))
+    credentials = json.dumps(keyed.keys["reader"].request).encode()
+    requests: list[tuple[int, str, str, str, bytes | None]] = [
+        (200, "GET", f"/api/tasks/{INVOICE}", keyed.token("limited"), None),
+        (403, "GET", f"/api/tasks/{OTHER}", keyed.token("limited"), None),
+        (404, "GET", f"/api/tasks/{ABSENT}", keyed.token("limited"), None),
+        (400, "GET", "/api/tasks/no-uuid", keyed.token("limited"), None),
+        (401, "GET", f"/api/tasks/{INVOICE}", "no token", None),
+        (405, "HEAD", f"/api/tasks/{INVOICE}", "no token", None),
+        (404, "GET", "/api/tasks/search", "no token", None),
+        (404, "GET", "/anything", "no token", None),
+        (400, "GET", "/api/tasks/a%2Fb", "no token", None),
+        (200, "GET", "/healthz", "no token", None),
+        (200, "POST", "/api/token", "no token", credentials),
+        (400, "POST", "/api/token", "no token", b"{}"),
+        (405, "GET", "/api/token", "no token", None),
+        (413, "POST", "/api/token", "no token", b"x" * 20_000),
+    ]
+    for status, method, path, token, content in requests:
+        sent = ask(path, method=method, headers=[("x-authorization", token)], body=content)
+        assert (sent.status, sent.header("cache-control")) == (status, "no-store"), (method, path)
+        if path == "/api/token" and status == 200:
+            keyed.note(sent.json["token"])
+
+
 class TestOpen:
     """What needs no token."""
 
@@ -693,7 +723,8 @@ def test_without_auth_there_are_no_tokens(mode: str, started: Callable[..., Syst
     for client in (RestClient("rest", system.http), Http2Client("rest-h2", system.http)):
         assert client.post("/api/token", request).status == 404
         assert client.get("/api/token").status == 404
-        assert client.get_task_json(ABSENT, x_authorization="no token").status == 404
+        absent = client.get_task_json(ABSENT, x_authorization="no token")
+        assert (absent.status, absent.headers.get("cache-control")) == (404, None)
         client.close()
     for address in (system.grpc, system.http):
         direct = GrpcClient("grpc", address)

@@ -106,7 +106,17 @@ def test_every_setting_is_a_flag_and_every_flag_that_help_speaks_of_is_one() -> 
     spoken_of = set(re.findall(r"--[a-z-]+", up.epilog or ""))
     assert "--in-flight-mib" in spoken_of
     assert spoken_of <= flags
-    of_envoy = {"mode", "transport", "http", "rate_limit", "docs", "cors_origins", "instance", "access_log"}
+    of_envoy = {
+        "mode",
+        "transport",
+        "http",
+        "rate_limit",
+        "trusted_hops",
+        "docs",
+        "cors_origins",
+        "instance",
+        "access_log",
+    }
     assert {parameter.name for parameter in main.commands["serve"].params} == {
         *Settings.model_fields,
         "config",

@@ -36,6 +36,11 @@ def most_calls(number: int) -> Change:
     return "requests: 4096", f"requests: {number}"
 
 
+def largest_heap(size: int) -> Change:
+    """Let Envoy refuse requests when its memory comes near ``size`` bytes."""
+    return "max_heap_size_bytes: 2147483648", f"max_heap_size_bytes: {size}"
+
+
 class StubServer:
     """A running ``stub_server.py``."""
 

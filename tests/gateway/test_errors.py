@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway.running import Gateway, StubServer, largest_answer, most_calls
+from gateway.running import Gateway, StubServer, largest_answer, largest_heap, most_calls
 from gateway.stub_server import MESSAGE, PAUSE
 from gateway.wire import Ask, Http1, Http2, HungUp, ask_over, assert_error
+from support.running import eventually
 from taskgate.base.addresses import Address
 from taskgate.base.errors import STATUS_OF, TooManyAttempts
+from taskgate.processes.envoy.probes import ask_admin
 
 PATH = "/api/tasks/"
 
@@ -168,6 +170,22 @@ class TestFromEnvoy:
         assert sorted(answer.status for answer in answers) == [200, 200, 503, 503]
         refused = next(answer for answer in answers if answer.status == 503)
         assert_error(refused, 503, "No server could take the call; try again", retryable=True)
+
+    def test_full_memory_is_503_retryable(
+        self, protocol: str, stub: StubServer, start_gateway: Callable[..., Gateway]
+    ) -> None:
+        """The last resort, before a route is chosen: in JSON, under the caller's ID; Envoy itself goes on."""
+        gateway = start_gateway(stub, changes=[largest_heap(1 << 20)])
+        ask = ask_over(protocol, gateway.address)
+        refused = lambda: ask(f"{PATH}a", headers=[("x-request-id", "my-id")]).status == 503  # noqa: E731
+        eventually(refused, "Envoy has looked at its memory")
+        for path in (f"{PATH}a", "/healthz", "/other"):
+            answer = ask(path, headers=[("x-request-id", "my-id")])
+            assert_error(answer, 503, "No server could take the call; try again", retryable=True)
+            assert answer.header("x-request-id") == "my-id"
+        made = ask(f"{PATH}a", headers=[("x-request-id", "not usable")]).header("x-request-id")
+        assert made not in {None, "not usable"}
+        assert ask_admin(gateway.admin, "GET", "/ready") == (200, "LIVE\n")
 
     def test_websocket_upgrade_is_403(self, gateway: Gateway) -> None:
         with Http1(gateway.address) as connection:

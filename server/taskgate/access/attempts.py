@@ -1,6 +1,5 @@
 """Limit how often a caller may try wrong credentials: this stops guessing, and spares the CPU that hashing takes."""
 
-import ipaddress
 import math
 import time
 
@@ -8,11 +7,9 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
+from taskgate.base.addresses import network_of
 from taskgate.base.errors import TooManyAttempts
 from taskgate.service.calls import Call
-
-_IPV6_NETWORK = 64
-"""One caller has at least so many bits of an IPv6 address to choose from."""
 
 _STEP = 1.0
 """Seconds of a step of the clock; time servers correct smaller differences gradually."""
@@ -50,7 +47,7 @@ class Attempts:
         self._clock_ahead = ahead
 
     def _limits(self, call: Call, key_id: str) -> tuple[tuple[RateLimitItemPerMinute, tuple[str, ...]], ...]:
-        network = _network(call.peer[0] if call.peer else "")
+        network = network_of(call.peer[0] if call.peer else "")
         return (self._of_address, (network,)), (self._of_key, (network, key_id))
 
     def _seconds(self, limit: RateLimitItemPerMinute, *names: str) -> int:
@@ -61,13 +58,3 @@ class Attempts:
 def _clock_ahead() -> float:
     """Return the clock's time, by which ``limits`` counts, less that of a clock that is never set."""
     return time.time() - time.monotonic()
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address.strip("[]"))
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed), _IPV6_NETWORK), strict=False))

@@ -1,11 +1,15 @@
-"""Listen addresses: parse ``HOST:PORT``, and check that a port is free."""
+"""Listen addresses: parse ``HOST:PORT``, and check that a port is free. Callers' addresses: which are one caller's."""
 
+import ipaddress
 import socket
 from typing import NamedTuple, Self
 
 from taskgate.base.errors import SettingsError
 
 MAX_PORT = 65535
+
+_IPV6_NETWORK = 64
+"""One caller has at least so many bits of an IPv6 address to choose from."""
 
 
 class Address(NamedTuple):
@@ -39,6 +43,20 @@ def may_be_host(name: str) -> bool:
     except UnicodeError:
         return False
     return "\0" not in name
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one caller: an IPv4 address, or the network of 64 bits of an IPv6 address (one site's).
+
+    An IPv4 address in IPv6 is the IPv4 address. Text that is no IP address is returned as it is.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed), _IPV6_NETWORK), strict=False))
 
 
 def check_port_free(address: Address, *, key: str) -> None:

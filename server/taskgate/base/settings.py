@@ -212,6 +212,13 @@ class Settings(BaseSettings):
         " and make gRPC calls by gRPC-Web; with --auth, '*' allows every page. The flag may be repeated.",
         json_schema_extra={"metavar": "ORIGIN,..."},
     )
+    trusted_hops: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="How many proxies stand in front of Envoy, each of which adds its caller's address to"
+        " x-forwarded-for: the caller is the one that the first of them names. 0: Envoy's own caller.",
+    )
     request_timeout: float = Field(
         default=15.0,
         gt=0,

@@ -92,6 +92,8 @@ def _option(name: str) -> Callable[[Any], Any]:
 
 _TLS_SETTINGS = ("tls_cert", "tls_key", "tls_client_ca")
 
+_OF_ENVOY = ("rate_limit", "trusted_hops", "docs", "cors_origins", "instance", "access_log")
+
 
 def _default(name: str) -> str:
     """Return the default of a setting as help shows it."""
@@ -179,7 +181,7 @@ Times and limits, for each process:
 
 
 @main.command(epilog=_LIMITS)
-@with_settings(*_SERVER_SETTINGS, "mode", "http", "rate_limit", "docs", "cors_origins", "instance", "access_log")
+@with_settings(*_SERVER_SETTINGS, "mode", "http", *_OF_ENVOY)
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
     """Run everything on one machine: store, service and Envoy.
@@ -241,8 +243,8 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 
 @main.command()
 @with_settings(
-    *("mode", "auth", "http", "grpc", *_TLS_SETTINGS, "workers", "request_timeout", "rate_limit", "docs"),
-    *("cors_origins", "instance", "access_log", "log_level", "log_format"),
+    *("mode", "auth", "http", "grpc", *_TLS_SETTINGS, "workers", "request_timeout", *_OF_ENVOY),
+    *("log_level", "log_format"),
 )
 @click.option("--validate", is_flag=True, help="Let Envoy check the configuration instead of printing it.")
 def gateway(settings: Settings, *, validate: bool) -> None:

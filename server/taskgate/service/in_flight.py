@@ -12,11 +12,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
 from typing import Final, Protocol
-from urllib.parse import unquote
 from weakref import WeakValueDictionary
 
+from taskgate.base.addresses import network_of
 from taskgate.base.errors import Overloaded
 
 COUNTED_BYTES: Final = 64 * 1024
@@ -42,7 +41,7 @@ _MIN_SHARE: Final = MIN_LIMIT_BYTES // 2
 """The smallest share of an address or connection: it holds the largest document."""
 
 Peer = tuple[str, int]
-"""Address and port of a caller, which together identify its connection."""
+"""Address (an IPv6 address without brackets) and port of a caller, which together identify its connection."""
 
 
 class Caller(Protocol):
@@ -171,7 +170,7 @@ class InFlight:
         scopes: Scopes = (self._process,)
         if (peer := caller.peer) is not None:
             connection = self._scope("connection", peer, self._connection_limit, MAX_WAITING_OF_CONNECTION)
-            address = self._scope("address", _network(peer[0]), self._address_limit, MAX_WAITING_OF_ADDRESS)
+            address = self._scope("address", network_of(peer[0]), self._address_limit, MAX_WAITING_OF_ADDRESS)
             scopes = (connection, address, self._process)
         return Room(self, scopes, self._own_bytes, caller.copies)
 
@@ -317,18 +316,6 @@ class InFlight:
             f" {full.used} of at most {full.limit} bytes of large answers in flight; try again",
             limit=f"in_flight_bytes_of_{full.name}",
         )
-
-
-def _network(address: str) -> object:
-    """Return what counts as one address: an IPv4 address, or the /64 network of an IPv6 address (one site's)."""
-    if ":" not in address:
-        return address
-    try:  # grpcio writes IPv6 addresses in percent-encoded brackets
-        number = IPv6Address(unquote(address).strip("[]").partition("%")[0])
-    except ValueError:
-        return address
-    mapped = number.ipv4_mapped
-    return number.packed[:8] if mapped is None else str(mapped)
 
 
 class Room:

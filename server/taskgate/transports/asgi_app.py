@@ -107,7 +107,7 @@ class AsgiTransport:
         layers = () if gate is None else (gate.layer,)
         build = partial(build_handlers, request_timeout=limit, counter=counter, tracer=tracer)
         get_document = build({"": build_document_endpoint(service)}, inner=layers)[""]
-        self._rest = Rest(get_document, instance=settings.instance, turns=self._turns)
+        self._rest = Rest(get_document, instance=settings.instance, turns=self._turns, no_store=gate is not None)
         handlers = build(build_endpoints(service), inner=layers)
         if gate is not None:
             handlers |= build(gate.endpoints)

@@ -19,17 +19,21 @@ from taskgate.v1.token_service_pb2 import CreateTokenResponse
 
 _TASK_PATH = b"/api/tasks/"
 _JSON = (b"content-type", b"application/json")
-_NO_STORE = (b"cache-control", b"no-store")  # RFC 6749, section 5.1
+_NO_STORE = (b"cache-control", b"no-store")  # RFC 9111, section 3.5: caches know no x-authorization
 
 
 class Rest:
     """The REST side of the ASGI application."""
 
-    def __init__(self, get_document: Handler, *, instance: str, turns: Turns) -> None:
-        """``get_document`` answers the bytes of an ID; ``instance`` is the name of this node in error bodies."""
+    def __init__(self, get_document: Handler, *, instance: str, turns: Turns, no_store: bool) -> None:
+        """``get_document`` answers the bytes of an ID; ``instance`` is the name of this node in error bodies.
+
+        With ``no_store``, every answer says that no cache may keep it.
+        """
         self._get_document = get_document
         self._instance = instance
         self._turns = turns
+        self._of_every_answer = (_JSON, _NO_STORE) if no_store else (_JSON,)
 
     async def get_task(self, path: bytes, call: Call, receive: Receive, send: Send) -> None:
         """Answer ``GET /api/tasks/{taskId}``. Only the path names the task; query parameters and body are ignored."""
@@ -42,7 +46,8 @@ class Rest:
             document = started.result if started.done else await finish(started, receive)
             assert isinstance(document, bytes)  # noqa: S101 - the document endpoint returns no LargeAnswer
             length = (b"content-length", str(len(document)).encode())
-            await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length, id_header]})
+            headers = [*self._of_every_answer, length, id_header]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             if call.room is not None:
                 await send_large(send, document, self._turns)
                 document = b""
@@ -71,7 +76,7 @@ class Rest:
             token = CreateTokenResponse.FromString(answer).token
             body = json.dumps({"token": token}, separators=(",", ":")).encode()
             length = (b"content-length", str(len(body)).encode())
-            headers = [_JSON, length, _NO_STORE, id_header]
+            headers = [*self._of_every_answer, length, id_header]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send_body(send, body)
 
@@ -83,7 +88,8 @@ class Rest:
             return
         body = b'{"healthy":true}'
         length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length, id_header]})
+        headers_sent = [*self._of_every_answer, length, id_header]
+        await send({"type": "http.response.start", "status": 200, "headers": headers_sent})
         await send_body(send, b"" if method == "HEAD" else body)
 
     async def send_error(self, send: Send, error: TaskgateError, id_header: tuple[bytes, bytes]) -> None:
@@ -98,7 +104,7 @@ class Rest:
         if row.rest_error is not None:
             body["error"] = row.rest_error
         encoded = json.dumps(body, separators=(",", ":")).encode()
-        headers = [_JSON, (b"content-length", str(len(encoded)).encode()), id_header]
+        headers = [*self._of_every_answer, (b"content-length", str(len(encoded)).encode()), id_header]
         if row.http_status == HTTPStatus.UNAUTHORIZED:
             headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
         if error.retry_after is not None:

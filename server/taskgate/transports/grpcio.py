@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -519,7 +520,7 @@ def _peer(header: str | None, token: str | None, context: Any) -> Peer | None:
     """Return the caller: from ``header`` if it has the token of our Envoy, else the other end of the connection."""
     if header is not None and token is not None and header.startswith(token):
         where = header[len(token) :].strip()
-    else:  # ipv4:ADDRESS:PORT
-        where = context.peer().partition(":")[2]
+    else:  # ipv4:ADDRESS:PORT or ipv6:%5BADDRESS%5D:PORT
+        where = unquote(context.peer().partition(":")[2])
     address, _, port = where.rpartition(":")
-    return (address, int(port)) if port.isdigit() else None
+    return (address.strip("[]"), int(port)) if port.isdigit() else None

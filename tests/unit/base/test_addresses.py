@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from taskgate.base.addresses import Address, check_port_free
+from taskgate.base.addresses import Address, check_port_free, network_of
 from taskgate.base.errors import SettingsError
 
 
@@ -103,3 +103,21 @@ def test_connections_that_have_ended_do_not_make_a_port_taken() -> None:
 def test_address_of_another_machine_is_refused_in_words() -> None:
     with pytest.raises(SettingsError, match=r"^grpc: cannot listen on 192\.0\.2\.1:5: "):
         check_port_free(Address("192.0.2.1", 5), key="grpc")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("::ffff:10.0.0.1", "::1", False),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("", "no address", False),
+    ],
+)
+def test_a_caller_has_a_network_of_ipv6(one: str, other: str, *, same: bool) -> None:
+    """A network of 64 bits is the least that a site gets; IPv4 in IPv6 is IPv4."""
+    assert (network_of(one) == network_of(other)) is same

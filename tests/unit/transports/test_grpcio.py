@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -123,3 +124,20 @@ async def test_document_of_a_reader_that_is_too_slow_is_let_go_at_once(
 async def read_all(call: Any) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
+
+
+@pytest.mark.parametrize(
+    ("connection", "header", "caller"),
+    [
+        ("ipv4:192.0.2.1:5", None, ("192.0.2.1", 5)),
+        ("ipv6:%5B2001:db8::1%5D:5", None, ("2001:db8::1", 5)),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5", None, ("fe80::1%eth0", 5)),
+        ("unix:", None, None),
+        ("unix:", "token 192.0.2.1:5", ("192.0.2.1", 5)),
+        ("unix:", "token [2001:db8::1]:0", ("2001:db8::1", 0)),
+        ("ipv4:192.0.2.1:5", "192.0.2.9:9", ("192.0.2.1", 5)),
+    ],
+)
+def test_a_caller_is_the_other_end_or_whom_our_envoy_names(connection: str, header: str | None, caller: object) -> None:
+    """Addresses have no brackets, in whichever form gRPC and Envoy write them."""
+    assert grpcio._peer(header, "token", SimpleNamespace(peer=lambda: connection)) == caller

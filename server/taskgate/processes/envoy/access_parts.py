@@ -1,4 +1,7 @@
-"""Add the parts of ``gateway/access.yaml`` to Envoy's configuration: the route of tokens, and Envoy's check of them."""
+"""Add the parts of ``gateway/access.yaml`` to Envoy's configuration.
+
+They are the header that keeps answers out of caches, the route of tokens, and Envoy's check of them.
+"""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ _VERIFY = "envoy.filters.http.jwt_authn"
 _BUFFER = "envoy.filters.http.buffer"
 _TRANSCODER = "http_filters/envoy.filters.http.grpc_json_transcoder/typed_config"
 _HOST = "route_config/virtual_hosts/taskgate"
+_HEALTH = f"{_HOST}/routes/health/typed_per_filter_config/envoy.filters.http.header_mutation"
+_REQUEST_ID = "x-request-id"
 
 _MALFORMED = "Malformed HTTP request"
 """What Envoy answers to a request that it cannot read."""
@@ -55,6 +60,21 @@ class TokenCheck:
 
     leeway: int
     """Seconds by which the clocks of issuer and Envoy may differ."""
+
+
+def add_no_store(manager: Any, parts: Any) -> None:
+    """Let every REST answer say that no cache may keep it. To be added first: what is added later may differ."""
+    header = parts["no_store"]
+    find(manager, "route_config/response_headers_to_add").append(deepcopy(header))
+    lists = [
+        mapper["headers_to_add"] for mapper in find(manager, "local_reply_config/mappers") if "headers_to_add" in mapper
+    ]
+    for added in {id(added): added for added in lists}.values():  # mappers share lists
+        if any(known["header"]["key"] == _REQUEST_ID for known in added):
+            added.append(deepcopy(header))
+    of_health = find(manager, _HEALTH)
+    if "mutations" in of_health:  # in front of servers; embedded, the service answers
+        find(of_health, "mutations/response_mutations").append({"append": deepcopy(header)})
 
 
 def add_token_endpoint(manager: Any, parts: Any) -> None:

@@ -25,7 +25,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from taskgate.base.addresses import Address
 from taskgate.base.certificates import TlsFiles
 from taskgate.base.file_limit import MAX_CONNECTIONS
-from taskgate.processes.envoy.access_parts import TokenCheck, add_token_check, add_token_endpoint
+from taskgate.processes.envoy.access_parts import TokenCheck, add_no_store, add_token_check, add_token_endpoint
 from taskgate.processes.envoy.browser_parts import add_browser
 from taskgate.processes.envoy.docs_parts import add_docs
 from taskgate.processes.envoy.nodes import GatewayError
@@ -124,6 +124,9 @@ class GatewaySettings:
     embedded: EmbeddedService | None = None
     """Settings for the service inside Envoy, or None for servers behind it. With a service, ``upstreams`` is unused."""
 
+    no_store: bool = False
+    """Whether answers say that no cache may keep them, because their callers needed a token."""
+
     token_endpoint: bool = False
     """Whether ``POST /api/token`` is served."""
 
@@ -132,6 +135,10 @@ class GatewaySettings:
 
     rate_limit: int = 0
     """Calls that one address may make in a second, in each Envoy process; 0 for no limit."""
+
+    trusted_hops: int = 0
+    """Proxies in front of Envoy whose entries in ``x-forwarded-for`` are trusted."""
+
     docs: bool = False
     """Whether ``/openapi.json`` and ``/docs`` are served."""
 
@@ -172,6 +179,7 @@ def render(settings: GatewaySettings) -> str:
     _put(config, f"{_MANAGER}/request_timeout", f"{_milliseconds(settings.request_timeout) / 1000 + 1:g}s")
     _set_idle_timeouts(config, settings)
     _set_listener(config, settings)
+    _put(config, f"{_MANAGER}/xff_num_trusted_hops", settings.trusted_hops)
     _put(config, _CONNECTIONS, settings.max_connections)
     _set_access_log(config, settings.access_log)
     _add_parts(config, settings, lambda name: yaml.load(_gateway_file(name).read_text(encoding="utf-8")))
@@ -207,6 +215,8 @@ def _drop_repeated_anchors(config: Any) -> None:
 def _add_parts(config: Any, settings: GatewaySettings, load: Callable[[str], Any]) -> None:
     """Add what further files of ``gateway/`` describe: tokens, a limit of calls, the explorer, browsers."""
     manager = _find(config, _MANAGER)
+    if settings.no_store:
+        add_no_store(manager, load("access.yaml"))
     if settings.token_endpoint:
         add_token_endpoint(manager, load("access.yaml"))
     if settings.token_check is not None:
