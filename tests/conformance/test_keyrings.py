@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,8 +96,11 @@ class RedisRig(Rig):
             client.flushall()
         self.url = f"redis://:correct%20horse@{server}/2"
 
+    def client(self) -> AbstractContextManager[Any]:
+        return self.server.client(db=2)
+
     def exists(self) -> bool:
-        with self.server.client(db=2) as client:
+        with self.client() as client:
             return bool(client.dbsize())
 
     def away(self) -> AbstractContextManager[None]:
@@ -136,8 +140,11 @@ class ClusterRig(Rig):
             client.flushall()
         self.url = f"redis+cluster://:correct%20horse@{','.join(map(str, cluster.nodes))}"
 
+    def client(self) -> AbstractContextManager[Any]:
+        return self.cluster.client()
+
     def exists(self) -> bool:
-        with self.cluster.client() as client:
+        with self.client() as client:
             return bool(list(client.scan_iter()))  # asks every node
 
     def away(self) -> AbstractContextManager[None]:
@@ -404,6 +411,29 @@ def test_a_database_of_conductor_is_never_written(postgresql: PostgresqlServer) 
     assert not rig.exists()
     postgresql.execute("CREATE SCHEMA taskgate", database="keys")
     assert change(f"{rig.url}?schema=taskgate", adding("a")).keys
+
+
+@pytest.mark.needs("redis-server")
+class TestRedisDatabase:
+    """The database of tasks is never written."""
+
+    @pytest.mark.parametrize("name", ["redis", "cluster"])
+    def test_it_takes_no_keys(self, request: pytest.FixtureRequest, name: str) -> None:
+        """Of either layout, under any prefix, however its URL is spelt. Other keys do no harm, nor do later tasks."""
+        rig = RIGS[name](request.getfixturevalue(name))
+        assert isinstance(rig, RedisRig | ClusterRig)
+        with rig.client() as client:
+            for number in range(1500):
+                client.set(f"other:{number}", "")
+            for key in ("taskgate.TASK.1", "conductor.test.TASK.65fc73fe", "TASK.1", "conductor.test.TASK_DEFS"):
+                client.set(key, "{}")
+                with pytest.raises(StoreUnavailable, match="it is a database of tasks; name another one"):
+                    change(rig.url, adding("a"))
+                assert not client.exists("TASKGATE_KEYRING")
+                client.delete(key)
+            change(rig.url, adding("a"))
+            client.set("taskgate.TASK.1", "{}")
+            assert len(change(rig.url, adding("b")).keys) == 2
 
 
 def test_a_lost_connection_is_replaced(postgresql: PostgresqlServer) -> None:

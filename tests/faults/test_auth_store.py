@@ -3,9 +3,11 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from support.access import Credentials, create_keys, minter_of
 from support.clients import CLIENTS, GrpcClient, Outcome, RestClient, open_client
@@ -13,6 +15,7 @@ from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
 from support.postgresql import PostgresqlServer, running_postgresql
 from support.public_words import assert_public
 from support.running import System, eventually, running_system, taskgate
+from support.scrapes import metrics_address, scrape
 from support.tokens import Minter
 from taskgate.access.roles import Role
 from taskgate.transports.reflection import PATHS
@@ -38,6 +41,18 @@ def check_ok(system: System, token: str) -> None:
     assert [outcome.document for outcome in ask(system, token)] == [DOCUMENTED_COMPACT] * len(CLIENTS)
 
 
+def ready(system: System) -> set[int]:
+    """The status of /healthz, and of grpc.health.v1 at a server: 200 for SERVING."""
+    with closing(RestClient("rest", system.http)) as rest, closing(GrpcClient("grpc", system.grpc)) as server:
+        _, answer = server.call("/grpc.health.v1.Health/Check", b"", {})
+        serving = HealthCheckResponse.FromString(answer).status == HealthCheckResponse.SERVING
+        return {rest.get("/healthz").status, 200 if serving else 503}
+
+
+def unreadable(system: System) -> float:
+    return scrape(metrics_address(system)).sum("taskgate_auth_keys_unreadable")
+
+
 def create_token(system: System, request: dict[str, str]) -> Outcome:
     rest = RestClient("rest", system.http)
     try:
@@ -55,7 +70,7 @@ def test_known_keys_and_tokens_go_on_without_the_store(server: PostgresqlServer,
     server.execute(f"CREATE DATABASE {mode}")
     url = server.url(mode)
     (key,) = create_keys(url, app=(Role.READER, None)).values()
-    options = ("--demo", "--auth", "keys", "--reflection", "off")
+    options = ("--demo", "--auth", "keys", "--reflection", "off", "--metrics", "127.0.0.1:0")
     early = Minter.new("kid", iss="taskgate", sub=key.key_id)
     server.stop()
     try:
@@ -73,6 +88,7 @@ def becomes(condition: Callable[[], bool], what: str) -> None:
 
 
 def check_outages(system: System, server: PostgresqlServer, url: str, key: Credentials, early: str) -> None:
+    assert ready(system) == {503}
     for outcome in (*ask(system, early), create_token(system, key.request)):
         assert outcome.status == 503, outcome
         assert outcome.message == "The store is unavailable: the keys cannot be read now"
@@ -83,6 +99,8 @@ def check_outages(system: System, server: PostgresqlServer, url: str, key: Crede
     becomes(lambda: {outcome.status for outcome in ask(system, minter.token())} == {200}, "calls")
     used = minter.token()
     check_ok(system, used)
+    becomes(lambda: ready(system) == {200}, "ready")
+    becomes(lambda: unreadable(system) == 0, "the metric")
     server.stop()
     system.wait_for("the store of the keys does not answer", in_log=True)
     becomes(lambda: create_token(system, {"keyId": "0" * 24, "keySecret": key.secret}).status == 503, "noticed")
@@ -93,6 +111,8 @@ def check_outages(system: System, server: PostgresqlServer, url: str, key: Crede
     unknown = create_token(system, {"keyId": "0" * 24, "keySecret": key.secret})
     assert (unknown.status, unknown.retryable) == (503, True)
     assert_public(unknown.message)
+    assert ready(system) == {200}
+    becomes(lambda: unreadable(system) == 1, "the metric")
     for address in (system.grpc, system.http):
         client = GrpcClient("grpc", address)
         for path in PATHS:
@@ -102,6 +122,35 @@ def check_outages(system: System, server: PostgresqlServer, url: str, key: Crede
     (new,) = create_keys(url, new=(Role.READER, None)).values()
     becomes(lambda: create_token(system, new.request).status == 200, "a token for a new key")
     assert not [line for line in system.log if "Traceback" in line or "horse" in line]
+
+
+@pytest.mark.parametrize("mode", ["embedded", "proxied"])
+def test_a_replaced_process_creates_no_keyring(tmp_path: Path, mode: str) -> None:
+    """The file of the keys is moved away and a process killed: its successor is not ready, and refuses as retryable.
+
+    Meanwhile nothing is written. When the file is back, tokens of before are valid in it.
+    """
+    keys, aside = tmp_path / "keys.db", tmp_path / "aside.db"
+    (key,) = create_keys(f"sqlite:///{keys}", app=(Role.READER, None)).values()
+    options = ("--demo", "--auth", "keys", "--auth-store", f"sqlite:///{keys}")
+    with running_system(tmp_path / "tasks.db", *options, mode=mode, workers=1) as system:
+        token = json.loads(create_token(system, key.request).document)["token"]
+        check_ok(system, token)
+        becomes(lambda: ready(system) == {200}, "ready")
+        keys.rename(aside)
+        (process,) = system.envoys() if mode == "embedded" else system.workers()
+        since = len(system.log)
+        process.kill()
+        eventually(lambda: system.events("worker replaced", since), "replaced", 30)
+        becomes(lambda: ready(system) == {503}, "not ready")
+        for outcome in (*ask(system, token), create_token(system, key.request)):
+            assert (outcome.status, outcome.retryable) in {(503, True), (503, None)}, outcome
+            assert outcome.message == "The store is unavailable: the keys cannot be read now"
+        assert not keys.exists()
+        aside.rename(keys)
+        becomes(lambda: {outcome.status for outcome in ask(system, token)} == {200}, "the same token")
+        becomes(lambda: ready(system) == {200}, "ready")
+        assert not [line for line in system.log if "a keyring was created" in line]
 
 
 @pytest.mark.long

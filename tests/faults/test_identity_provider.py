@@ -42,7 +42,7 @@ def test_a_provider_that_hangs_holds_up_no_call(tmp_path: Path, mode: str) -> No
         running_system(tmp_path / "tasks.db", *options, "--jwks", provider.url, mode=mode, workers=1) as system,
     ):
         rest = RestClient("rest", system.http)
-        assert rest.get("/healthz").status == 200
+        assert rest.get("/healthz").status == 503
         for outcome in ask(system, minter.token()):
             assert (outcome.status, outcome.retryable) in {(503, True), (503, None)}, outcome
             assert outcome.message == "The store is unavailable: the keys cannot be read now"
@@ -50,6 +50,7 @@ def test_a_provider_that_hangs_holds_up_no_call(tmp_path: Path, mode: str) -> No
         provider.answer = body(key_set(minter.jwk()))
         known = lambda: {outcome.status for outcome in ask(system, minter.token())} == {200}  # noqa: E731
         eventually(lambda: (time.sleep(0.3), known())[1], "the keys are known", 60)
+        eventually(lambda: rest.get("/healthz").status == 200, "ready")
         provider.answer = HANGS
         asked = provider.asked
 

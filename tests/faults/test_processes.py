@@ -192,7 +192,7 @@ def test_worker_without_a_supervisor_leaves() -> None:
     )
     assert process.stdin is not None
     process.stdin.write(
-        b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n\n\n\n'
+        b'{"grpc":"127.0.0.1:0","drain_delay":0,"store":"sqlite:///nowhere.db","log_level":"error"}\n\n\n\n0\n'
     )
     process.stdin.flush()
     assert process.stdout is not None

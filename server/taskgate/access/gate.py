@@ -6,6 +6,7 @@ from typing import Protocol
 from taskgate.base.errors import SettingsError
 from taskgate.base.settings import Settings
 from taskgate.service.calls import Handler
+from taskgate.service.readiness import CallerKeys
 from taskgate.v1.token_service_pb2 import DESCRIPTOR
 
 TOKEN_SERVICE = DESCRIPTOR.services_by_name["TokenService"].full_name
@@ -33,6 +34,11 @@ class Gate(Protocol):
         """Further endpoints, by gRPC path, for callers without a token."""
         ...
 
+    @property
+    def keys(self) -> CallerKeys:
+        """The keys that verify callers' tokens."""
+        ...
+
     async def start(self) -> None:
         """Get ready. Until the keys have been read, calls are refused as retryable."""
         ...
@@ -54,8 +60,7 @@ def check_access(settings: Settings) -> None:
     if settings.auth == "keys":
         from taskgate.access.keyrings import open_keyring  # noqa: PLC0415 - as in ``open_gate``
 
-        if settings.auth_store == settings.store:
-            raise SettingsError("auth_store: keys are kept apart from the tasks; name another database than store does")
+        check_auth_store(settings)
         open_keyring(settings.auth_store)
     elif settings.auth == "jwt":
         from taskgate.access.provider_keys import check_location  # noqa: PLC0415 - same
@@ -63,11 +68,17 @@ def check_access(settings: Settings) -> None:
         check_location(settings.jwks)
 
 
+def check_auth_store(settings: Settings) -> None:
+    """Raise SettingsError if the keys are to be where the tasks are. It compares the URLs as they are written."""
+    if settings.auth_store == settings.store:
+        raise SettingsError("auth_store: keys are kept apart from the tasks; name another database than store does")
+
+
 class PublicKeys(Protocol):
     """The keys that verify tokens, kept up to date."""
 
     async def start(self) -> None:
-        """Read them, and follow their changes."""
+        """Read them, and follow their changes. Goes on without them after 5 s."""
         ...
 
     async def close(self) -> None:
@@ -94,15 +105,16 @@ def open_public_keys(settings: Settings) -> PublicKeys | None:
     return None
 
 
-def open_gate(settings: Settings) -> Gate | None:
+def open_gate(settings: Settings, *, replacement: bool = False) -> Gate | None:
     """Return the gate for ``settings``; None if everyone may read.
 
-    Raises SettingsError if a setting of the gate cannot be used.
+    ``replacement`` says that this process comes after another one. It then creates no keyring: one that it does not
+    find is away, and a new one would end all tokens. Raises SettingsError if a setting of the gate cannot be used.
     """
     if settings.auth == "keys":
         from taskgate.access.keys_gate import KeysGate  # noqa: PLC0415 - 20 MB that an open service does not need
 
-        return KeysGate(settings)
+        return KeysGate(settings, replacement=replacement)
     if settings.auth == "jwt":
         from taskgate.access.jwt_gate import JwtGate  # noqa: PLC0415 - same
 

@@ -19,18 +19,18 @@ class JwtGate:
 
     def __init__(self, settings: Settings) -> None:
         """Fetch nothing yet. Raises SettingsError if a setting cannot be used."""
-        self._keys = ProviderKeys(settings.jwks)
-        self._tokens = Tokens(ProviderTokens(self._keys, settings))
+        self.keys = ProviderKeys(settings.jwks)
+        self._tokens = Tokens(ProviderTokens(self.keys, settings))
         self._attempts = refused_tokens()
         self.endpoints: dict[str, Handler] = {}
 
     async def start(self) -> None:
         """See ``Gate``."""
-        await self._keys.start()
+        await self.keys.start()
 
     async def close(self) -> None:
         """See ``Gate``."""
-        await self._keys.close()
+        await self.keys.close()
 
     def layer(self, handler: Handler) -> Handler:
         """See ``Gate``."""

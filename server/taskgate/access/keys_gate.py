@@ -12,22 +12,25 @@ from taskgate.service.calls import Handler
 class KeysGate:
     """See ``Gate``."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open nothing yet. Raises SettingsError if the URL of the store cannot be used."""
-        self._keyring = LiveKeyring(open_keyring(settings.auth_store))
-        self._create_token = CreateToken(self._keyring, lifetime=settings.token_lifetime)
-        self._tokens = Tokens(OwnTokens(self._keyring))
+    def __init__(self, settings: Settings, *, replacement: bool) -> None:
+        """Open nothing yet. ``replacement`` is as in ``open_gate``.
+
+        Raises SettingsError if the URL of the store cannot be used.
+        """
+        self.keys = LiveKeyring(open_keyring(settings.auth_store), create=not replacement)
+        self._create_token = CreateToken(self.keys, lifetime=settings.token_lifetime)
+        self._tokens = Tokens(OwnTokens(self.keys))
         self._attempts = refused_tokens()
         self.endpoints: dict[str, Handler] = {CREATE_TOKEN: self._create_token}
 
     async def start(self) -> None:
         """See ``Gate``."""
-        await self._keyring.start()
+        await self.keys.start()
 
     async def close(self) -> None:
         """See ``Gate``."""
         await self._create_token.close()
-        await self._keyring.close()
+        await self.keys.close()
 
     def layer(self, handler: Handler) -> Handler:
         """See ``Gate``."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import jwt
 import structlog
@@ -30,17 +31,25 @@ _SOONEST = 0.25
 _CHANGES = 20
 """Attempts to change a keyring that others change at the same time."""
 
+_FIRST_READ_SECONDS = 5.0
+"""Seconds for which a start waits for the first look; then it goes on without keys."""
+
+_NO_KEYRING = "it holds no keyring; a first start of taskgate makes one, and 'taskgate keys create'"
+
 _UNREADABLE = "it holds no keyring that this version of taskgate can read"
 
 
-async def change_keyring(store: KeyringStore, change: Change) -> Keyring:
+async def change_keyring(store: KeyringStore, change: Change, *, create: bool = True) -> Keyring:
     """Replace the stored keyring by ``change`` of it, however many others change it at the same time.
 
-    Returns the keyring that is stored then. Raises SettingsError as ``change`` does, and StoreUnavailable.
+    Returns the keyring that is stored then. Raises SettingsError as ``change`` does, and StoreUnavailable, also
+    without ``create`` if there is no keyring.
     """
     for _ in range(_CHANGES):
         stored = await store.read()
         assert stored is not None  # noqa: S101 - no revision was given as known
+        if not (stored.revision or create):
+            raise StoreUnavailable(_NO_KEYRING, store=store.name)
         before = keyring_of(stored, store)
         after = change(before)
         if after is before or await store.replace(encode(after), revision=stored.revision):
@@ -62,8 +71,10 @@ class LiveKeyring:
     ``version`` changes with the keyring. Call ``start`` once and ``close`` once.
     """
 
-    def __init__(self, store: KeyringStore) -> None:
+    def __init__(self, store: KeyringStore, *, create: bool = True) -> None:
+        """With ``create``, make a keyring if the first look that the store answers finds none."""
         self._store = store
+        self._create = create
         self._keyring: Keyring | None = None
         self._revision: int | None = None
         self._keys: dict[str, ApplicationKey] = {}
@@ -79,15 +90,27 @@ class LiveKeyring:
         self._verifying: dict[str, tuple[SigningKey, jwt.PyJWK]] = {}
 
     async def start(self) -> None:
-        """Read the keyring, create its first signing key, and follow its changes."""
-        await self._look()
-        self._polling = asyncio.create_task(self._poll())
+        """Read the keyring, create its first signing key, and follow its changes. Goes on without keys after 5 s."""
+        looked = asyncio.Event()
+        self._polling = asyncio.create_task(self._poll(looked))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(looked.wait(), _FIRST_READ_SECONDS)
 
     async def close(self) -> None:
         """Stop following, and close the store."""
         if self._polling is not None:
             self._polling.cancel()
         await self._store.close()
+
+    @property
+    def known(self) -> bool:
+        """See ``CallerKeys``."""
+        return self._keyring is not None
+
+    @property
+    def readable(self) -> bool:
+        """See ``CallerKeys``."""
+        return self.known and not self._away
 
     @property
     def keyring(self) -> Keyring:
@@ -130,10 +153,11 @@ class LiveKeyring:
         now = time.time()
         return [public_jwk(key) for key in self.keyring.signing_keys if key.verifies(now)]
 
-    async def _poll(self) -> None:
+    async def _poll(self, looked: asyncio.Event) -> None:
         while True:
-            await asyncio.sleep(POLL_SECONDS)
             await self._look()
+            looked.set()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _look_again(self) -> None:
         """Look, so that all changes up to now are known; at most once in ``_SOONEST`` seconds for all callers together.
@@ -174,16 +198,26 @@ class LiveKeyring:
             raise StoreUnavailable("it no longer holds a keyring", store=self._store.name)
         keyring = keyring_of(stored, self._store)
         if not keyring.signing_keys:
-            await change_keyring(self._store, self._with_first_signing_key)
+            await self._add_first_signing_key()
             stored = await self._store.read() or stored
             keyring = keyring_of(stored, self._store)  # with its own revision: others may have changed it since
+            if not keyring.signing_keys:
+                raise StoreUnavailable("the keys are gone", store=self._store.name)
         self._take(keyring, stored.revision)
 
-    def _with_first_signing_key(self, keyring: Keyring) -> Keyring:
-        if keyring.signing_keys:
-            return keyring
+    async def _add_first_signing_key(self) -> None:
         kid, pem = new_signing_key()
-        return with_signing_key(keyring, kid, pem, now=int(time.time()))
+
+        def with_first(keyring: Keyring) -> Keyring:
+            return keyring if keyring.signing_keys else with_signing_key(keyring, kid, pem, now=int(time.time()))
+
+        create = self._create and self._keyring is None
+        keyring = await change_keyring(self._store, with_first, create=create)
+        if any(key.kid == kid for key in keyring.signing_keys) and not keyring.keys:
+            self._log.warning(
+                "a keyring was created, because there was none; tokens of another one are refused",
+                store=self._store.name,
+            )
 
     def _take(self, keyring: Keyring, revision: int) -> None:
         self._keyring, self._revision = keyring, revision
@@ -194,7 +228,8 @@ class LiveKeyring:
 
     def _note(self, reason: str) -> None:
         if not self._away:
-            self._log.warning("the store of the keys does not answer; known keys stay valid", reason=reason)
+            then = "known keys stay valid" if self.known else "calls are refused until it does"
+            self._log.warning(f"the store of the keys does not answer; {then}", reason=reason)
         self._away = True
 
 

@@ -28,6 +28,9 @@ _RETRY_SECONDS = 10.0
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
+_FIRST_READ_SECONDS = 5.0
+"""Seconds for which a start waits for the first look, which may take longer: nothing limits the look-up of a name."""
+
 _AWAY = "the keys cannot be read now"  # also what Envoy says, which does not know whose they are
 
 
@@ -160,14 +163,26 @@ class ProviderKeys:
         self.version = 0
 
     async def start(self) -> None:
-        """Read the keys, and follow their changes."""
-        await self._look()
-        self._following = asyncio.create_task(self._follow())
+        """Read the keys, and follow their changes. Goes on without keys after 5 s."""
+        looked = asyncio.Event()
+        self._following = asyncio.create_task(self._follow(looked))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(looked.wait(), _FIRST_READ_SECONDS)
 
     async def close(self) -> None:
         """Stop following."""
         if self._following is not None:
             self._following.cancel()
+
+    @property
+    def known(self) -> bool:
+        """See ``CallerKeys``."""
+        return self._keys is not None
+
+    @property
+    def readable(self) -> bool:
+        """See ``CallerKeys``."""
+        return self.known and not self._away
 
     async def key(self, kid: str) -> jwt.PyJWK | None:
         """Return the key with this ID; look again for one that is new, but not for every token that names one.
@@ -187,10 +202,11 @@ class ProviderKeys:
             raise StoreUnavailable(_AWAY)
         return self._public
 
-    async def _follow(self) -> None:
+    async def _follow(self, looked: asyncio.Event) -> None:
         while True:
-            await asyncio.sleep(_RETRY_SECONDS if self._away else self._source.refresh_seconds)
             await self._look()
+            looked.set()
+            await asyncio.sleep(_RETRY_SECONDS if self._away else self._source.refresh_seconds)
 
     async def _look(self) -> None:
         """Read the keys. Raises nothing: it is called again."""
@@ -225,7 +241,8 @@ class ProviderKeys:
     def _note(self, error: Exception) -> None:
         if not self._away:
             reason = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error)
-            self._log.warning("the keys of the identity provider cannot be read; known keys stay valid", reason=reason)
+            then = "known keys stay valid" if self.known else "calls are refused until they can"
+            self._log.warning(f"the keys of the identity provider cannot be read; {then}", reason=reason)
         self._away = True
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from taskgate.access import keyring as keyrings
+from taskgate.access.gate import check_auth_store
 from taskgate.access.hashing import hash_secret
 from taskgate.access.keyring import ApplicationKey, Keyring
 from taskgate.access.keyrings import KeyringStore, open_keyring
@@ -106,6 +107,8 @@ def _change(settings: Settings, change: Callable[[Keyring], Keyring]) -> Keyring
 
 
 def _with_store(settings: Settings, operation: Callable[[KeyringStore], Any]) -> Any:
+    check_auth_store(settings)
+
     async def run() -> Any:
         store = open_keyring(settings.auth_store)
         try:

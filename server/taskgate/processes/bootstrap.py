@@ -38,3 +38,6 @@ class Bootstrap(msgspec.Struct, frozen=True):
 
     log: int
     """The file descriptor to write log lines to; standard error belongs to Envoy."""
+
+    replacement: bool
+    """Whether the process comes after another one; then it creates no keyring, which would end all tokens."""

@@ -72,7 +72,7 @@ class Application:
     async def _start(self) -> None:
         python = str(Path(sys.exec_prefix, "bin", "python3"))  # inside Envoy, sys.executable does not name it
         line, rest = _first_line()
-        meter = None
+        meter, replacement = None, False
         if line:
             bootstrap = msgspec.json.decode(line, type=Bootstrap)
             os.chdir(bootstrap.directory)
@@ -80,6 +80,7 @@ class Application:
             settings = settings_of_supervisor(bootstrap.settings)
             configure_logs(settings.log_level, settings.log_format, stream=os.fdopen(bootstrap.log, "wb"))
             self._tasks.append(start_heartbeat(bootstrap.heartbeat))
+            replacement = bootstrap.replacement
             meter = None if bootstrap.metrics is None else ServerMeter(bootstrap.metrics, METHODS)
         else:
             settings = load_settings(None, {})
@@ -90,6 +91,7 @@ class Application:
             python=python,
             meter=meter,
             tracing=open_tracing(settings),
+            replacement=replacement,
         )
         await transport.start()
         if line:

@@ -20,14 +20,15 @@ async def serve(
     peer_token: str | None = None,
     private_socket: str | None = None,
     meter: ServerMeter | None = None,
+    replacement: bool = False,
     announce: Callable[[Address], None] = lambda _: None,
     stop: asyncio.Event | None = None,
 ) -> None:
     """Serve until SIGINT, SIGTERM or ``stop``; then drain.
 
-    ``announce`` is called with the address once the port is bound. ``share_port``, ``peer_token``, ``private_socket``
-    and ``meter`` are passed to ``GrpcServer``. Raises SettingsError if the port is taken, the store URL is not
-    supported or a file for TLS cannot be used.
+    ``announce`` is called with the address once the port is bound. ``share_port``, ``peer_token``,
+    ``private_socket``, ``meter`` and ``replacement`` are passed to ``GrpcServer``. Raises SettingsError if the port is
+    taken, the store URL is not supported or a file for TLS cannot be used.
     """
     return_large_blocks()
     stop = stop or asyncio.Event()
@@ -40,6 +41,7 @@ async def serve(
         private_socket=private_socket,
         meter=meter,
         tracing=open_tracing(settings),
+        replacement=replacement,
     )
     announce(await server.start())
     freeze_startup_objects()

@@ -46,10 +46,11 @@ class Supervised(Protocol):
     def admin(self) -> Path | None:
         """The Unix socket of its admin interface while it runs, if it has one."""
 
-    async def start(self) -> object:
+    async def start(self, *, replacement: bool = False) -> object:
         """Start it and wait until it accepts calls. Raises SettingsError, StartError or OSError if it does not.
 
-        If cancelled, let it finish the calls that it may already have, and end it.
+        ``replacement`` says that it comes after another process, which may have created what this one does not find. If
+        cancelled, let it finish the calls that it may already have, and end it.
         """
 
     async def wait(self) -> int:
@@ -166,7 +167,7 @@ class Supervisor(Generic[P]):
             successor = slot.make()
             self._in_transition.append(successor)
             try:
-                await successor.start()
+                await successor.start(replacement=True)
             except Exception as error:  # noqa: BLE001 - any failure, such as OSError for lack of memory, ends the restart
                 self._in_transition.remove(successor)
                 self._log.error("restart given up", reason=str(error), exc_info=_exc_info(error))
@@ -238,7 +239,7 @@ class Supervisor(Generic[P]):
         while True:
             await asyncio.sleep(_delay(failures))
             try:
-                await process.start()
+                await process.start(replacement=True)
             except Exception as error:  # noqa: BLE001 - after any error, only this task can start it
                 failures += 1
                 self._log.error(

@@ -1,22 +1,25 @@
 """Run one server process under a supervisor: ``python -m taskgate.processes.worker_main``.
 
-Two pipes connect the process with its supervisor. Standard input carries four lines: the settings as JSON, the token
-by which the worker recognizes its Envoy, the path of a Unix socket for this Envoy, and the file descriptor of the
-memory for metrics. The last three may be empty. They come this way because settings may hold a password, and other
-users can read command lines and environments. The end of the input means that the supervisor is gone; the worker then
-drains and exits. Standard output carries one line, the address, once the port is bound, and then heartbeats (module
-``heartbeat``). A worker that cannot start writes the reason instead, in one line that begins with ``REFUSAL``.
+Two pipes connect the process with its supervisor. Standard input carries five lines: the settings as JSON, the token by
+which the worker recognizes its Envoy, the path of a Unix socket for this Envoy, the file descriptor of the memory for
+metrics, and 1 if the process replaces another one, else 0. The second to the fourth may be empty. They come this way
+because settings may hold a password, and other users can read command lines and environments. The end of the input
+means that the supervisor is gone; the worker then drains and exits. Standard output carries one line, the address, once
+the port is bound, and then heartbeats (module ``heartbeat``). A worker that cannot start writes the reason instead, in
+one line that begins with ``REFUSAL``.
 """
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
 from taskgate.base.addresses import Address
 from taskgate.base.errors import SettingsError
 from taskgate.base.logs import configure_logs, flush_logs
-from taskgate.base.settings import Settings, settings_of_supervisor
+from taskgate.base.settings import settings_of_supervisor
 from taskgate.processes.bootstrap import REFUSAL, UNUSABLE_SETTINGS
 from taskgate.processes.grpc_server import serve
 from taskgate.processes.heartbeat import start_heartbeat
@@ -34,12 +37,22 @@ def main() -> int:
     peer_token = sys.stdin.buffer.readline().decode().strip() or None
     private_socket = sys.stdin.buffer.readline().decode().strip() or None
     metrics = sys.stdin.buffer.readline().strip()
+    replacement = sys.stdin.buffer.readline().strip() == b"1"
     meter = ServerMeter(int(metrics), METHODS) if metrics else None
     configure_logs(settings.log_level, settings.log_format)
+    serving = partial(
+        serve,
+        settings,
+        share_port=True,
+        peer_token=peer_token,
+        private_socket=private_socket,
+        meter=meter,
+        replacement=replacement,
+    )
 
     announced: list[Address] = []
     try:
-        event_loop_runner()(_serve_until_orphaned(settings, peer_token, private_socket, meter, announced))
+        event_loop_runner()(_serve_until_orphaned(serving, announced))
     except Exception as error:
         if announced:
             raise
@@ -52,14 +65,11 @@ def main() -> int:
     return 0
 
 
-async def _serve_until_orphaned(
-    settings: Settings,
-    peer_token: str | None,
-    private_socket: str | None,
-    meter: ServerMeter | None,
-    announced: list[Address],
-) -> None:
-    """Serve until a signal or the end of standard input. Append the bound address to ``announced``."""
+async def _serve_until_orphaned(serving: Callable[..., Awaitable[None]], announced: list[Address]) -> None:
+    """Run ``serving``, a ``serve`` with its settings, until a signal or the end of standard input.
+
+    Append the bound address to ``announced``.
+    """
     orphaned = asyncio.Event()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -78,15 +88,7 @@ async def _serve_until_orphaned(
         announced.append(address)
         tasks.append(start_heartbeat(sys.stdout.fileno()))
 
-    await serve(
-        settings,
-        share_port=True,
-        peer_token=peer_token,
-        private_socket=private_socket,
-        meter=meter,
-        announce=announce,
-        stop=orphaned,
-    )
+    await serving(announce=announce, stop=orphaned)
     for task in tasks:
         task.cancel()
 

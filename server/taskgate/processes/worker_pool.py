@@ -64,15 +64,15 @@ class WorkerProcess:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None
 
-    async def start(self) -> None:
-        """Start it and wait until it has bound its port.
+    async def start(self, *, replacement: bool = False) -> None:
+        """Start it and wait until it has bound its port. ``replacement`` is as in ``Supervised``.
 
         Raises SettingsError if it refuses its settings, and StartError if it ends for another reason or does not listen
         within ``START_TIMEOUT``.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT):
-                await self._launch()
+                await self._launch(replacement=replacement)
         except TimeoutError as error:
             await self.stop(0)
             raise StartError(f"a server process did not start within {START_TIMEOUT:g} s") from error
@@ -122,7 +122,7 @@ class WorkerProcess:
         """Same as ``kill``: a worker has no temporary files."""
         self.kill()
 
-    async def _launch(self) -> None:
+    async def _launch(self, *, replacement: bool) -> None:
         # A socket for each process: gRPC removes the file when it ends, even if a successor has made it anew.
         unix_socket = None if self._entry is None else self._entry.with_name(f"s{next(_sockets)}")
         lease = None if self._open_block is None else self._open_block()
@@ -138,7 +138,7 @@ class WorkerProcess:
         assert process.stdout is not None  # noqa: S101 - same
         metrics = "" if lease is None else lease.descriptor
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its exit code is reported below
-            lines = (self._settings.model_dump_json(), self._peer_token, unix_socket or "", metrics)
+            lines = (self._settings.model_dump_json(), self._peer_token, unix_socket or "", metrics, int(replacement))
             process.stdin.write("".join(f"{line}\n" for line in lines).encode())
             await process.stdin.drain()
         line = (await process.stdout.readline()).decode(errors="replace")

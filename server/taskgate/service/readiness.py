@@ -1,7 +1,7 @@
-"""Probe the store as long as the server runs, and report when it starts or stops answering."""
+"""Find out as long as the server runs whether calls can be answered: by probes of the store, and by callers' keys."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 
@@ -18,26 +18,50 @@ _REMIND_AFTER = 30
 """Failed probes from one log line about an outage to the next."""
 
 
-async def watch_store(store: TaskStore, report: Callable[[bool], Awaitable[None]]) -> None:
-    """Call ``report`` with True when the store starts answering and with False when it stops; run until cancelled.
+class CallerKeys(Protocol):
+    """The keys by which callers' tokens are verified."""
 
-    The first probe is always reported.
+    @property
+    def known(self) -> bool:
+        """Whether they have ever been read. Until then no token can be judged; from then on the known ones hold."""
+        ...
+
+    @property
+    def readable(self) -> bool:
+        """Whether the last attempt to read them succeeded."""
+        ...
+
+
+class Report(Protocol):
+    """What is called with each change of the state."""
+
+    async def __call__(self, *, store_answers: bool, keys_known: bool) -> None:
+        """Take the state: whether the store answers, and whether callers' keys are known."""
+        ...
+
+
+async def watch_readiness(store: TaskStore, report: Report, keys: CallerKeys | None = None) -> None:
+    """Call ``report`` when ``store`` starts or stops answering, and when ``keys`` become known; run until cancelled.
+
+    Without ``keys``, callers need none. The first probe is always reported.
     """
     log = structlog.get_logger("taskgate.readiness")
-    reported: bool | None = None
+    reported: tuple[bool, bool] | None = None
     failures = 0
     while True:
         problem = await _probe(store)
-        if (problem is None) != reported:
+        answers, known = state = problem is None, keys is None or keys.known
+        if state != reported:
             try:
-                await report(problem is None)
+                await report(store_answers=answers, keys_known=known)
             except Exception:  # the next probe reports it
                 log.exception("the state of the store could not be reported")
             else:
-                reported = problem is None
-                failures = 0
-                if reported:
-                    log.info("store answers")
+                if reported is None or answers != reported[0]:
+                    failures = 0
+                    if answers:
+                        log.info("store answers")
+                reported = state
         if problem is not None:
             if failures % _REMIND_AFTER == 0:
                 log.warning("store does not answer", reason=problem)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from taskgate.service.in_flight import InFlight
+from taskgate.service.readiness import CallerKeys
 from taskgate.stores.base import TaskStore
 from taskgate.telemetry.block import Block, Family
 from taskgate.telemetry.calls import CallMeter, call_families
@@ -27,6 +28,11 @@ _STATE_FAMILIES: Final = [
         labels=("state",),
         series=(("busy",), ("idle",)),
     ),
+    Family(
+        name="taskgate_auth_keys_unreadable",
+        kind="gauge",
+        help="Server processes that could not read the keys of callers when they last tried (--auth).",
+    ),
     Family(name="taskgate_store_reads_waiting", kind="gauge", help="Reads that wait for a connection or a thread."),
     Family(name="taskgate_large_answers_bytes", kind="gauge", help="Bytes of large answers in flight or reserved."),
     Family(name="taskgate_large_answers_limit_bytes", kind="gauge", help="The most of them (--in-flight-mib)."),
@@ -47,22 +53,30 @@ class ServerMeter:
         """Return ``store`` with its reads counted."""
         return MeteredStore(store, self._block)
 
-    def start(self, store: TaskStore, in_flight: InFlight, available: Callable[[], bool]) -> None:
-        """Look at the gauges until ``stop``. ``available`` says whether the store answered its last probe."""
-        self._sampling = asyncio.create_task(self._sample(store, in_flight, available))
+    def start(
+        self, store: TaskStore, in_flight: InFlight, available: Callable[[], bool], keys: CallerKeys | None
+    ) -> None:
+        """Look at the gauges until ``stop``.
+
+        ``available`` says whether the store answered its last probe; ``keys`` is as in ``watch_readiness``.
+        """
+        self._sampling = asyncio.create_task(self._sample(store, in_flight, available, keys))
 
     def stop(self) -> None:
         """End what ``start`` began. Idempotent."""
         if self._sampling is not None:
             self._sampling.cancel()
 
-    async def _sample(self, store: TaskStore, in_flight: InFlight, available: Callable[[], bool]) -> None:
+    async def _sample(
+        self, store: TaskStore, in_flight: InFlight, available: Callable[[], bool], keys: CallerKeys | None
+    ) -> None:
         numbers, place = self._block.numbers, self._block.place
         busy, idle = (place("taskgate_store_connections", state) for state in ("busy", "idle"))
         while True:
             state = store.state()
             numbers[place("taskgate_store_available")] = available()
             numbers[place("taskgate_store_circuit_open")] = state.refusing
+            numbers[place("taskgate_auth_keys_unreadable")] = keys is not None and not keys.readable
             numbers[busy], numbers[idle] = state.busy, state.idle
             numbers[place("taskgate_store_reads_waiting")] = state.waiting
             numbers[place("taskgate_large_answers_bytes")] = in_flight.used

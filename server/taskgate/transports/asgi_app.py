@@ -32,7 +32,7 @@ from taskgate.service.endpoints import (
     build_endpoints,
 )
 from taskgate.service.in_flight import InFlight
-from taskgate.service.readiness import watch_store
+from taskgate.service.readiness import watch_readiness
 from taskgate.service.tasks import TaskService
 from taskgate.stores.base import TaskStore
 from taskgate.telemetry.server import ServerMeter
@@ -74,10 +74,12 @@ class AsgiTransport:
         python: str,
         meter: ServerMeter | None = None,
         tracing: "Tracing | None" = None,
+        replacement: bool = False,
     ) -> None:
         """``python`` is the interpreter that runs large conversions.
 
-        If they are given, ``meter`` counts calls and ``tracing`` traces them.
+        If they are given, ``meter`` counts calls and ``tracing`` traces them. ``replacement`` is passed to
+        ``open_gate``.
         """
         self._meter = meter
         self._counter = counter = None if meter is None else meter.calls
@@ -103,7 +105,7 @@ class AsgiTransport:
         self._pending = PendingRequests()
         self._limit = limit = settings.request_timeout
         self._grpc_web = bool(settings.cors_origins)
-        self._gate = gate = open_gate(settings)
+        self._gate = gate = open_gate(settings, replacement=replacement)
         layers = () if gate is None else (gate.layer,)
         build = partial(build_handlers, request_timeout=limit, counter=counter, tracer=tracer)
         get_document = build({"": build_document_endpoint(service)}, inner=layers)[""]
@@ -120,12 +122,13 @@ class AsgiTransport:
         self._reflection_infos = {path.encode() for path in reflection.paths(settings.reflection)}
 
     async def start(self) -> None:
-        """Start probing the store; health is NOT_SERVING until it answers."""
+        """Start probing the store; health is NOT_SERVING until it answers and callers' keys are known."""
         if self._gate is not None:
             await self._gate.start()
-        self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
+        keys = None if self._gate is None else self._gate.keys
+        self._watch = asyncio.create_task(watch_readiness(self._store, self._health.report, keys))
         if self._meter is not None:
-            self._meter.start(self._store, self._in_flight, lambda: self._health.serving)
+            self._meter.start(self._store, self._in_flight, lambda: self._health.store_answers, keys)
 
     def drain(self) -> None:
         """Start draining: fail health checks, and keep answering calls."""

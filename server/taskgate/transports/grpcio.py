@@ -40,7 +40,7 @@ from taskgate.service.calls import (
 )
 from taskgate.service.endpoints import STREAM_TASK_JSON, body_part, build_endpoints
 from taskgate.service.in_flight import InFlight, Peer
-from taskgate.service.readiness import watch_store
+from taskgate.service.readiness import watch_readiness
 from taskgate.service.tasks import TaskService
 from taskgate.stores import files_of
 from taskgate.stores.base import TaskStore
@@ -108,13 +108,14 @@ class GrpcServer:
         private_socket: str | None = None,
         meter: ServerMeter | None = None,
         tracing: "Tracing | None" = None,
+        replacement: bool = False,
     ) -> None:
         """``share_port`` lets other processes listen on the same port (SO_REUSEPORT).
 
         ``peer_token`` is a secret shared with our own Envoy: a ``PEER_HEADER`` that begins with it is trusted.
         ``private_socket`` is the path of a Unix socket to listen on too, in plain text: only this user can reach it.
-        If they are given, ``meter`` counts calls and ``tracing`` traces them. Raises SettingsError if the files for TLS
-        cannot be used.
+        If they are given, ``meter`` counts calls and ``tracing`` traces them. ``replacement`` is passed to
+        ``open_gate``. Raises SettingsError if the files for TLS cannot be used.
         """
         self._settings = settings
         self._meter = meter
@@ -125,7 +126,7 @@ class GrpcServer:
             store = tracing.store(store)
         self._store = store
         self._peer_token = peer_token
-        self._gate = open_gate(settings)
+        self._gate = open_gate(settings, replacement=replacement)
         self._in_flight = in_flight = InFlight(
             settings.in_flight_mib << 20, own_bytes=PINNED_BYTES, on_idle=_trim_memory
         )
@@ -145,7 +146,7 @@ class GrpcServer:
         self._log = structlog.get_logger("taskgate.server")
 
     async def start(self) -> Address:
-        """Listen, and report NOT_SERVING until the store answers.
+        """Listen, and report NOT_SERVING until the store answers and callers' keys are known.
 
         Returns the address with the port that was bound. Raises SettingsError if the port is taken.
         """
@@ -188,9 +189,10 @@ class GrpcServer:
         await self._server.start()
         if self._certificates is not None:
             self._certificates.start()
-        self._watch = asyncio.create_task(watch_store(self._store, self._health.report))
+        keys = None if self._gate is None else self._gate.keys
+        self._watch = asyncio.create_task(watch_readiness(self._store, self._health.report, keys))
         if self._meter is not None:
-            self._meter.start(self._store, self._in_flight, lambda: self._health.serving)
+            self._meter.start(self._store, self._in_flight, lambda: self._health.store_answers, keys)
         bound = Address(address.host, port)
         self._log.info("listening", grpc=str(bound))
         return bound

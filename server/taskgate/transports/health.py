@@ -22,24 +22,30 @@ class Health:
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset(("", *services))
-        self._serving = False
+        self._store_answers = False
+        self._keys_known = False
         self._final = False
         self._changed = asyncio.Event()
 
     @property
     def serving(self) -> bool:
         """Whether the state is SERVING."""
-        return self._serving
+        return self._store_answers and self._keys_known
 
-    async def report(self, answers: bool) -> None:
-        """Set the state: SERVING if the store ``answers``. No effect after ``shut_down``."""
+    @property
+    def store_answers(self) -> bool:
+        """Whether the store answered its last probe; False after ``shut_down``."""
+        return self._store_answers
+
+    async def report(self, *, store_answers: bool, keys_known: bool) -> None:
+        """Set the state: SERVING if both are true. No effect after ``shut_down``."""
         if not self._final:
-            self._set(answers)
+            self._set(store_answers, keys_known)
 
     def shut_down(self) -> None:
         """Set NOT_SERVING for good, and end the watches."""
         self._final = True
-        self._set(False)
+        self._set(False, False)
 
     async def check(self, request: bytes) -> bytes:
         """Answer ``Check``. Raises ProtocolError with NOT_FOUND for an unknown service."""
@@ -63,15 +69,15 @@ class Health:
                 return  # the caller turns to another server, and the drain need not wait for it
             await changed.wait()
 
-    def _set(self, serving: bool) -> None:
-        self._serving = serving
+    def _set(self, store_answers: bool, keys_known: bool) -> None:
+        self._store_answers, self._keys_known = store_answers, keys_known
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _response(self, name: str) -> HealthCheckResponse:
         if name not in self._services:
             return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
-        serving = HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+        serving = HealthCheckResponse.SERVING if self.serving else HealthCheckResponse.NOT_SERVING
         return HealthCheckResponse(status=serving)
 
 

@@ -221,7 +221,9 @@ class TestLiveKeyring:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        kids = {process.communicate(timeout=60)[0].strip() for process in processes}
+        printed = [process.communicate(timeout=60)[0].strip() for process in processes]
+        assert sum("a keyring was created" in text for text in printed) == 1
+        kids = {text.rpartition("\n")[2] for text in printed}
         assert len(kids) == 1
         assert kids.pop().count(" ") == 0
 
@@ -275,6 +277,53 @@ class TestLiveKeyring:
         await change_keyring(live._store, lambda ring: with_signing_key(ring, kid, pem, now=1))
         await live._look()
         assert [one.kid for one in live.keyring.signing_keys] == [kid], "the revision is the former one's: 1"
+
+    async def test_a_replacement_creates_no_keyring(self, path: Path) -> None:
+        """What it does not find is away: tokens are neither judged nor ended. It goes on when the keyring is back."""
+        ring = LiveKeyring(SqliteKeyring(str(path)), create=False)
+        with structlog.testing.capture_logs() as logged:
+            await ring.start()
+        assert not path.exists()
+        assert not ring.known
+        with pytest.raises(StoreUnavailable, match="keys cannot be read now"):
+            ring.public_keys()
+        assert ["calls are refused until it does" in line["event"] for line in logged] == [True]
+        await change_keyring(ring._store, lambda keyring: with_key(keyring, key("a")))
+        await ring._look()
+        assert ring.readable
+        assert len(ring.public_keys()) == 1, "'keys create' leaves the signing key to the servers"
+        await ring.close()
+
+    async def test_a_first_start_says_that_it_has_created_a_keyring(self, path: Path) -> None:
+        """And no other one does, nor this one again after it has read a keyring."""
+        told = []
+        for create in (True, True, False):
+            ring = LiveKeyring(SqliteKeyring(str(path)), create=create)
+            with structlog.testing.capture_logs() as logged:
+                await ring.start()
+            told.append([line["event"].partition(",")[0] for line in logged])
+            assert ring.known
+            await ring.close()
+        assert told == [["a keyring was created"], [], []]
+        path.unlink()
+        await ring._look()
+        assert not path.exists()
+        assert (ring.known, ring.readable) == (True, False)
+
+    async def test_a_start_does_not_wait_for_a_store_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Such as a file on a disk that is away."""
+
+        async def read(known: int | None = None) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(live_keyring, "_FIRST_READ_SECONDS", 0.01)
+        store = SqliteKeyring("unused.db")
+        monkeypatch.setattr(store, "read", read)
+        ring = LiveKeyring(store)
+        async with asyncio.timeout(5):
+            await ring.start()
+        assert not ring.known
+        await ring.close()
 
     async def test_an_unreadable_document_changes_nothing(self, live: LiveKeyring, path: Path) -> None:
         """Not in this process, nor in the store, and the sentence says what is wrong."""

@@ -2,8 +2,11 @@
 
 import pytest
 
+from taskgate.access.gate import check_access
 from taskgate.access.keyrings import open_keyring
 from taskgate.base.errors import SettingsError
+from taskgate.base.settings import Settings
+from taskgate.commands.keys import run_list
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,11 @@ def test_name_of_a_file_is_text_for_logs_and_terminals() -> None:
 def test_other_url_is_refused_with_those_that_are_taken(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^auth_store: expected a URL that begins with sqlite://, postgresql://"):
         open_keyring(url)
+
+
+def test_the_url_of_the_tasks_is_refused_by_servers_and_commands() -> None:
+    """All that could create the keyring there."""
+    settings = Settings(auth="keys", auth_store="redis://h:6379/0", store="redis://h:6379/0")
+    for refusing in (lambda: check_access(settings), lambda: run_list(settings, as_json=True)):
+        with pytest.raises(SettingsError, match=r"^auth_store: keys are kept apart from the tasks"):
+            refusing()

@@ -1,6 +1,7 @@
 """The keys of an identity provider: followed, and kept while the provider is away, slow, or lies."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -203,3 +204,20 @@ def test_locations_that_cannot_be_trusted_are_refused(location: str, problem: st
 def test_locations() -> None:
     for location in ("jwks.json", "/run/jwks.json", "https://idp.example/keys", "http://[::1]:8080/keys"):
         check_location(location)
+
+
+async def test_a_start_does_not_wait_for_a_provider_that_hangs(
+    server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys are not known until it answers."""
+    for name, seconds in {"_FIRST_READ_SECONDS": 0.01, "_FETCH_SECONDS": 20}.items():
+        monkeypatch.setattr(provider_keys, name, seconds)
+    released = threading.Event()
+    server.answer = lambda request: released.wait(20) and body(GOOD)(request)
+    keys = ProviderKeys(server.url)
+    async with asyncio.timeout(5):
+        await keys.start()
+    assert (keys.known, keys.readable) == (False, False)
+    released.set()
+    await eventually(lambda: keys.known and keys.readable, "known")
+    await keys.close()

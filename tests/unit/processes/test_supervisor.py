@@ -20,6 +20,7 @@ class Sleeper:
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
         self._process: asyncio.subprocess.Process | None = None
+        self.replacement: bool | None = None
 
     def _fail(self, name: str) -> None:
         if faults := self._faults.get(name):
@@ -29,8 +30,9 @@ class Sleeper:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
-    async def start(self) -> None:
+    async def start(self, *, replacement: bool = False) -> None:
         self._fail("start")
+        self.replacement = replacement
         self._process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(600)")
 
     async def wait(self) -> int:
@@ -134,6 +136,16 @@ async def test_restart_goes_on_when_a_predecessor_cannot_go_in_order(kept: Kept,
     await until(lambda: [sleeper.pid is not None for sleeper in kept.made] == [False, False, True, True])
     for sleeper in kept.made[2:]:
         await kept.is_replaced(sleeper)
+
+
+async def test_a_process_learns_whether_it_comes_after_another(kept: Kept) -> None:
+    """At the start, after it was killed, and after a restart on request."""
+    await kept.supervisor.start()
+    assert [sleeper.replacement for sleeper in kept.made] == [False, False]
+    await kept.is_replaced(kept.made[0])
+    assert [sleeper.replacement for sleeper in kept.made] == [True, False]
+    kept.supervisor.restart()
+    await until(lambda: [sleeper.replacement for sleeper in kept.made[2:]] == [True, True])
 
 
 async def test_restart_that_fails_leaves_what_runs_and_is_told(kept: Kept) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.service import readiness
+from taskgate.transports.health import Health
 
 
 class ScriptedStore:
@@ -33,12 +34,13 @@ async def test_state_that_could_not_be_reported_is_reported_again() -> None:
     """Whatever the report raises: nothing else would notice that the watch has ended."""
     reports: list[bool] = []
 
-    async def report(answers: bool) -> None:
-        reports.append(answers)
+    async def report(*, store_answers: bool, keys_known: bool) -> None:
+        assert keys_known, "callers need none"
+        reports.append(store_answers)
         if len(reports) < 3:
             raise RuntimeError("a fault in the report")
 
-    watch = asyncio.create_task(readiness.watch_store(ScriptedStore(None), report))
+    watch = asyncio.create_task(readiness.watch_readiness(ScriptedStore(None), report))
     async with asyncio.timeout(5):
         while len(reports) < 3:  # noqa: ASYNC110 - the watch looks by the clock
             await asyncio.sleep(0.001)
@@ -58,12 +60,13 @@ async def reports_of(store: ScriptedStore, enough: Callable[[list[bool]], bool])
     reports: list[bool] = []
     seen = asyncio.Event()
 
-    async def report(answers: bool) -> None:
-        reports.append(answers)
+    async def report(*, store_answers: bool, keys_known: bool) -> None:
+        assert keys_known, "callers need none"
+        reports.append(store_answers)
         if enough(reports):
             seen.set()
 
-    watch = asyncio.create_task(readiness.watch_store(store, report))
+    watch = asyncio.create_task(readiness.watch_readiness(store, report))
     async with asyncio.timeout(5):
         await seen.wait()
     watch.cancel()
@@ -87,3 +90,24 @@ AWAY = StoreUnavailable("away")
 async def test_reports_each_change_once(outcomes: list[Exception | str | None], expected: list[bool]) -> None:
     """Only changes are reported, a check that hangs or breaks counts as away, and the watch goes on."""
     assert expected == await reports_of(ScriptedStore(*outcomes), lambda reports: len(reports) == len(expected))
+
+
+class Keys:
+    """Callers' keys, known or not."""
+
+    known = False
+    readable = False
+
+
+async def test_a_server_is_ready_once_callers_keys_are_known() -> None:
+    """Until then the store alone does not make it ready; that keys cannot be read later changes nothing."""
+    keys, health = Keys(), Health([])
+    watch = asyncio.create_task(readiness.watch_readiness(ScriptedStore(None), health.report, keys))
+    async with asyncio.timeout(5):
+        while not health.store_answers:  # noqa: ASYNC110 - the watch looks by the clock
+            await asyncio.sleep(0.001)
+        assert not health.serving
+        keys.known = True
+        while not health.serving:  # noqa: ASYNC110 - same
+            await asyncio.sleep(0.001)
+    watch.cancel()

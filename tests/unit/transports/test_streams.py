@@ -93,7 +93,7 @@ async def test_each_turn_of_the_loop_is_for_one_part() -> None:
 async def test_health_watch_says_not_serving_and_ends_when_the_service_ends() -> None:
     """An open watch must not hold up a drain, and its caller is to look elsewhere."""
     health = Health([""])
-    await health.report(True)
+    await health.report(store_answers=True, keys_known=True)
     watch = health.watch(HealthCheckRequest().SerializeToString())
     assert await anext(watch) == HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
     health.shut_down()

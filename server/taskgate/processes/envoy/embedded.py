@@ -131,6 +131,7 @@ class EnvoyWithPython(EnvoyProcess):
             heartbeat=heartbeat,
             metrics=metrics,
             log=log,
+            replacement=self._replacement,
         )
         assert self._process is not None  # noqa: S101 - for the type checker
         assert self._process.stdin is not None  # noqa: S101 - same

@@ -124,6 +124,7 @@ class EnvoyProcess:
         self._share_port = share_port
         self._process: asyncio.subprocess.Process | None = None
         self._folder: PrivateFolder | None = None
+        self._replacement = False
         self._draining = False
         self._probes_refused = 0
         self._probe_error_logged = False
@@ -136,15 +137,17 @@ class EnvoyProcess:
         """The process ID while Envoy runs, else None."""
         return self._process.pid if self._running() and self._process is not None else None
 
-    async def start(self) -> Address:
+    async def start(self, *, replacement: bool = False) -> Address:
         """Start Envoy, wait until it accepts connections, and return its address.
 
         A port that the system chose (port 0) is used again by the next start. If cancelled, end Envoy as ``stop`` does.
+        ``replacement`` is as in ``Supervised``; Envoy alone starts in the same way.
 
         Raises:
             GatewayError: the address is taken, or Envoy or the service in it refuses the settings.
             StartError: it ends for another reason, or is not ready in time.
         """
+        self._replacement = replacement
         listen = self.address or self.settings.listen
         if not self._share_port:
             try:
