@@ -6,7 +6,7 @@ import signal
 import pytest
 from click.testing import CliRunner, Result
 
-from taskgate.commands import cli
+from taskgate.commands import cli, options
 
 
 def asked(*arguments: str, env: dict[str, str] | None = None) -> Result:
@@ -18,7 +18,7 @@ def asked(*arguments: str, env: dict[str, str] | None = None) -> Result:
     # Commands that serve set these, also where they then refuse to start; uvloop does not take its handlers back.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "configure_logs", lambda *_: None)  # logging is set up for the whole process
+        patch.setattr(options, "configure_logs", lambda *_: None)  # logging is set up for the whole process
         try:
             return CliRunner().invoke(
                 cli.main, arguments, env=own | (env or {}), prog_name="taskgate", catch_exceptions=False

@@ -1,4 +1,4 @@
-"""The ``taskgate`` command line: turn flags into settings, and errors into one sentence and an exit code.
+"""The ``taskgate`` command line: its commands, their help, and their exit codes.
 
 Exit codes: 0: success, including a clean Ctrl-C shutdown; 1: runtime failure, a start that failed, or rejected
 documents; 2: invalid arguments or settings; 3: the task that ``get --watch`` followed ended without success; 130:
@@ -6,33 +6,23 @@ stopped by Ctrl-C, before ``up`` and ``serve`` handle it; 128 + N: ``up`` or ``s
 signal, of the number N.
 """
 
-import functools
-import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-import structlog
 
 from taskgate.base.errors import SettingsError, StartError, TaskgateError
-from taskgate.base.logs import configure_logs
 from taskgate.base.printable import printable, printable_lines
-from taskgate.base.settings import ROLES, Settings, load_settings, metavar, unknown_variables
+from taskgate.base.settings import ROLES, Settings
+from taskgate.commands.options import ENVOY_SETTINGS, LISTENER_TLS, SERVER_SETTINGS, with_settings
 
-COMMANDLINE = click.core.ParameterSource.COMMANDLINE
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-_NOT_GIVEN = (None, ())
-"""What click passes for an option, or a repeatable option, that the command line does not have."""
+_COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
 
 class _Taskgate(click.Group):
-    """The group of all commands. It prints an expected error as one sentence, without a traceback."""
+    """The group of all commands. An expected error is one sentence and an exit code, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -46,96 +36,6 @@ class _Taskgate(click.Group):
         except TaskgateError as error:
             click.echo(f"taskgate: {printable(error.private)}", err=True)
             ctx.exit(1)
-
-
-def with_settings(*names: str) -> Callable[[F], F]:
-    """Decorate a command: add ``--config`` and an option for each named setting, and pass it ``settings``."""
-    if "mode" in names:
-        names = (*names, "transport")
-
-    def decorate(command: F) -> F:
-        @functools.wraps(command)
-        def run(config: Path | None, **arguments: Any) -> Any:
-            flags = {name: arguments.pop(name) for name in names}
-            settings = load_settings(config, {name: value for name, value in flags.items() if value not in _NOT_GIVEN})
-            configure_logs(settings.log_level, settings.log_format)
-            if settings.transport is not None:
-                structlog.get_logger("taskgate").warning("transport is now called mode", use=f"--mode {settings.mode}")
-            if unknown := unknown_variables(os.environ):
-                structlog.get_logger("taskgate").warning("unknown TASKGATE_ variables", ignored=", ".join(unknown))
-            return command(settings=settings, **arguments)
-
-        wrapped: Any = run
-        for name in reversed(names):
-            wrapped = _option(name)(wrapped)
-        return click.option(  # type: ignore[no-any-return]
-            "--config", type=click.Path(path_type=Path), help="TOML file of settings; flags and TASKGATE_* win over it."
-        )(wrapped)
-
-    return decorate
-
-
-def _option(name: str) -> Callable[[Any], Any]:
-    field = Settings.model_fields[name]
-    if field.annotation is bool:
-        kind: dict[str, Any] = {"is_flag": True, "default": None}  # None unless given: the environment may have it
-    else:
-        kind = {"metavar": metavar(name), "multiple": name in {"mask", "cors_origins"}}
-    return click.option(
-        f"--{name.replace('_', '-')}",
-        name,
-        **kind,
-        hidden=name == "transport",  # a former name
-        help=f"{field.description} [TASKGATE_{name.upper()}; default: {_default(name)}]",
-    )
-
-
-_TLS_SETTINGS = ("tls_cert", "tls_key", "tls_client_ca")
-
-_OF_ENVOY = ("rate_limit", "trusted_hops", "docs", "cors_origins", "instance", "access_log")
-
-
-def _default(name: str) -> str:
-    """Return the default of a setting as help shows it."""
-    field = Settings.model_fields[name]
-    if field.default_factory:
-        return "this host's name"
-    if isinstance(field.default, bool):
-        return "off"
-    if isinstance(field.default, dict):
-        return ",".join(f"{key}={value}" for key, value in field.default.items())
-    return "none" if field.default is None or field.default in ("", ()) else str(field.default)
-
-
-_SERVER_SETTINGS = (
-    "store",
-    "layout",
-    "task_id_format",
-    "auth",
-    "auth_store",
-    "token_lifetime",
-    "jwks",
-    "jwt_issuer",
-    "jwt_audience",
-    "jwt_role_claim",
-    "jwt_roles",
-    "reflection",
-    "grpc",
-    *_TLS_SETTINGS,
-    "insecure",
-    "workers",
-    "request_timeout",
-    "in_flight_mib",
-    "mask",
-    "drain_delay",
-    "shutdown_grace",
-    "metrics",
-    "insecure_metrics",
-    "otlp_endpoint",
-    "trace_ratio",
-    "log_level",
-    "log_format",
-)
 
 
 @click.group(cls=_Taskgate, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -181,7 +81,7 @@ Times and limits, for each process:
 
 
 @main.command(epilog=_LIMITS)
-@with_settings(*_SERVER_SETTINGS, "mode", "http", *_OF_ENVOY)
+@with_settings(*SERVER_SETTINGS, "mode", "http", *ENVOY_SETTINGS)
 @click.option("--demo", is_flag=True, help="Load the documented sample task into the store first.")
 def up(settings: Settings, *, demo: bool) -> None:
     """Run everything on one machine: store, service and Envoy.
@@ -202,7 +102,7 @@ def up(settings: Settings, *, demo: bool) -> None:
 
 
 @main.command()
-@with_settings(*_SERVER_SETTINGS)
+@with_settings(*SERVER_SETTINGS)
 def serve(settings: Settings) -> None:
     """Run the gRPC server alone, without Envoy.
 
@@ -243,7 +143,7 @@ def import_(settings: Settings, files: tuple[str, ...], *, quiet: bool) -> None:
 
 @main.command()
 @with_settings(
-    *("mode", "auth", "http", "grpc", *_TLS_SETTINGS, "workers", "request_timeout", *_OF_ENVOY),
+    *("mode", "auth", "http", "grpc", *LISTENER_TLS, "workers", "request_timeout", *ENVOY_SETTINGS),
     *("log_level", "log_format"),
 )
 @click.option("--validate", is_flag=True, help="Let Envoy check the configuration instead of printing it.")
@@ -285,8 +185,8 @@ def protos(folder: Path) -> None:
 def settings_(context: click.Context, settings: Settings, *, as_json: bool) -> None:
     """Print the settings in force, and where each value comes from.
 
-    It takes the flags, variables and files that 'up' takes, and refuses the same values. In URLs, *** stands for users
-    and passwords.
+    It takes the flags, variables and files that 'up' takes, and says at the end what 'up' would refuse. In URLs, ***
+    stands for users and passwords.
 
     \b
     Examples:
@@ -296,7 +196,7 @@ def settings_(context: click.Context, settings: Settings, *, as_json: bool) -> N
     from taskgate.commands.settings import run_settings
 
     names = (name for name in context.params if name in Settings.model_fields)
-    given = {name: context.params[name] for name in names if context.get_parameter_source(name) is COMMANDLINE}
+    given = {name: context.params[name] for name in names if context.get_parameter_source(name) is _COMMANDLINE}
     run_settings(settings, context.params["config"], given, as_json=as_json)
 
 
