@@ -18,8 +18,8 @@ from taskgate.stores.single_flight import SingleFlight
 class Clock:
     """What ``Connections`` takes for the time; its timers go on by themselves."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float = 1000.0) -> None:
+        self.now = now
         monkeypatch.setattr(pool_module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
 
@@ -127,6 +127,20 @@ async def test_lost_connections_are_replaced_once() -> None:
     with pytest.raises(StoreUnavailable, match="lost"):
         await connected.run(broken)
     assert server.open() == 0
+    connected.close()
+
+
+async def test_outage_is_seen_on_a_machine_that_has_just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock begins at zero when the machine starts: a pool without any answer is no pool with a recent one."""
+    Clock(monkeypatch, now=0.1)
+    connected = pool(Server())
+
+    async def broken(connection: Connection) -> int:
+        raise Lost
+
+    with pytest.raises(StoreUnavailable, match="lost"):
+        await connected.run(broken)
+    assert connected.state().refusing
     connected.close()
 
 

@@ -5,6 +5,7 @@ known to be away, one read at a time probes it, and all others are refused at on
 """
 
 import asyncio
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -72,7 +73,7 @@ class Connections(Generic[C]):
         self._waiting: set[asyncio.Task[object]] = set()
         self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often the pool has cancelled each
         self._watch: asyncio.TimerHandle | None = None
-        self._answered = 0.0
+        self._answered = -math.inf  # the clock may have started a moment ago, with the machine
         self._circuit = Circuit(self._unavailable)
         self._closed = False
 
