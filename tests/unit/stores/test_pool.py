@@ -171,6 +171,45 @@ async def test_too_many_waiting_are_refused() -> None:
     connected.close()
 
 
+async def test_lost_connections_cost_no_waiting_read_its_place() -> None:
+    """Room that is offered to reads that wait is taken by others: the first stay first, and the queue takes them back.
+
+    Here the reads that lose their connections take the room at once, for another try, and new reads fill the queue.
+    """
+    server = Server()
+    connected = pool(server, size=2, max_waiting=4, timeout=1000)
+    order: list[str] = []
+    fails = asyncio.Event()
+    gate = asyncio.Event()
+
+    def read(name: str) -> asyncio.Task[None]:
+        async def read_once(connection: Connection) -> None:
+            order.append(name)
+            await asyncio.sleep(0)
+
+        return asyncio.create_task(connected.run(read_once))
+
+    async def lost_once(connection: Connection) -> None:
+        if connection.number < 2:
+            await fails.wait()
+            raise Lost
+        await gate.wait()
+
+    await asyncio.gather(connected.run(number_of), connected.run(number_of))  # connections that are not new
+    losers = [asyncio.create_task(connected.run(lost_once)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting = [read(name) for name in "abcd"]
+    await until(lambda: len(connected._queue) == 4)
+    fails.set()
+    waiting += [read(name) for name in "ef"]  # they find the places of "a" and "b" in the queue free
+    await until(lambda: server.attempts == 4)
+    gate.set()
+    results = await asyncio.gather(*losers, *waiting, return_exceptions=True)
+    assert results == [None] * 8
+    assert order == list("abcdef")
+    connected.close()
+
+
 async def test_check_is_next_however_many_wait() -> None:
     server = Server()
     connected = pool(server, size=1, max_waiting=10)

@@ -5,6 +5,7 @@ known to be away, one read at a time probes it, and all others are refused at on
 """
 
 import asyncio
+import itertools
 import math
 import time
 from collections import Counter, deque
@@ -68,7 +69,8 @@ class Connections(Generic[C]):
         self._timeout = timeout
         self._open = 0  # including connections being made
         self._idle: list[C] = []  # last in, first out: its caches are warm, and the others can be closed
-        self._queue: deque[asyncio.Future[C | None]] = deque()  # None: there is room for a new connection
+        self._queue: deque[tuple[int, asyncio.Future[C | None]]] = deque()  # by place; None: there is room
+        self._places = itertools.count(1)
         self._reads: dict[asyncio.Task[object], float] = {}  # start times
         self._waiting: set[asyncio.Task[object]] = set()
         self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often the pool has cancelled each
@@ -161,6 +163,7 @@ class Connections(Generic[C]):
                     self._note_trouble(public)
                     raise public from error
                 self._discard_idle()  # the server seems to have restarted: all of them would fail
+                refusable = False  # it was admitted before those that wait
             except BaseException:
                 self._discard(connection)  # in the middle of an unread answer
                 raise
@@ -170,6 +173,7 @@ class Connections(Generic[C]):
 
     async def _acquire(self, *, refusable: bool) -> tuple[C, bool]:
         """Return a connection, and whether it is new."""
+        place: int | None = None
         while True:
             while self._idle:
                 connection = self._idle.pop()
@@ -182,7 +186,9 @@ class Connections(Generic[C]):
                     return made, True
                 if self._idle:
                     continue
-            given = await self._wait(refusable=refusable)
+            if place is None:
+                place = self._take_place(refusable=refusable)
+            given = await self._wait(place)
             if given is not None:
                 if not given.is_closed():
                     return given, False
@@ -208,15 +214,26 @@ class Connections(Generic[C]):
             self._offer(None)
             raise
 
-    async def _wait(self, *, refusable: bool) -> C | None:
-        """Wait for another read to end. Return its connection, or None if a new one may be made."""
-        turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
+    def _take_place(self, *, refusable: bool) -> int:
+        """Return a place in the queue, which a read keeps until it has a connection. Raises Overloaded."""
         if not refusable:
-            self._queue.appendleft(turn)
-        elif len(self._queue) < self._max_waiting:
-            self._queue.append(turn)
-        else:
+            return -next(self._places)  # the front
+        if len(self._queue) >= self._max_waiting:
             raise overloaded(self._max_waiting)
+        return next(self._places)
+
+    async def _wait(self, place: int) -> C | None:
+        """Wait for another read to end. Return its connection, or None if a new one may be made.
+
+        The room for a new one is not reserved: if another read takes it first, this one waits again at its place.
+        """
+        turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
+        entry = (place, turn)
+        if self._queue and place < self._queue[-1][0]:
+            index = next(index for index, (other, _) in enumerate(self._queue) if place < other)  # near the front
+            self._queue.insert(index, entry)
+        else:
+            self._queue.append(entry)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._waiting.add(task)
@@ -225,7 +242,7 @@ class Connections(Generic[C]):
         except asyncio.CancelledError:
             if turn.cancelled():
                 with suppress(ValueError):  # it was skipped over already
-                    self._queue.remove(turn)
+                    self._queue.remove(entry)
             elif turn.exception() is None:
                 self._pass_on(turn.result())
             raise
@@ -255,7 +272,7 @@ class Connections(Generic[C]):
     def _offer(self, given: C | None) -> bool:
         """Give a connection, or room for one, to the first read in the queue; False if the queue is empty."""
         while self._queue:
-            turn = self._queue.popleft()
+            _, turn = self._queue.popleft()
             if not turn.done():
                 turn.set_result(given)
                 return True
@@ -308,6 +325,6 @@ class Connections(Generic[C]):
             return
         self._circuit.open(error.reason)
         while self._queue:
-            turn = self._queue.popleft()
+            _, turn = self._queue.popleft()
             if not turn.done():
                 turn.set_exception(self._unavailable(error.reason))
