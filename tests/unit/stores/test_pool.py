@@ -1,4 +1,4 @@
-"""The bounded set of connections, on connections that do what they are told."""
+"""The connection pool, on connections that do what they are told."""
 
 import asyncio
 import time
@@ -11,12 +11,12 @@ import pytest
 from taskgate.base.errors import Overloaded, StoreUnavailable
 from taskgate.stores.network import circuit
 from taskgate.stores.network import pool as pool_module
-from taskgate.stores.network.pool import Connections
+from taskgate.stores.network.pool import ConnectionPool
 from taskgate.stores.single_flight import SingleFlight
 
 
 class Clock:
-    """What ``Connections`` takes for the time; its timers go on by themselves."""
+    """What ``ConnectionPool`` takes for the time; its timers go on by themselves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float = 1000.0) -> None:
         self.now = now
@@ -74,8 +74,8 @@ def explain(error: Exception) -> StoreUnavailable | None:
     return StoreUnavailable("lost") if isinstance(error, Lost) else None
 
 
-def pool(server: Server, *, size: int = 2, max_waiting: int = 100, timeout: float = 0.3) -> Connections[Connection]:
-    return Connections("db", server.connect, explain, size=size, max_waiting=max_waiting, timeout=timeout)
+def pool(server: Server, *, size: int = 2, max_waiting: int = 100, timeout: float = 0.3) -> ConnectionPool[Connection]:
+    return ConnectionPool("db", server.connect, explain, size=size, max_waiting=max_waiting, timeout=timeout)
 
 
 async def number_of(connection: Connection) -> int:
@@ -315,7 +315,7 @@ async def test_one_connection_too_many_makes_a_read_wait_not_fail() -> None:
 
 async def test_queue_that_moves_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads that wait longer than any limit are answered, as long as others are."""
-    monkeypatch.setattr(pool_module, "_WATCH_INTERVAL", 0.001)
+    monkeypatch.setattr(pool_module, "_CHECK_INTERVAL", 0.001)
     clock = Clock(monkeypatch)
     server = Server()
     connected = pool(server, size=1, timeout=4)
@@ -381,7 +381,7 @@ async def test_cancelled_reads_give_back_what_they_had() -> None:
         results = await asyncio.gather(*reads, return_exceptions=True)
         assert {type(result) for result in results[1::2]} == {int}, moment
         assert server.open() <= 2, moment
-    assert (connected._open, len(connected._queue), connected._reads) == (len(connected._idle), 0, {})
+    assert (connected._open, len(connected._queue), connected._timed_from) == (len(connected._idle), 0, {})
     connected.close()
 
 
@@ -441,9 +441,9 @@ async def test_overdue_reads_make_no_other_wait_anew(monkeypatch: pytest.MonkeyP
 
 
 class Store:
-    """A store over ``Connections``, which holds every read up until it is let go."""
+    """A store over ``ConnectionPool``, which holds every read up until it is let go."""
 
-    def __init__(self, connected: Connections[Connection]) -> None:
+    def __init__(self, connected: ConnectionPool[Connection]) -> None:
         self.connected = connected
         self.begun: list[str] = []
         self.gate = asyncio.Event()
@@ -478,7 +478,7 @@ async def test_reads_without_callers_leave_the_queue() -> None:
             caller.cancel()
         await until(lambda: not store.connected._queue)
         store.gate.set()
-        await until(lambda: not store.connected._reads)
+        await until(lambda: not store.connected._timed_from)
         store.gate.clear()
         assert len(store.begun) == 2
         assert server.open() == 2

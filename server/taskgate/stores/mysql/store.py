@@ -41,7 +41,7 @@ class MysqlStore(SqlReader["_Session"]):
             key = task_id.encode()
         except UnicodeEncodeError:  # a lone surrogate, which no database could hold
             return None
-        rows = await self._connections.run(lambda session: session.fetch_rows(key), refusable=refusable)
+        rows = await self._pool.run(lambda session: session.fetch_rows(key), refusable=refusable)
         for found, document in rows:
             if found == key:  # the column's collation may equate other IDs
                 if type(document) is bytes:

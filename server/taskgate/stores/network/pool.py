@@ -21,7 +21,7 @@ from taskgate.stores.refusals import CLOSED, overloaded
 LONGEST_READ = 10.0
 """Seconds outside the queue after which a read counts as hung and is cancelled, even if others are answered."""
 
-_WATCH_INTERVAL = 0.1
+_CHECK_INTERVAL = 0.1
 """Seconds between two checks for reads that take too long: one timer for all of them costs a read nothing."""
 
 
@@ -41,7 +41,7 @@ C = TypeVar("C", bound=PooledConnection)
 Answer = TypeVar("Answer")
 
 
-class Connections(Generic[C]):
+class ConnectionPool(Generic[C]):
     """Up to ``size`` connections, made by ``connect`` when they are needed.
 
     ``store`` is what messages call the database. ``explain`` turns a driver's exception into a public one. It returns
@@ -71,18 +71,18 @@ class Connections(Generic[C]):
         self._idle: list[C] = []  # last in, first out: its caches are warm, and the others can be closed
         self._queue: deque[tuple[int, asyncio.Future[C | None]]] = deque()  # by place; None: there is room
         self._places = itertools.count(1)
-        self._reads: dict[asyncio.Task[object], float] = {}  # start times
+        self._timed_from: dict[asyncio.Task[object], float] = {}  # start times, which `_wait` moves
         self._waiting: set[asyncio.Task[object]] = set()
-        self._overdue: Counter[asyncio.Task[object]] = Counter()  # how often the pool has cancelled each
-        self._watch: asyncio.TimerHandle | None = None
-        self._answered = -math.inf  # the clock may have started a moment ago, with the machine
+        self._cancellations: Counter[asyncio.Task[object]] = Counter()  # how often the pool has cancelled each
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_answer = -math.inf  # the clock may have started a moment ago, with the machine
         self._circuit = Circuit(self._unavailable)
         self._closed = False
 
     @property
     def making_progress(self) -> bool:
         """Whether reads wait while others are answered: the database is busy but available."""
-        return bool(self._queue) and time.monotonic() - self._answered < self._timeout
+        return bool(self._queue) and time.monotonic() - self._last_answer < self._timeout
 
     async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
         """Run ``read`` with a connection and return its result. If the connection is lost, retry on another one.
@@ -115,35 +115,35 @@ class Connections(Generic[C]):
     def close(self) -> None:
         """Terminate all connections; reads in flight and all later ones fail."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        for task in self._reads:
-            self._give_up(task)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in self._timed_from:
+            self._cancel_read(task)
         self._discard_idle()
 
     async def _run_watched(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
-        self._reads[task] = time.monotonic()
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
+        self._timed_from[task] = time.monotonic()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check_overdue)
         try:
             answer = await self._run(read, refusable=refusable)
         except BaseException:
-            cancelled = self._overdue.pop(task, 0)
+            cancelled = self._cancellations.pop(task, 0)
             for _ in range(cancelled):
                 task.uncancel()
             if cancelled and not task.cancelling():  # only the pool cancelled it
                 raise self._failed_overdue() from None
             raise
         else:
-            self._answered = time.monotonic()
+            self._last_answer = time.monotonic()
             self._circuit.close()
             return answer
         finally:
-            del self._reads[task]
-            self._overdue.pop(task, None)
+            del self._timed_from[task]
+            self._cancellations.pop(task, None)
 
     async def _run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool) -> Answer:
         while True:
@@ -205,13 +205,13 @@ class Connections(Generic[C]):
                 return None
             public = self._explain(error)
             if public is None:
-                self._offer(None)
+                self._offer_room()
                 raise
-            self._refuse(public)
+            self._open_circuit(public)
             raise public from error
         except BaseException:
             self._open -= 1
-            self._offer(None)
+            self._offer_room()
             raise
 
     def _take_place(self, *, refusable: bool) -> int:
@@ -249,28 +249,35 @@ class Connections(Generic[C]):
         finally:
             self._waiting.discard(task)
         # Its time begins with the last answer to others in the meantime; without one, it runs from the start.
-        self._reads[task] = max(self._reads[task], self._answered)
+        self._timed_from[task] = max(self._timed_from[task], self._last_answer)
         return given
 
     def _release(self, connection: C) -> None:
         if self._closed or connection.is_closed():
             self._discard(connection)
-        elif not self._offer(connection):
+        elif not self._offer_connection(connection):
             self._idle.append(connection)
 
     def _discard(self, connection: C) -> None:
         connection.terminate()
         self._open -= 1
-        self._offer(None)
+        self._offer_room()
 
     def _pass_on(self, given: C | None) -> None:
         if given is None:
-            self._offer(None)
+            self._offer_room()
         else:
             self._release(given)
 
-    def _offer(self, given: C | None) -> bool:
-        """Give a connection, or room for one, to the first read in the queue; False if the queue is empty."""
+    def _offer_connection(self, connection: C) -> bool:
+        """Give a connection to the first read in the queue; False if the queue is empty."""
+        return self._end_wait(connection)
+
+    def _offer_room(self) -> None:
+        """Let the first read in the queue make a connection, unless another read does so before it resumes."""
+        self._end_wait(None)
+
+    def _end_wait(self, given: C | None) -> bool:
         while self._queue:
             _, turn = self._queue.popleft()
             if not turn.done():
@@ -283,22 +290,22 @@ class Connections(Generic[C]):
             self._idle.pop().terminate()
             self._open -= 1
 
-    def _cancel_overdue(self) -> None:
+    def _check_overdue(self) -> None:
         now = time.monotonic()
         quiet_since = now - self._timeout
-        for task, began in self._reads.items():
+        for task, began in self._timed_from.items():
             hangs = now - began >= LONGEST_READ and task not in self._waiting
-            if hangs or max(began, self._answered) <= quiet_since:
-                self._give_up(task)
-        if self._overdue:  # before they release their connections to others, whose time would begin anew
+            if hangs or max(began, self._last_answer) <= quiet_since:
+                self._cancel_read(task)
+        if self._cancellations:  # before they release their connections to others, whose time would begin anew
             self._note_trouble(self._silent())
-        self._watch = None
-        if self._reads:
-            self._watch = asyncio.get_running_loop().call_later(_WATCH_INTERVAL, self._cancel_overdue)
+        self._timer = None
+        if self._timed_from:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_INTERVAL, self._check_overdue)
 
-    def _give_up(self, task: asyncio.Task[object]) -> None:
+    def _cancel_read(self, task: asyncio.Task[object]) -> None:
         """Cancel the task; may be called again if the task is slow to end."""
-        self._overdue[task] += 1
+        self._cancellations[task] += 1
         task.cancel()
 
     def _failed_overdue(self) -> StoreUnavailable:
@@ -316,10 +323,10 @@ class Connections(Generic[C]):
 
     def _note_trouble(self, error: StoreUnavailable) -> None:
         """Refuse other reads, unless some were answered recently: then one failure says little."""
-        if time.monotonic() - self._answered >= self._timeout:
-            self._refuse(error)
+        if time.monotonic() - self._last_answer >= self._timeout:
+            self._open_circuit(error)
 
-    def _refuse(self, error: StoreUnavailable) -> None:
+    def _open_circuit(self, error: StoreUnavailable) -> None:
         """Refuse the waiting reads and all later ones, except for one probe at a time."""
         if self._closed:
             return

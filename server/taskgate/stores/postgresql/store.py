@@ -40,7 +40,7 @@ class PostgresqlStore(SqlReader["_Session"]):
         if not _storable(task_id):
             return None
         try:
-            row = await self._connections.run(lambda session: session.fetch_row(task_id), refusable=refusable)
+            row = await self._pool.run(lambda session: session.fetch_row(task_id), refusable=refusable)
         except UnicodeDecodeError as error:  # a database of encoding SQL_ASCII holds any bytes
             raise DocumentUnreadable(task_id) from error
         if row is None:
