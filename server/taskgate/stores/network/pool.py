@@ -1,22 +1,23 @@
 """Connection pool to a database on the network, for the reads of one event loop.
 
-Everything is bounded: connections, reads that wait for one, and the time that a read may take. When the database is
-known to be away, one read at a time probes it, and all others are refused at once (``Circuit``).
+Bounded are the connections, the reads that wait for one, and the time that a read may hold one. Waiting ends when no
+read has been answered for ``timeout`` seconds; the caller's deadline is the only other limit.
+
+When the database is known to be away, one read at a time probes it, and all others are refused at once (``Circuit``).
 """
 
 import asyncio
-import itertools
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores.base import StoreState
 from taskgate.stores.network.circuit import Circuit
-from taskgate.stores.refusals import CLOSED, overloaded
+from taskgate.stores.network.read_queue import ReadQueue, Turn
+from taskgate.stores.refusals import CLOSED
 
 LONGEST_READ = 10.0
 """Seconds outside the queue after which a read counts as hung and is cancelled, even if others are answered."""
@@ -65,27 +66,35 @@ class ConnectionPool(Generic[C]):
         self._connect = connect
         self._explain = explain
         self._size = size
-        self._max_waiting = max_waiting
         self._timeout = timeout
-        self._open = 0  # including connections being made
+        # Between two turns of the event loop:
+        # - `_open` <= `_size` counts the connections that are idle, in use, handed over to a read that has not resumed
+        #   yet, or being made. Room that was only offered is not counted.
+        # - While a read waits in `_queue`, `_idle` is empty.
+        # - A turn that got a connection owns it until its read resumes. If that read is cancelled, it passes it on.
+        # - A read is in `_waiting` from when it enters the queue until it resumes; `abandon` cancels only these.
+        # - `_cancellations[task]` counts how often the pool itself has cancelled the read's task. `_run_watched` takes
+        #   them back by `uncancel`.
+        self._open = 0
         self._idle: list[C] = []  # last in, first out: its caches are warm, and the others can be closed
-        self._queue: deque[tuple[int, asyncio.Future[C | None]]] = deque()  # by place; None: there is room
-        self._places = itertools.count(1)
-        self._timed_from: dict[asyncio.Task[object], float] = {}  # start times, which `_wait` moves
+        self._queue: ReadQueue[C] = ReadQueue(max_waiting)
         self._waiting: set[asyncio.Task[object]] = set()
-        self._cancellations: Counter[asyncio.Task[object]] = Counter()  # how often the pool has cancelled each
-        self._timer: asyncio.TimerHandle | None = None
+        self._timed_from: dict[asyncio.Task[object], float] = {}  # a read's start, or its last wait's end; see `_wait`
+        self._cancellations: Counter[asyncio.Task[object]] = Counter()
         self._last_answer = -math.inf  # the clock may have started a moment ago, with the machine
+        self._timer: asyncio.TimerHandle | None = None
         self._circuit = Circuit(self._unavailable)
         self._closed = False
 
     @property
     def making_progress(self) -> bool:
         """Whether reads wait while others are answered: the database is busy but available."""
-        return bool(self._queue) and time.monotonic() - self._last_answer < self._timeout
+        return len(self._queue) > 0 and time.monotonic() - self._last_answer < self._timeout
 
     async def run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool = True) -> Answer:
-        """Run ``read`` with a connection and return its result. If the connection is lost, retry on another one.
+        """Run ``read`` with a connection and return its result.
+
+        ``read`` may run several times, on other connections, after a connection was lost; it must only read.
 
         With ``refusable`` False, the read tries even if the database is known to be away or many reads wait, and goes
         to the front of the queue.
@@ -131,19 +140,17 @@ class ConnectionPool(Generic[C]):
         try:
             answer = await self._run(read, refusable=refusable)
         except BaseException:
-            cancelled = self._cancellations.pop(task, 0)
-            for _ in range(cancelled):
-                task.uncancel()
-            if cancelled and not task.cancelling():  # only the pool cancelled it
+            if self._take_back_cancellations(task) and not task.cancelling():  # only the pool cancelled it
                 raise self._failed_overdue() from None
             raise
         else:
+            if self._cancellations:  # the driver may have suppressed one
+                self._take_back_cancellations(task)
             self._last_answer = time.monotonic()
             self._circuit.close()
             return answer
         finally:
             del self._timed_from[task]
-            self._cancellations.pop(task, None)
 
     async def _run(self, read: Callable[[C], Awaitable[Answer]], *, refusable: bool) -> Answer:
         while True:
@@ -173,7 +180,7 @@ class ConnectionPool(Generic[C]):
 
     async def _acquire(self, *, refusable: bool) -> tuple[C, bool]:
         """Return a connection, and whether it is new."""
-        place: int | None = None
+        turn: Turn[C] | None = None
         while True:
             while self._idle:
                 connection = self._idle.pop()
@@ -186,9 +193,8 @@ class ConnectionPool(Generic[C]):
                     return made, True
                 if self._idle:
                     continue
-            if place is None:
-                place = self._take_place(refusable=refusable)
-            given = await self._wait(place)
+            turn = self._queue.join(refusable=refusable) if turn is None else self._queue.rejoin(turn)
+            given = await self._wait(turn)
             if given is not None:
                 if not given.is_closed():
                     return given, False
@@ -205,46 +211,28 @@ class ConnectionPool(Generic[C]):
                 return None
             public = self._explain(error)
             if public is None:
-                self._offer_room()
+                self._queue.offer_room()
                 raise
             self._open_circuit(public)
             raise public from error
         except BaseException:
             self._open -= 1
-            self._offer_room()
+            self._queue.offer_room()
             raise
 
-    def _take_place(self, *, refusable: bool) -> int:
-        """Return a place in the queue, which a read keeps until it has a connection. Raises Overloaded."""
-        if not refusable:
-            return -next(self._places)  # the front
-        if len(self._queue) >= self._max_waiting:
-            raise overloaded(self._max_waiting)
-        return next(self._places)
-
-    async def _wait(self, place: int) -> C | None:
-        """Wait for another read to end. Return its connection, or None if a new one may be made.
-
-        The room for a new one is not reserved: if another read takes it first, this one waits again at its place.
-        """
-        turn: asyncio.Future[C | None] = asyncio.get_running_loop().create_future()
-        entry = (place, turn)
-        if self._queue and place < self._queue[-1][0]:
-            index = next(index for index, (other, _) in enumerate(self._queue) if place < other)  # near the front
-            self._queue.insert(index, entry)
-        else:
-            self._queue.append(entry)
+    async def _wait(self, turn: Turn[C]) -> C | None:
+        """Wait for another read to end. Return its connection, or None if there may be room for a new one."""
+        end = turn[1]
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._waiting.add(task)
         try:
-            given = await turn
+            given = await end
         except asyncio.CancelledError:
-            if turn.cancelled():
-                with suppress(ValueError):  # it was skipped over already
-                    self._queue.remove(entry)
-            elif turn.exception() is None:
-                self._pass_on(turn.result())
+            if end.cancelled():  # cancelling a task cancels the future that it waits for
+                self._queue.leave(turn)
+            elif end.exception() is None:
+                self._pass_on(end.result())
             raise
         finally:
             self._waiting.discard(task)
@@ -255,35 +243,19 @@ class ConnectionPool(Generic[C]):
     def _release(self, connection: C) -> None:
         if self._closed or connection.is_closed():
             self._discard(connection)
-        elif not self._offer_connection(connection):
+        elif not self._queue.offer_connection(connection):
             self._idle.append(connection)
 
     def _discard(self, connection: C) -> None:
         connection.terminate()
         self._open -= 1
-        self._offer_room()
+        self._queue.offer_room()
 
     def _pass_on(self, given: C | None) -> None:
         if given is None:
-            self._offer_room()
+            self._queue.offer_room()
         else:
             self._release(given)
-
-    def _offer_connection(self, connection: C) -> bool:
-        """Give a connection to the first read in the queue; False if the queue is empty."""
-        return self._end_wait(connection)
-
-    def _offer_room(self) -> None:
-        """Let the first read in the queue make a connection, unless another read does so before it resumes."""
-        self._end_wait(None)
-
-    def _end_wait(self, given: C | None) -> bool:
-        while self._queue:
-            _, turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(given)
-                return True
-        return False
 
     def _discard_idle(self) -> None:
         while self._idle:
@@ -308,6 +280,13 @@ class ConnectionPool(Generic[C]):
         self._cancellations[task] += 1
         task.cancel()
 
+    def _take_back_cancellations(self, task: asyncio.Task[object]) -> bool:
+        """Undo what ``_cancel_read`` has counted for the task; whether it was cancelled."""
+        count = self._cancellations.pop(task, 0)
+        for _ in range(count):
+            task.uncancel()
+        return count > 0
+
     def _failed_overdue(self) -> StoreUnavailable:
         if self._closed:
             return self._unavailable(CLOSED)
@@ -331,7 +310,4 @@ class ConnectionPool(Generic[C]):
         if self._closed:
             return
         self._circuit.open(error.reason)
-        while self._queue:
-            _, turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_exception(self._unavailable(error.reason))
+        self._queue.fail(lambda: self._unavailable(error.reason))
