@@ -1,6 +1,7 @@
 """The connection pool, on connections that do what they are told."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,6 +13,7 @@ from taskgate.base.errors import Overloaded, StoreUnavailable
 from taskgate.stores.network import circuit
 from taskgate.stores.network import pool as pool_module
 from taskgate.stores.network.pool import ConnectionPool
+from taskgate.stores.network.read_queue import Turn
 from taskgate.stores.single_flight import SingleFlight
 
 
@@ -45,6 +47,7 @@ class Server:
     def __init__(self) -> None:
         self.up = True
         self.made: list[Connection] = []
+        self.making = 0
         self.attempts = 0
         self.speaks = asyncio.Event()
         self.speaks.set()
@@ -59,8 +62,12 @@ class Server:
 
     async def connect(self) -> Connection:
         self.attempts += 1
-        await asyncio.sleep(0)
-        await self.speaks.wait()
+        self.making += 1
+        try:
+            await asyncio.sleep(0)
+            await self.speaks.wait()
+        finally:
+            self.making -= 1
         if not self.up:
             raise Lost
         self.made.append(Connection(len(self.made)))
@@ -368,6 +375,22 @@ async def test_read_that_takes_its_time_to_end_is_refused_all_the_same() -> None
     connected.close()
 
 
+async def test_no_cancellation_of_the_pool_stays_with_the_caller() -> None:
+    """A driver that answers although it was cancelled: its answer counts, and the caller's own timeouts work later."""
+    connected = pool(Server())
+
+    async def stubborn(connection: Connection) -> int:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return connection.number
+
+    assert await connected.run(stubborn) == 0
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    connected.close()
+
+
 async def test_cancelled_reads_give_back_what_they_had() -> None:
     """Cancelled while waiting, connecting or reading: room for connections is neither lost nor made."""
     server = Server()
@@ -437,6 +460,146 @@ async def test_overdue_reads_make_no_other_wait_anew(monkeypatch: pytest.MonkeyP
     clock.now += 2.1  # the timeout of the first
     results = await asyncio.wait_for(asyncio.gather(*reads, return_exceptions=True), 20)
     assert {type(result) for result in results} == {StoreUnavailable}
+    connected.close()
+
+
+class Traffic:
+    """Random reads on one pool, and what the pool's own comment says of its fields."""
+
+    def __init__(self, seed: int, clock: Clock) -> None:
+        self.random = random.Random(seed)
+        self.clock = clock
+        self.server = Server()
+        self.connected = pool(self.server, size=3, max_waiting=6, timeout=4)
+        self.gate = asyncio.Event()
+        self.reading: dict[asyncio.Task[object], Connection] = {}
+        self.turns: dict[asyncio.Task[object], asyncio.Future[Connection | None]] = {}  # the last one of each task
+        self.calls: dict[asyncio.Task[object], int] = {}  # how often each was cancelled by us
+        self.begun: list[asyncio.Task[None]] = []
+        self._watch_turns()
+
+    def _watch_turns(self) -> None:
+        queue = self.connected._queue
+        join, rejoin = queue.join, queue.rejoin
+
+        def noted(turn: Turn[Connection]) -> Turn[Connection]:
+            self.turns[current()] = turn[1]
+            return turn
+
+        queue.join = lambda *, refusable: noted(join(refusable=refusable))  # type: ignore[method-assign]
+        queue.rejoin = lambda turn: noted(rejoin(turn))  # type: ignore[method-assign]
+
+    async def read(self, connection: Connection) -> int:
+        assert connection not in self.reading.values()
+        task = current()
+        self.reading[task] = connection
+        try:
+            match self.random.randrange(8):
+                case 0:
+                    await self.gate.wait()
+                case 1:
+                    raise Lost
+                case 2:
+                    await asyncio.sleep(0)
+                    raise Lost
+                case 3:
+                    raise StoreUnavailable("too slow")
+                case 4:
+                    with suppress(asyncio.CancelledError):
+                        await self.gate.wait()
+            await asyncio.sleep(0)
+            return connection.number
+        finally:
+            del self.reading[task]
+
+    async def call(self) -> None:
+        task = current()
+        try:
+            with suppress(StoreUnavailable, Overloaded):
+                await self.connected.run(self.read, refusable=self.random.random() < 0.9)
+        finally:
+            assert task.cancelling() == self.calls[task]  # the pool has taken its own back
+
+    def _begin(self) -> None:
+        task = asyncio.create_task(self.call())
+        self.calls[task] = 0
+        task.add_done_callback(self.calls.pop)
+        self.begun.append(task)
+
+    def step(self) -> None:
+        """Do one thing that callers, the server or the time may do."""
+        match self.random.randrange(12):
+            case 0 | 1 | 2 | 3 | 4:
+                self._begin()
+            case 5 if self.calls:
+                task = self.random.choice(list(self.calls))
+                self.calls[task] += 1
+                task.cancel()
+            case 6 if self.calls:
+                task = self.random.choice(list(self.calls))
+                self.calls[task] += task in self.connected._waiting
+                self.connected.abandon(task)
+            case 7:
+                self.server.up = not self.server.up
+            case 8:
+                self.server.silent = self.random.random() < 0.3
+            case 9 if self.server.made:
+                self.random.choice(self.server.made[-4:]).terminate()
+            case 10:
+                self.clock.now += self.random.choice((0.1, 0.1, 5))
+            case 11:
+                self.gate.set()
+                self.gate = asyncio.Event()
+
+    def check(self) -> None:
+        connected = self.connected
+        waiting = connected._waiting
+        ended = [self.turns[task] for task in waiting if self.turns[task].done() and not self.turns[task].cancelled()]
+        handed = [turn.result() for turn in ended if turn.exception() is None]
+        handed_over = [connection for connection in handed if connection is not None]
+        owned = [*connected._idle, *self.reading.values(), *handed_over]
+        assert len(owned) == len(set(map(id, owned)))
+        assert connected._open == len(owned) + self.server.making <= 3
+        assert not (connected._idle and len(connected._queue))
+        assert not waiting & self.reading.keys()
+        queued = {turn for _, turn in connected._queue._turns}
+        assert queued <= {self.turns[task] for task in waiting}
+        assert all(turn in queued or turn.done() for turn in (self.turns[task] for task in waiting))
+        assert not queued or connected._open or None in handed  # something will end the first wait
+        places = [place for place, _ in connected._queue._turns]
+        assert places == sorted(places)
+        assert connected._cancellations.keys() <= connected._timed_from.keys()
+
+
+def current() -> asyncio.Task[object]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_invariants_hold_whatever_happens(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Random reads, cancellations, outages and losses: the pool's fields agree, and in the end nothing is missing."""
+    monkeypatch.setattr(pool_module, "_CHECK_INTERVAL", 0)
+    monkeypatch.setattr(circuit, "PROBE_PATIENCE", 0)
+    traffic = Traffic(seed, Clock(monkeypatch))
+    connected = traffic.connected
+    for _ in range(1000):
+        traffic.step()
+        if traffic.random.random() < 0.7:
+            await asyncio.sleep(0)
+            traffic.check()
+    traffic.server.up, traffic.server.silent = True, False
+    async with asyncio.timeout(2):
+        while connected._timed_from or traffic.calls:  # the time stands still: nothing is given up
+            traffic.gate.set()
+            await asyncio.sleep(0)
+            traffic.check()
+    failures = [task.exception() for task in traffic.begun if not task.cancelled()]
+    assert failures == [None] * len(failures)
+    assert len(failures) > 100
+    assert (connected._open, len(connected._queue), len(connected._cancellations)) == (len(connected._idle), 0, 0)
+    assert await connected.run(number_of, refusable=False) >= 0
     connected.close()
 
 

@@ -70,7 +70,8 @@ class ConnectionPool(Generic[C]):
         # Between two turns of the event loop:
         # - `_open` <= `_size` counts the connections that are idle, in use, handed over to a read that has not resumed
         #   yet, or being made. Room that was only offered is not counted.
-        # - While a read waits in `_queue`, `_idle` is empty.
+        # - While a read waits in `_queue`, `_idle` is empty, and a connection is open or room is offered to a read that
+        #   has not resumed: something will end the first wait.
         # - A turn that got a connection owns it until its read resumes. If that read is cancelled, it passes it on.
         # - A read is in `_waiting` from when it enters the queue until it resumes; `abandon` cancels only these.
         # - `_cancellations[task]` counts how often the pool itself has cancelled the read's task. `_run_watched` takes
