@@ -339,6 +339,30 @@ async def test_queue_that_moves_is_no_outage(monkeypatch: pytest.MonkeyPatch) ->
     connected.close()
 
 
+async def test_answer_that_keeps_arriving_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a large answer count as answers, for the read and for those behind it; an error message is no part."""
+    monkeypatch.setattr(pool_module, "LONGEST_READ", 1000)
+    monkeypatch.setattr(pool_module, "_CHECK_INTERVAL", 0.001)
+    clock = Clock(monkeypatch)
+    server = Server()
+    received = 0
+    connected = ConnectionPool("db", server.connect, explain, size=1, timeout=4, received=lambda _: received)
+    reads = [asyncio.create_task(connected.run(waiting_for(asyncio.Event()))) for _ in range(2)]
+    await until(lambda: server.made and connected._queue)
+    for _ in range(5):
+        clock.now += 3
+        received += 8192
+        await until(lambda: connected._last_answer == clock.now)
+        assert connected.making_progress
+    for _ in range(5):
+        clock.now += 1
+        received += 300
+    results = await asyncio.wait_for(asyncio.gather(*reads, return_exceptions=True), 20)
+    assert [str(result) for result in results] == ["The store is unavailable: it does not answer"] * 2
+    assert connected.state().refusing
+    connected.close()
+
+
 async def test_one_read_that_hangs_is_given_up_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that hangs while others answer does not do so for ever, and refuses no other read."""
     monkeypatch.setattr(pool_module, "LONGEST_READ", 0.5)

@@ -4,6 +4,7 @@ One statement reads one table, prepared if the server has room for it, in read-o
 time. The user needs only a grant of SELECT on that table.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -81,6 +82,11 @@ class _Session:
     def terminate(self) -> None:
         """End the connection without waiting."""
         terminate(self._connection)
+
+    def transport(self) -> asyncio.BaseTransport | None:
+        """Return the driver's transport, if it is connected."""
+        transport: asyncio.BaseTransport | None = self._connection._transport  # noqa: SLF001 - the only access to it
+        return transport
 
     async def fetch_rows(self, task_id: bytes) -> _Rows:
         """Return rows whose ID the server equates to this one. Raises StoreUnavailable on timeout, or as the driver."""

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores.base import StoreState
+from taskgate.stores.network.arrivals import Arrivals
 from taskgate.stores.network.circuit import Circuit
 from taskgate.stores.network.read_queue import ReadQueue, Turn
 from taskgate.stores.refusals import CLOSED
@@ -49,7 +50,8 @@ class ConnectionPool(Generic[C]):
     None for an exception that says nothing about the database, which is raised unchanged.
 
     A read fails with Overloaded if it finds ``max_waiting`` others in the queue. It fails with StoreUnavailable after
-    ``timeout`` seconds in which no read was answered: a queue behind large documents is no outage.
+    ``timeout`` seconds in which no read was answered: a queue behind large documents is no outage. ``received`` returns
+    how many bytes a connection has received, if that is known: a part of a large answer then counts as an answer.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ConnectionPool(Generic[C]):
         size: int = 8,
         max_waiting: int = 1024,
         timeout: float = 2.0,
+        received: Callable[[C], int] | None = None,
     ) -> None:
         self._store = store
         self._connect = connect
@@ -82,6 +85,7 @@ class ConnectionPool(Generic[C]):
         self._waiting: set[asyncio.Task[object]] = set()
         self._timed_from: dict[asyncio.Task[object], float] = {}  # a read's start, or its last wait's end; see `_wait`
         self._cancellations: Counter[asyncio.Task[object]] = Counter()
+        self._arrivals = None if received is None else Arrivals(received)
         self._last_answer = -math.inf  # the clock may have started a moment ago, with the machine
         self._timer: asyncio.TimerHandle | None = None
         self._circuit = Circuit(self._unavailable)
@@ -205,7 +209,7 @@ class ConnectionPool(Generic[C]):
         """Return a new connection; None if it fails while others are open: the caller then waits for those."""
         self._open += 1
         try:
-            return await self._connect()
+            made = await self._connect()
         except Exception as error:
             self._open -= 1
             if self._open:
@@ -220,6 +224,9 @@ class ConnectionPool(Generic[C]):
             self._open -= 1
             self._queue.offer_room()
             raise
+        if self._arrivals is not None:
+            self._arrivals.add(made)
+        return made
 
     async def _wait(self, turn: Turn[C]) -> C | None:
         """Wait for another read to end. Return its connection, or None if there may be room for a new one."""
@@ -265,6 +272,8 @@ class ConnectionPool(Generic[C]):
 
     def _check_overdue(self) -> None:
         now = time.monotonic()
+        if self._arrivals is not None and self._arrivals.noticed():
+            self._last_answer = now
         quiet_since = now - self._timeout
         for task, began in self._timed_from.items():
             hangs = now - began >= LONGEST_READ and task not in self._waiting

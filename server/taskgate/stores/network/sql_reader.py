@@ -3,14 +3,15 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores.base import StoreState
+from taskgate.stores.network.arrivals import received_bytes
 from taskgate.stores.network.pool import ConnectionPool, PooledConnection
 
 READ_TIMEOUT: Final = 2.0
-"""Seconds without an answer to any read after which the reads fail."""
+"""Seconds without an answer to any read, or a part of one, after which the reads fail."""
 
 CONNECT_TIMEOUT: Final = 1.5
 """Seconds to make a connection, for all hosts of the URL together."""
@@ -18,7 +19,16 @@ CONNECT_TIMEOUT: Final = 1.5
 STATEMENT_TIMEOUT: Final = 1.5
 """Seconds after which the server itself cancels a statement, for example when the table is locked."""
 
-C = TypeVar("C", bound=PooledConnection)
+
+class SqlSession(PooledConnection, Protocol):
+    """A connection, and the statement to execute over it."""
+
+    def transport(self) -> asyncio.BaseTransport | None:
+        """Return the driver's transport."""
+        ...
+
+
+C = TypeVar("C", bound=SqlSession)
 
 
 class SqlReader(ABC, Generic[C]):
@@ -29,7 +39,12 @@ class SqlReader(ABC, Generic[C]):
     ) -> None:
         """``store`` is what messages call the database. The first read connects to it."""
         self._pool: ConnectionPool[C] = ConnectionPool(
-            store, self._connect, lambda error: explain(store, error), size=pool_size, timeout=READ_TIMEOUT
+            store,
+            self._connect,
+            lambda error: explain(store, error),
+            size=pool_size,
+            timeout=READ_TIMEOUT,
+            received=lambda session: received_bytes(session.transport()),
         )
 
     async def get_document(self, task_id: str) -> bytes | None:
