@@ -25,11 +25,13 @@ from support.database_server import DatabaseServer, free_port
 from support.dead_address import NAME, dead_address, resolve
 from support.documents import task
 from support.running import eventually
+from support.slow_line import SlowLine
 from taskgate.base.errors import StoreUnavailable
 from taskgate.base.settings import Settings
 from taskgate.commands.import_tasks import run_import
 from taskgate.stores import open_store, open_writer
 from taskgate.stores.base import StoredTask, TaskStore, WriteCounts
+from taskgate.stores.network.sql_reader import READ_TIMEOUT
 from taskgate.stores.writing import sql_writer
 
 
@@ -142,6 +144,37 @@ class SqlServerStoreSuite(NetworkStoreSuite):
         assert set(await asyncio.gather(*(store.get_document(ID) for n in range(50)))) == {b"{}"}
         await store.close()
         await rig.all_gone()
+
+    async def test_large_answer_over_a_slow_line_is_no_outage(self, rig: SqlServerRig) -> None:
+        """An answer that keeps arriving may take longer than a silent server has; the read behind it waits, too."""
+        document = "x" * 8_000_000
+        rig.create()
+        rig.put(ID, document)
+        async with SlowLine(rig.server.port, bytes_per_second=3_000_000) as line:
+            store = open_store(f"{rig.url_by(line.port)}?pool_size=1")
+            assert await store.get_document(OTHER_ID) is None
+            began = time.monotonic()
+            large = asyncio.create_task(store.get_document(ID))
+            await asyncio.sleep(0)
+            assert await store.get_document(OTHER_ID) is None
+            assert await large == document.encode()
+            assert time.monotonic() - began > READ_TIMEOUT
+            await store.close()
+
+    async def test_answer_that_stalls_is_given_up(self, rig: SqlServerRig) -> None:
+        """The connection stays open in the middle of a large answer, and nothing arrives any more."""
+        rig.create()
+        rig.put(ID, "x" * 8_000_000)
+        async with SlowLine(rig.server.port, bytes_per_second=3_000_000) as line:
+            store = open_store(f"{rig.url_by(line.port)}?pool_size=1")
+            assert await store.get_document(OTHER_ID) is None
+            large = asyncio.create_task(store.get_document(ID))
+            await asyncio.sleep(1)  # on purpose: until a part of it has arrived
+            line.stall()
+            async with asyncio.timeout(2 * READ_TIMEOUT):
+                with pytest.raises(StoreUnavailable, match="it does not answer"):
+                    await large
+            await store.close()
 
     async def test_many_identical_reads_cost_few(self, rig: SqlServerRig) -> None:
         """A crowd that asks for one task is answered by a handful of statements."""

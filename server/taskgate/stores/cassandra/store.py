@@ -14,11 +14,11 @@ from taskgate.base.errors import DocumentUnreadable, StoreUnavailable
 from taskgate.stores.base import StoreState
 from taskgate.stores.cassandra.session import OUT_OF_REACH, CassandraSession, explain
 from taskgate.stores.cassandra.url import CassandraUrl
-from taskgate.stores.network.pool import Connections
+from taskgate.stores.network.pool import ConnectionPool
 from taskgate.stores.refusals import CLOSED
 
 READ_TIMEOUT: Final = 2.0
-"""Seconds that a read may take, including both statements and connecting."""
+"""Seconds without an answer to any read after which the reads fail."""
 
 _MOST_READS: Final = 128
 """Limit of reads in flight in the cluster; more wait."""
@@ -55,7 +55,7 @@ class CassandraStore:
         self._opening: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._leases = Connections(
+        self._leases = ConnectionPool(
             url.name, self._lease, lambda error: explain(url.name, error), size=_MOST_READS, timeout=READ_TIMEOUT
         )
 
@@ -134,7 +134,7 @@ class CassandraStore:
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    """A permit for one read at a time on the shared session: the unit that ``Connections`` counts and limits."""
+    """A permit for one read at a time on the shared session: the unit that ``ConnectionPool`` counts and limits."""
 
     session: CassandraSession
 

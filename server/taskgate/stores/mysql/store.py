@@ -4,6 +4,7 @@ One statement reads one table, prepared if the server has room for it, in read-o
 time. The user needs only a grant of SELECT on that table.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -41,7 +42,7 @@ class MysqlStore(SqlReader["_Session"]):
             key = task_id.encode()
         except UnicodeEncodeError:  # a lone surrogate, which no database could hold
             return None
-        rows = await self._connections.run(lambda session: session.fetch_rows(key), refusable=refusable)
+        rows = await self._pool.run(lambda session: session.fetch_rows(key), refusable=refusable)
         for found, document in rows:
             if found == key:  # the column's collation may equate other IDs
                 if type(document) is bytes:
@@ -81,6 +82,11 @@ class _Session:
     def terminate(self) -> None:
         """End the connection without waiting."""
         terminate(self._connection)
+
+    def transport(self) -> asyncio.BaseTransport | None:
+        """Return the driver's transport, if it is connected."""
+        transport: asyncio.BaseTransport | None = self._connection._transport  # noqa: SLF001 - the only access to it
+        return transport
 
     async def fetch_rows(self, task_id: bytes) -> _Rows:
         """Return rows whose ID the server equates to this one. Raises StoreUnavailable on timeout, or as the driver."""

@@ -4,6 +4,7 @@ The driver is asyncpg: a read takes half the CPU of psycopg 3. One statement rea
 that limit a statement's time. The user needs only a grant of SELECT on that table.
 """
 
+import asyncio
 import hashlib
 from typing import Any, Final, Self
 
@@ -40,7 +41,7 @@ class PostgresqlStore(SqlReader["_Session"]):
         if not _storable(task_id):
             return None
         try:
-            row = await self._connections.run(lambda session: session.fetch_row(task_id), refusable=refusable)
+            row = await self._pool.run(lambda session: session.fetch_row(task_id), refusable=refusable)
         except UnicodeDecodeError as error:  # a database of encoding SQL_ASCII holds any bytes
             raise DocumentUnreadable(task_id) from error
         if row is None:
@@ -105,6 +106,11 @@ class _Session:
                     raise
                 statement.prepared = False
         return session
+
+    def transport(self) -> asyncio.BaseTransport | None:
+        """Return the driver's transport, if it is connected."""
+        transport: asyncio.BaseTransport | None = self._connection._transport  # noqa: SLF001 - the only access to it
+        return transport
 
     async def fetch_row(self, task_id: str) -> Any:
         """Return the row, or None; a row of None if the server cannot convert the document.
