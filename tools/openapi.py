@@ -103,7 +103,6 @@ def made() -> str:
 
 def descriptors() -> FileDescriptorSet:
     """The descriptor set of the protos, with their comments."""
-    protos.lay_out_imports(ROOT)
     buf = shutil.which("buf", path=os.pathsep.join((str(_BIN), os.environ.get("PATH", ""))))
     if buf is None:
         raise SystemExit(f"buf is not in {_BIN}; run: make setup")

@@ -40,6 +40,7 @@ _TASK_ERRORS = (
     errors.TokenExpired(),
     errors.PermissionDenied(""),
     errors.TaskNotFound(TASK_ID),
+    errors.TooManyAttempts(30),
     errors.RateLimited(),
     errors.DocumentUnreadable(TASK_ID),
     errors.DocumentTooLarge(f"Task {TASK_ID} is a document of 40000000 bytes; at most 33550336 can be served"),
@@ -58,6 +59,28 @@ _TOKEN_ERRORS = (
     errors.Overloaded("Too many credentials wait to be checked; try again"),
     errors.DeadlineExceeded("The call did not finish within 15 s"),
 )
+
+_NOT_OF = {
+    "getTask": {errors.InvalidRequest, errors.CredentialsInvalid, errors.TaskNotRepresentable},
+    "createToken": {
+        errors.InvalidTaskId,
+        errors.TokenInvalid,
+        errors.TokenExpired,
+        errors.PermissionDenied,
+        errors.TaskNotFound,
+        errors.DocumentUnreadable,
+        errors.DocumentTooLarge,
+        errors.TaskNotRepresentable,
+    },
+}
+"""The errors that an operation never has, by its ID; it describes all others."""
+
+_OF_REST = {
+    "ERROR_REASON_INVALID_REQUEST": "`keyId` or `keySecret` is missing or empty, or the body is no such object.",
+    "ERROR_REASON_CREDENTIALS_INVALID": "No key has this ID, its secret is another one, or it was disabled.",
+    "ERROR_REASON_DOCUMENT_TOO_LARGE": "The stored document is larger than the server can send.",
+}
+"""What the protos say in the words of gRPC, by the reason of the error."""
 
 _OF_ENVOY = {
     400: "The gateway could not read the request, or the path has an encoded slash.",
@@ -101,7 +124,7 @@ _HEADERS: dict[str, Any] = {
 
 _ERROR: Schema = {
     "type": "object",
-    "description": "Conductor's error body. Over gRPC an error has a reason besides, see `error_reason.proto`.",
+    "description": "Conductor's error body.",
     "properties": {
         "status": {"type": "integer", "format": "int32", "description": "The HTTP status."},
         "message": {"type": "string", "description": "What went wrong, for people. It may change."},
@@ -113,10 +136,9 @@ _ERROR: Schema = {
 
 
 def document(protos: Protos) -> dict[str, Any]:
-    """Return the whole document. Raises ValueError for an error that no operation has."""
-    described_here = {type(error) for error in (*_TASK_ERRORS, *_TOKEN_ERRORS)} | {errors.TaskNotRepresentable}
-    if missing := {kind.__name__ for kind in STATUS_OF.keys() - described_here}:
-        raise ValueError(f"tools/openapi_document.py describes no {', '.join(sorted(missing))}")
+    """Return the whole document. Raises ValueError for an error that an operation may have and does not describe."""
+    _check_errors("getTask", _TASK_ERRORS)
+    _check_errors("createToken", _TOKEN_ERRORS)
     return {
         "openapi": "3.1.1",
         "info": {
@@ -140,21 +162,31 @@ def document(protos: Protos) -> dict[str, Any]:
     }
 
 
+def _check_errors(operation: str, described_errors: Iterable[TaskgateError]) -> None:
+    differing = {type(error) for error in described_errors} ^ (STATUS_OF.keys() - _NOT_OF[operation])
+    if differing:
+        names = ", ".join(sorted(kind.__name__ for kind in differing))
+        raise ValueError(f"tools/openapi_document.py: {operation} describes what _NOT_OF excludes, or lacks: {names}")
+
+
 def _introduction() -> str:
     return (
         "REST has the paths and the JSON of Conductor's own API, so that its SDKs need no change but the base URL. The"
         " same tasks are served over gRPC on the same port.\n\n"
         "A server may ask for a token in each call for a task (`--auth`). It is sent bare in `X-Authorization`, as"
         " Conductor's SDKs do, or after `Bearer` in `Authorization`. If both are sent, they must be the same.\n\n"
-        "Retry an error whose `retryable` is true, after the pause that `retry-after` asks for."
+        "Retry an error whose `retryable` is true, after the pause that `retry-after` asks for, where there is one.\n\n"
+        "Integers of format `int64`, and numbers in a task's input and output, may be beyond 2^53. Use a parser that"
+        " keeps every digit: JavaScript's `JSON.parse` rounds them."
     )
 
 
 def _get_task(protos: Protos) -> dict[str, Any]:
     example = json.loads((ROOT / "server/taskgate/demo/task.json").read_text(encoding="utf-8"))
     ok = {
-        "description": "The task's exact JSON document: as it was imported, or as Conductor returns it. Imported"
-        " documents may have other members than Conductor's.",
+        "description": "The task's exact JSON document: as it was imported, or as Conductor returns it. An import"
+        " checks `taskId` and `updateTime` alone. So any other member of an imported document may be absent, null or of"
+        " another type than Conductor's, and there may be more.",
         "headers": _headers("x-request-id"),
         "content": {"application/json": {"schema": _ref("schemas", "Task"), "example": example}},
     }
@@ -188,7 +220,7 @@ def _create_token(protos: Protos) -> dict[str, Any]:
         },
     }
     refusals = _responses(protos, _TOKEN_ERRORS, (400, 408, 413, 431, 502, 503, 504))
-    absent = _error_response(404, [_NO_TOKENS], {"envoy": _envoy_example(404)})
+    absent = _error_response(404, [_NO_TOKENS], {"gateway": _envoy_example(404, "The server manages no keys")})
     credentials = {"keyId": _KEY_ID, "keySecret": _KEY_SECRET}
     return {
         "operationId": "createToken",
@@ -245,17 +277,19 @@ def _responses(protos: Protos, of_service: Iterable[TaskgateError], of_envoy: It
 
 
 def _envoy_alone(status: int) -> dict[str, Any]:
-    return {str(status): _error_response(status, [_OF_ENVOY[status]], {"envoy": _envoy_example(status)})}
+    return {str(status): _error_response(status, [_OF_ENVOY[status]], {"gateway": _envoy_example(status)})}
 
 
 def _response(protos: Protos, status: int, own: list[TaskgateError], *, from_envoy: bool) -> dict[str, Any]:
-    lines = [protos.first_sentence(error.status.reason) for error in own]
-    examples: dict[str, Any] = {_name(error): {"value": _body(error)} for error in own}
+    lines = [_OF_REST.get(error.status.reason) or protos.first_sentence(error.status.reason) for error in own]
+    examples: dict[str, Any] = {_name(error): _example(error) for error in own}
     if from_envoy:
         lines.append(_OF_ENVOY[status])
-        examples["envoy"] = _envoy_example(status)
-    retry = "retry-after" if any(error.retry_after is not None for error in own) else None
-    return _error_response(status, lines, examples, retry)
+        examples["gateway"] = _envoy_example(status)
+    pauses = [error.retry_after is not None for error in own] + [False] * from_envoy
+    if any(pauses) and not all(pauses):
+        lines = [f"{line} With `retry-after`." if pause else line for line, pause in zip(lines, pauses, strict=True)]
+    return _error_response(status, lines, examples, "retry-after" if any(pauses) else None)
 
 
 def _error_response(
@@ -277,6 +311,10 @@ def _name(error: TaskgateError) -> str:
     return error.status.reason.removeprefix("ERROR_REASON_").lower()
 
 
+def _example(error: TaskgateError) -> dict[str, Any]:
+    return {"summary": _name(error).replace("_", " ").capitalize().replace(" id", " ID"), "value": _body(error)}
+
+
 def _body(error: TaskgateError) -> dict[str, Any]:
     row = error.status
     body = {
@@ -288,9 +326,10 @@ def _body(error: TaskgateError) -> dict[str, Any]:
     return body if row.rest_error is None else {**body, "error": row.rest_error}
 
 
-def _envoy_example(status: int) -> dict[str, Any]:
+def _envoy_example(status: int, summary: str = "") -> dict[str, Any]:
     sentence, retryable = _envoy_sentences().get(status, _envoy_sentences()[0])
-    return {"value": {"status": status, "message": sentence, "instance": "taskgate-1", "retryable": retryable}}
+    body = {"status": status, "message": sentence, "instance": "taskgate-1", "retryable": retryable}
+    return {"summary": summary or _OF_ENVOY[status].removesuffix("."), "value": body}
 
 
 def _envoy_sentences() -> dict[int, tuple[str, bool]]:
@@ -317,7 +356,9 @@ def _ref(kind: str, name: str) -> dict[str, str]:
 
 
 def _components(protos: Protos) -> dict[str, Any]:
-    schemas = protos.schemas("Task", "CreateTokenRequest", "CreateTokenResponse")
+    schemas = protos.schemas("Task", imported=True) | protos.schemas("CreateTokenRequest", "CreateTokenResponse")
+    schemas["CreateTokenRequest"]["description"] = "The credentials of an application."
+    schemas["CreateTokenResponse"]["description"] = "A token for an application."
     schemas["CreateTokenRequest"]["required"] = ["keyId", "keySecret"]
     for name in schemas["CreateTokenRequest"]["required"]:
         schemas["CreateTokenRequest"]["properties"][name]["minLength"] = 1

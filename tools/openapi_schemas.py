@@ -2,7 +2,7 @@
 
 The schemas describe the JSON documents that REST serves, which are older than the protos: 64-bit integers are numbers,
 and what the protos must wrap (lists of lists, arbitrary JSON) is plain JSON. Sentences of a comment that are about the
-typed message alone are left out.
+typed message alone are left out. Imported documents are served as they are, so any member of theirs may be null.
 """
 
 import re
@@ -30,6 +30,10 @@ _TYPED_ONLY = (
     r"-1, Conductor's value for unset",
     r"an empty and a missing map cannot be distinguished",
     r"^(The|In the) REST document\b",
+    r"^Always set\b",
+    r"^`optional`",
+    r"that is not `optional`",
+    r"^The name differs from REST's\b",
 )
 """Sentences that match one of these are about the typed message."""
 
@@ -77,8 +81,11 @@ class Protos:
         """The first sentence of the comment of ``name``."""
         return _SENTENCE_END.split(self.summary(name))[0]
 
-    def schemas(self, *roots: str) -> dict[str, Schema]:
-        """The schemas of the messages ``roots`` and of all that they lead to, by component name."""
+    def schemas(self, *roots: str, imported: bool = False) -> dict[str, Schema]:
+        """The schemas of the messages ``roots`` and of all that they lead to, by component name.
+
+        In what is ``imported`` every member may be null.
+        """
         made: dict[str, Schema] = {}
         pending = [PACKAGE + root for root in roots]
         while pending:
@@ -89,7 +96,7 @@ class Protos:
                 made[component(name)] = self._enum(name)
                 continue
             message = self._messages[name]
-            made[component(name)] = self._message(name, message)
+            made[component(name)] = self._message(name, message, imported=imported)
             pending += [field.type_name for field in self._fields(message) if field.type_name in self._named()]
         return made
 
@@ -112,25 +119,24 @@ class Protos:
         lines = [f"* `{value}`: {described(self.comment(f'{scope}.{value}'))}" for value in values]
         return {"type": "string", "description": "\n".join([self.summary(plain), "", *lines]), "enum": values}
 
-    def _message(self, name: str, message: DescriptorProto) -> Schema:
+    def _message(self, name: str, message: DescriptorProto, *, imported: bool) -> Schema:
         plain = name.removeprefix(PACKAGE)
         properties = {
-            field.json_name: self._property(f"{plain}.{field.name}", field)
+            field.json_name: self._property(f"{plain}.{field.name}", field, may_be_null=imported)
             for field in sorted(message.field, key=lambda field: field.number)
         }
         return {"type": "object", "description": self.summary(plain), "properties": properties}
 
-    def _property(self, name: str, field: FieldDescriptorProto) -> Schema:
-        text = described(self.comment(name))
+    def _property(self, name: str, field: FieldDescriptorProto, *, may_be_null: bool) -> Schema:
         inner = self._messages.get(field.type_name)
         if inner is not None and inner.options.map_entry:
-            values = _or_null(self._value(inner.field[1]))
-            return {"type": "object", "description": text, "additionalProperties": values}
-        if field.label == FieldDescriptorProto.LABEL_REPEATED:
-            return {"type": "array", "description": text, "items": _or_null(self._value(field))}
-        value = self._value(field)
-        may_be_absent = field.proto3_optional or field.type == FieldDescriptorProto.TYPE_MESSAGE
-        return {"description": text, **(_or_null(value) if may_be_absent else value)}
+            value: Schema = {"type": "object", "additionalProperties": _or_null(self._value(inner.field[1]))}
+        elif field.label == FieldDescriptorProto.LABEL_REPEATED:
+            value = {"type": "array", "items": _or_null(self._value(field))}
+        else:
+            value = self._value(field)
+            may_be_null = may_be_null or field.proto3_optional
+        return {"description": described(self.comment(name)), **(_or_null(value) if may_be_null else value)}
 
     def _value(self, field: FieldDescriptorProto) -> Schema:
         """One value of ``field``, without a description; the empty schema is any JSON value."""

@@ -1,7 +1,7 @@
 """Everything that is done with ``protos/``: ``python tools/protos.py COMMAND``, from any folder, without a network.
 
-buf, the plugins and Google's protos are those of the Python environment that runs this script. Google's files are first
-laid out in ``build/googleapis``, where ``buf.yaml`` expects them.
+buf, the plugins and Google's protos are those of the Python environment that runs this script. Google's files are
+copied into ``third_party``, so that buf and protoc compile a fresh clone; ``check`` compares the copies.
 """
 
 import argparse
@@ -14,14 +14,19 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from google.api import annotations_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = "protos"
-GOOGLEAPIS = Path("build/googleapis")
+GOOGLEAPIS = Path("third_party/googleapis")
+"""``google/api`` and ``google/rpc`` as far as ours import them, with their licence: a module in ``buf.yaml``."""
+
+_FORMER_GOOGLEAPIS = Path("build/googleapis")
+"""Where ``buf.yaml`` of earlier commits expects them, which had them not in git."""
+
 WELL_KNOWN = Path("third_party/google/protobuf")
 """Protobuf's own files that ours import, directly or not. Compilers have them; `taskgate protos` ships them too, and no
 wheel that it may depend on has them."""
@@ -44,7 +49,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, text in (
-        ("generate", generate, "write the Python stubs, the descriptor set for Envoy and protobuf's own protos"),
+        (
+            "generate",
+            generate,
+            "write the Python stubs, the descriptor set for Envoy and the copies of Google's protos",
+        ),
         ("check", check, "fail if what is checked in differs from a fresh generation, naming each file"),
         ("lint", lint, "check style and comments"),
         ("format", format_in_place, "format in place"),
@@ -62,12 +71,12 @@ def main() -> int:
             command.add_argument("--against", metavar="REF", help="compare with this git revision instead")
     arguments = vars(parser.parse_args())
     run = arguments.pop("run")
-    lay_out_imports(ROOT)
     return int(run(**arguments))
 
 
 def generate() -> int:
     """Replace all generated files, so that none outlives its proto."""
+    write_imports(ROOT, ROOT / GOOGLEAPIS)  # before buf reads them
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         if code := generate_into(fresh):
@@ -153,7 +162,8 @@ def compare_with(archive: bytes, rules: str) -> int:
         shutil.copyfile(ROOT / "buf.yaml", earlier / "buf.yaml")  # replaced by the earlier one where there was one
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(earlier, filter="data")
-        lay_out_imports(earlier)
+        for copies in (GOOGLEAPIS, _FORMER_GOOGLEAPIS):
+            write_imports(earlier, earlier / copies)
         return buf("breaking", PROTOS, "--against", str(earlier / PROTOS), "--config", config)
 
 
@@ -191,18 +201,18 @@ def commit_of(revision: str) -> str:
         return ""
 
 
-def lay_out_imports(tree: Path) -> None:
-    """Put the Google protos that ``tree``'s protos import, directly or not, into ``tree``'s ``build/googleapis``."""
-    folder = tree / GOOGLEAPIS
-    files = {name: text for name, text in imports(tree).items() if not name.startswith(_WELL_KNOWN)}  # buf has those
-    for name, content in files.items():
-        target = folder / name
-        if not target.is_file() or target.read_bytes() != content:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    for path in folder.rglob("*.proto"):
-        if path.relative_to(folder).as_posix() not in files:
-            path.unlink()
+def write_imports(tree: Path, folder: Path) -> None:
+    """Write the files of googleapis that ``tree``'s protos import, directly or not, and the licence into ``folder``."""
+    # Compilers have protobuf's own.
+    files = {name: text for name, text in imports(tree).items() if not name.startswith(_WELL_KNOWN)}
+    for name, content in {**files, "LICENSE": _licence()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _licence() -> bytes:
+    files = metadata.files("googleapis-common-protos") or ()
+    return next(file for file in files if file.name == "LICENSE").read_binary()
 
 
 def imports(tree: Path) -> dict[str, bytes]:
@@ -231,6 +241,7 @@ def _compilers_own() -> Path:
 def generate_into(folder: Path) -> int:
     """Generate everything into ``folder``, laid out as in the tree."""
     (folder / DESCRIPTOR_SET).parent.mkdir(parents=True, exist_ok=True)
+    write_imports(ROOT, folder / GOOGLEAPIS)
     (folder / WELL_KNOWN).mkdir(parents=True)
     for name, content in imports(ROOT).items():
         if name.startswith(_WELL_KNOWN):
@@ -244,6 +255,7 @@ def generated_files(tree: Path) -> Iterator[Path]:
     """Return the generated files in ``tree``, relative to it."""
     yield from (path.relative_to(tree) for path in (tree / STUBS).glob("*_pb2*.py*") if path.is_file())
     yield from (path.relative_to(tree) for path in (tree / WELL_KNOWN).glob("*.proto"))
+    yield from (path.relative_to(tree) for path in (tree / GOOGLEAPIS).rglob("*") if path.is_file())
     if (tree / DESCRIPTOR_SET).is_file():
         yield DESCRIPTOR_SET
 

@@ -1,7 +1,8 @@
 """Make the stubs of each language: ``python -m tools.stubs [LANGUAGE ...]``, into ``build/stubs/<language>``.
 
 What the plugins of a language need is fetched once, into ``.venv/servers/stubs``; from then on no network is needed.
-Each language has its own template, ``examples/<language>/buf.gen.yaml``, which a team can copy.
+Each language has its own template, ``examples/<language>/buf.gen.yaml``, which a team can copy: it takes the protos
+from a folder beside it, and the plugins by their usual names from PATH, where this module puts them.
 """
 
 import os
@@ -19,10 +20,15 @@ from tools.servers import SERVERS, Missing, last_line, run, unpack
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-PROTOS = ROOT / "build" / "protos"
+PROTOS = ROOT / "build" / "taskgate-protos"
+"""What the templates name, relative to the folder in which buf runs."""
+
 STUBS = ROOT / "build" / "stubs"
 TOOLS = SERVERS / "stubs"
-"""A folder for each language's plugins."""
+"""A folder for each language's plugins, as fetched."""
+
+PLUGINS = ROOT / "build" / "plugins"
+"""A folder for each language's scripts that start a plugin under its usual name."""
 
 BIN = Path(sys.executable).parent
 _LEFT_OUT = ROOT / "tests" / "may_be_left_out.txt"
@@ -72,7 +78,7 @@ def make_stubs(language: str) -> Path:
     fresh = folder.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
     command = [str(BIN / "buf"), "generate", "--template", str(template), "--output", str(fresh)]
-    done = run(command, ROOT, {"PATH": os.pathsep.join((*map(str, path), str(BIN), os.environ["PATH"]))})
+    done = run(command, PROTOS.parent, {"PATH": os.pathsep.join((*map(str, path), str(BIN), os.environ["PATH"]))})
     if done.returncode:
         raise SystemExit(f"{language}: buf generate fails: {done.stderr}")
     for name, text in _EXTRA.get(language, {}).items():
@@ -91,6 +97,11 @@ def _nothing() -> list[Path]:
     return []
 
 
+def _python() -> list[Path]:
+    plugin = ROOT / "tools" / "protoc_gen_grpc_python.py"
+    return [_script("python", "grpc_python_plugin", f'exec "{sys.executable}" "{plugin}" "$@"')]
+
+
 def _go() -> list[Path]:
     folder, made = EXAMPLES / "go", TOOLS / "go"
     environment = {"GOBIN": str(made), "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
@@ -105,7 +116,7 @@ def _typescript() -> list[Path]:
     for folder in (EXAMPLES / "typescript", EXAMPLES / "typescript-browser"):  # the second uses the first's stubs
         pin = (folder / "package-lock.json").read_text(encoding="utf-8")
         _once(command, folder, folder / "node_modules", pin, environment)
-    return []
+    return [EXAMPLES / "typescript" / "node_modules" / ".bin"]
 
 
 def _rust() -> list[Path]:
@@ -147,8 +158,8 @@ def _from_maven(artifact: str) -> Path:
     return file
 
 
-def _debian(*programs: str) -> list[Path]:
-    """Return a folder with Debian's ``programs``: this machine's, or unpacked ones. Raises Missing."""
+def _debian(language: str, *programs: str) -> list[Path]:
+    """Return ``language``'s folder with Debian's ``programs``: this machine's, or unpacked ones. Raises Missing."""
     root = SERVERS / "root" / "usr"
     if not all(Path("/usr/bin", name).exists() or (root / "bin" / name).exists() for name in programs):
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -159,10 +170,10 @@ def _debian(*programs: str) -> list[Path]:
     libraries = ":".join(map(str, sorted({path.parent for path in (root / "lib").glob("*-linux-gnu*/*.so*")})))
     for name in programs:
         if (own := Path("/usr/bin", name)).exists():
-            folder = _script("debian", f"debian-{name}", f'exec {own} "$@"')
+            folder = _script(language, name, f'exec {own} "$@"')
         else:
             text = f'export LD_LIBRARY_PATH="{libraries}"\nexec "{root / "bin" / name}" "$@"'
-            folder = _script("debian", f"debian-{name}", text)
+            folder = _script(language, name, text)
     return [folder]
 
 
@@ -179,9 +190,9 @@ def _once(
     stamp.write_text(pin, encoding="utf-8")
 
 
-def _script(folder: str, name: str, text: str) -> Path:
-    """Write a shell script and return its folder."""
-    script = TOOLS / folder / "scripts" / name
+def _script(language: str, name: str, text: str) -> Path:
+    """Write a shell script into ``language``'s folder, and return the folder."""
+    script = PLUGINS / language / name
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
     script.chmod(0o755)
@@ -190,14 +201,14 @@ def _script(folder: str, name: str, text: str) -> Path:
 
 LANGUAGES: Mapping[str, Callable[[], Sequence[Path]]] = MappingProxyType(
     {
-        "python": _nothing,
+        "python": _python,
         "go": _go,
         "typescript": _typescript,
         "java": _java,
         "kotlin": _kotlin,
         "rust": _rust,
-        "cpp": partial(_debian, "protoc", "grpc_cpp_plugin"),
-        "ruby": partial(_debian, "grpc_ruby_plugin"),
+        "cpp": partial(_debian, "cpp", "protoc", "grpc_cpp_plugin"),
+        "ruby": partial(_debian, "ruby", "grpc_ruby_plugin"),
         "csharp": _nothing,
     }
 )

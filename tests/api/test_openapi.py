@@ -13,9 +13,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.wire import PROTOCOLS, Answer, Http1, ask_over, assert_error
 from support.access import Credentials, create_keys, minter_of
-from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID
+from support.documents import DOCUMENTED_COMPACT, DOCUMENTED_ID, compact
 from support.openapi import Described
-from support.running import System, eventually, running_system
+from support.running import System, eventually, running_system, taskgate
 from taskgate.access.roles import Role
 from taskgate.base.addresses import Address
 
@@ -31,6 +31,25 @@ FILES = {
     "/docs/swagger-ui.css": "text/css; charset=utf-8",
     "/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
 }
+
+
+def _nulls(schema: str, **members: Any) -> dict[str, Any]:
+    """Each member that is described, as null, but for ``members``."""
+    document = json.loads((GATEWAY / "openapi.json").read_bytes())
+    return dict.fromkeys(document["components"]["schemas"][schema]["properties"]) | members
+
+
+NULLS = [
+    compact(_nulls("Task", taskId="00000000-0000-4000-8000-000000000004")),
+    compact(
+        _nulls(
+            "Task",
+            taskId="00000000-0000-4000-8000-000000000005",
+            workflowTask=_nulls("WorkflowTask"),
+            taskDefinition=_nulls("TaskDef"),
+        )
+    ),
+]
 
 Received = tuple[int, dict[str, str], bytes]
 
@@ -64,6 +83,8 @@ def keyed(
     mode: str, keys: tuple[str, dict[str, Credentials]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
     database = tmp_path_factory.mktemp("openapi") / "tasks.db"
+    imported = taskgate("import", "-", "--store", f"sqlite:///{database}", stdin=b"\n".join(NULLS))
+    assert imported.returncode == 0, imported.stderr
     options = ("--demo", "--auth", "keys", "--auth-store", keys[0])
     with running_system(database, *options, mode=mode, workers=1) as system:
         yield system
@@ -119,6 +140,17 @@ def _length(answer: Answer) -> int:
     return int(str(answer.header("content-length")))
 
 
+@pytest.mark.parametrize("stored", NULLS, ids=["task", "inside"])
+def test_imported_nulls_are_served_and_described(
+    keyed: System, keys: tuple[str, dict[str, Credentials]], caller: Caller, stored: bytes
+) -> None:
+    """In each member but ``taskId``, byte for byte."""
+    token = json.loads(caller.ask("POST", TOKEN, keys[1]["reader"].request)[2])["token"]
+    received = caller.ask("GET", f"/api/tasks/{json.loads(stored)['taskId']}", X_Authorization=token)
+    assert (received[0], received[2]) == (200, stored)
+    Described(json.loads(caller.ask("GET", "/openapi.json")[2])).check("get", TASK, *received)
+
+
 def test_answers_are_those_that_the_document_describes(
     keyed: System, keys: tuple[str, dict[str, Credentials]], caller: Caller
 ) -> None:
@@ -156,6 +188,11 @@ def test_answers_are_those_that_the_document_describes(
     for _ in range(10):
         ask(401, "POST", TOKEN, body={**reader.request, "keySecret": "guessed"})
     ask(429, "POST", TOKEN, body={**reader.request, "keySecret": "guessed"})
+
+    asked = (caller.ask("GET", f"/api/tasks/{DOCUMENTED_ID}", X_Authorization="a.b.c") for _ in range(1300))
+    refused = next(answer for answer in asked if answer[0] != 401)  # an address may be refused 600 times in a minute
+    described.check("get", TASK, *refused)
+    assert (refused[0], b"Too many refused attempts" in refused[2]) == (429, True)
 
     keyed.database.write_bytes(b"damaged" * 1000)
     ask(503, "GET", TASK, DOCUMENTED_ID, X_Authorization=token)

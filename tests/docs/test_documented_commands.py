@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -155,6 +156,8 @@ def check_command(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             check_python(arguments)
         elif program == "protoc":
             check_protoc(arguments)
+        elif program == "buf":
+            assert arguments == ["generate", "--output", "stubs"], "tests/cli/test_stubs.py runs this"
         else:
             assert program == "curl", f"say here how {program} is checked"
 
@@ -186,6 +189,8 @@ def check_python(arguments: list[str]) -> None:
     if module == "bench":
         source = (ROOT / "bench" / "__main__.py").read_text()
         assert {option for option in options if f'"{option}"' not in source} == set()
+    elif module == "grpc_tools.protoc":
+        check_protoc(rest)
     elif module == "pip":
         assert rest[0] == "install"
     else:
@@ -196,12 +201,13 @@ def check_python(arguments: list[str]) -> None:
 
 
 def check_protoc(arguments: list[str]) -> None:
-    """On the folder that the same page writes, for languages with which tests/cli/test_protos.py runs it."""
+    """On the folder that the same page writes, or in a clone, for languages that tests/cli/test_protos.py makes."""
     languages = {found[1] for argument in arguments if (found := re.fullmatch(r"--(\w+)_out", argument))}
     assert languages
-    assert languages <= set(GENERATED)
-    assert arguments[:2] == ["-I", "taskgate-protos"]
-    assert arguments[-1] == "taskgate-protos/taskgate/v1/*.proto"
+    assert languages <= {*GENERATED, "pyi", "grpc_python"}  # these two in tests/cli/test_stubs.py
+    paths = [path for option, path in pairwise(arguments) if option == "-I"]
+    assert paths in (["taskgate-protos"], ["protos", "third_party/googleapis"])
+    assert arguments[-1] == f"{paths[0]}/taskgate/v1/*.proto"
 
 
 def test_commands_of_the_stores_table_could_be_run() -> None:

@@ -21,6 +21,34 @@ def test_errors_have_the_statuses_that_the_server_sends() -> None:
     assert said == {(row.reason, row.grpc_code, row.http_status, row.retryable) for row in STATUS_OF.values()}
 
 
+def test_each_method_names_every_error_that_it_may_have() -> None:
+    """And the service those after which a call may be repeated, where the code alone does not tell."""
+    every = {row.reason for row in STATUS_OF.values()}
+    of_get_task = every - {"ERROR_REASON_CREDENTIALS_INVALID"}
+    assert reasons(section("api", "### TaskService.GetTask")) == of_get_task
+    assert reasons(section("api", "### TokenService.CreateToken")) == every - {
+        "ERROR_REASON_INVALID_TASK_ID",
+        "ERROR_REASON_TOKEN_INVALID",
+        "ERROR_REASON_TOKEN_EXPIRED",
+        "ERROR_REASON_TASK_NOT_FOUND",
+        "ERROR_REASON_PERMISSION_DENIED",
+        "ERROR_REASON_TASK_NOT_REPRESENTABLE",
+        "ERROR_REASON_DOCUMENT_UNREADABLE",
+        "ERROR_REASON_DOCUMENT_TOO_LARGE",
+    }
+    again = {row.reason for row in STATUS_OF.values() if row.retryable and row.grpc_code == "RESOURCE_EXHAUSTED"}
+    assert reasons(section("api", "## TaskService")) == again
+
+
+def section(name: str, heading: str) -> str:
+    """The text below ``heading``, up to the next heading."""
+    return page(name).partition(f"\n{heading}\n")[2].partition("\n#")[0]
+
+
+def reasons(text: str) -> set[str]:
+    return set(re.findall(r"ERROR_REASON_[A-Z_]+", text))
+
+
 def test_limits_have_every_line_of_the_help() -> None:
     """With the same figures, settings and files, which tests/cli compares with what is in force."""
     lines = [line.strip() for line in (main.commands["up"].epilog or "").splitlines() if "  " in line.strip()]

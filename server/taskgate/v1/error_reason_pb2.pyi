@@ -125,7 +125,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """The server is healthy but has no room for the call now: a queue or a budget is full. `limit` names it:
     `in_flight_bytes_of_` and `connection`, `address` or `server`, `in_flight_waiting`, `store_reads_waiting`,
-    `conversions_waiting` or `conversion_process`.
+    `conversions_waiting`, `conversion_process` or `credentials_waiting`.
 
     RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
     REST the header `retry-after` does.
@@ -166,7 +166,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "ERROR_REASON_CREDENTIALS_INVALID", "domain": "taskgate", "metadata": {}}
     """
     ERROR_REASON_TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 15
-    """The server has refused the credentials of this caller too often, and does not look at further ones for a while.
+    """The server has refused the tokens or the credentials of this caller too often. For a while it checks no further
+    credentials, and refuses further tokens by this error; it still accepts valid tokens.
 
     RESOURCE_EXHAUSTED · 429 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
     REST the header `retry-after` does.
@@ -295,7 +296,7 @@ INTERNAL · 500 · do not retry; report it with the request ID.
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """The server is healthy but has no room for the call now: a queue or a budget is full. `limit` names it:
 `in_flight_bytes_of_` and `connection`, `address` or `server`, `in_flight_waiting`, `store_reads_waiting`,
-`conversions_waiting` or `conversion_process`.
+`conversions_waiting`, `conversion_process` or `credentials_waiting`.
 
 RESOURCE_EXHAUSTED · 503 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
 REST the header `retry-after` does.
@@ -336,7 +337,8 @@ UNAUTHENTICATED · 401 · do not retry; correct the credentials. The REST body h
     {"reason": "ERROR_REASON_CREDENTIALS_INVALID", "domain": "taskgate", "metadata": {}}
 """
 ERROR_REASON_TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 15
-"""The server has refused the credentials of this caller too often, and does not look at further ones for a while.
+"""The server has refused the tokens or the credentials of this caller too often. For a while it checks no further
+credentials, and refuses further tokens by this error; it still accepts valid tokens.
 
 RESOURCE_EXHAUSTED · 429 · retry after the pause that the `google.rpc.RetryInfo` beside the `ErrorInfo` asks for; over
 REST the header `retry-after` does.

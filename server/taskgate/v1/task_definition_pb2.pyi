@@ -148,9 +148,9 @@ class TaskDef(_message.Message):
     timeout_seconds: _builtins.int
     """How long the task may take once it has started, in seconds; 0 for no limit."""
     timeout_policy: Global___TaskDef.TimeoutPolicy.ValueType
-    """What happens when a time limit passes. Always set: TIME_OUT_WF if the document does not say."""
+    """What happens when a time limit passes. TIME_OUT_WF if the document does not say. Always set."""
     retry_logic: Global___TaskDef.RetryLogic.ValueType
-    """How the wait before the next attempt is computed. Always set: FIXED if the document does not say."""
+    """How the wait before the next attempt is computed. FIXED if the document does not say. Always set."""
     retry_delay_seconds: _builtins.int
     """The wait that `retry_logic` starts from, in seconds. 60 if the document does not say."""
     response_timeout_seconds: _builtins.int

@@ -320,7 +320,7 @@ class Task(_message.Message):
         """The task's input, with the workflow's expressions evaluated. Always written by Conductor. Also empty if the payload is
         stored externally, see `external_input_payload_storage_path`. Numbers become doubles, see the message's comment.
 
-        With `output_data` the largest part of most messages: Conductor allows 10 MiB for each.
+        With `output_data` the largest part of most tasks: Conductor allows 10 MiB for each.
         """
 
     @_builtins.property

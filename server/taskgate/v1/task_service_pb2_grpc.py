@@ -34,8 +34,12 @@ class TaskServiceStub:
     call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
-    reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
-    a pause. Do not retry other codes.
+    reason is explained. Errors that gRPC or the gateway makes itself may have none, such as RESOURCE_EXHAUSTED for a request
+    that is too large.
+
+    Retry UNAVAILABLE and DEADLINE_EXCEEDED after a pause. Retry RESOURCE_EXHAUSTED only with `ERROR_REASON_OVERLOADED`,
+    `ERROR_REASON_RATE_LIMITED` or `ERROR_REASON_TOO_MANY_ATTEMPTS`, after the pause that its `google.rpc.RetryInfo` asks for.
+    Do not retry other errors.
 
     A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
     see them get the text `***` in their place, from every method alike.
@@ -78,8 +82,12 @@ class TaskServiceServicer:
     call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
-    reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
-    a pause. Do not retry other codes.
+    reason is explained. Errors that gRPC or the gateway makes itself may have none, such as RESOURCE_EXHAUSTED for a request
+    that is too large.
+
+    Retry UNAVAILABLE and DEADLINE_EXCEEDED after a pause. Retry RESOURCE_EXHAUSTED only with `ERROR_REASON_OVERLOADED`,
+    `ERROR_REASON_RATE_LIMITED` or `ERROR_REASON_TOO_MANY_ATTEMPTS`, after the pause that its `google.rpc.RetryInfo` asks for.
+    Do not retry other errors.
 
     A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
     see them get the text `***` in their place, from every method alike.
@@ -104,6 +112,8 @@ class TaskServiceServicer:
 
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_TASK_ID`, if the ID is not well formed.
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `GetTaskRequest`.
+        * UNAUTHENTICATED, `ERROR_REASON_TOKEN_INVALID`, if the server asks for tokens, and the call has none or an invalid one.
+        * UNAUTHENTICATED, `ERROR_REASON_TOKEN_EXPIRED`, if the call's token has expired.
         * NOT_FOUND, `ERROR_REASON_TASK_NOT_FOUND`, if no task has this ID.
         * PERMISSION_DENIED, `ERROR_REASON_PERMISSION_DENIED`, if the caller's key may not read this task.
         * DATA_LOSS, `ERROR_REASON_TASK_NOT_REPRESENTABLE`, if the document holds a value that `Task` cannot hold.
@@ -113,6 +123,8 @@ class TaskServiceServicer:
         can send.
         * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store cannot answer now.
         * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if the server has no room for the call now.
+        * RESOURCE_EXHAUSTED, `ERROR_REASON_RATE_LIMITED`, if the caller's address makes more calls than one may.
+        * RESOURCE_EXHAUSTED, `ERROR_REASON_TOO_MANY_ATTEMPTS`, if this caller's tokens were refused too often.
         * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
         * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
         """
@@ -193,8 +205,12 @@ class TaskService:
     call asks the store: an answer is never older than the call.
 
     An error carries one `google.rpc.ErrorInfo` with the domain `taskgate` and a reason from `ErrorReason`, where each
-    reason is explained. Retry UNAVAILABLE, DEADLINE_EXCEEDED, and RESOURCE_EXHAUSTED with `ERROR_REASON_OVERLOADED`, after
-    a pause. Do not retry other codes.
+    reason is explained. Errors that gRPC or the gateway makes itself may have none, such as RESOURCE_EXHAUSTED for a request
+    that is too large.
+
+    Retry UNAVAILABLE and DEADLINE_EXCEEDED after a pause. Retry RESOURCE_EXHAUSTED only with `ERROR_REASON_OVERLOADED`,
+    `ERROR_REASON_RATE_LIMITED` or `ERROR_REASON_TOO_MANY_ATTEMPTS`, after the pause that its `google.rpc.RetryInfo` asks for.
+    Do not retry other errors.
 
     A server may be set up to hide the values of named keys in `input_data` and `output_data`: callers without the right to
     see them get the text `***` in their place, from every method alike.

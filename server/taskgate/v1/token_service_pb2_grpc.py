@@ -51,8 +51,8 @@ class TokenServiceServicer:
     """
 
     def CreateToken(self, request, context):
-        """Returns a token for a key. Callers send it with each call of `TaskService`: the bare token in `x-authorization`, or
-        `Bearer` and the token in `authorization`.
+        """Returns a token for a key. Callers send it with each call for a task: the bare token in `x-authorization`, or `Bearer`
+        and the token in `authorization`.
 
         The key and its rights are checked again at each call: a token of a key that has been disabled is refused. Tokens that
         the request carries in these headers are ignored, so an expired one does no harm.
@@ -64,7 +64,9 @@ class TokenServiceServicer:
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `CreateTokenRequest`.
         * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store of the keys cannot answer now.
         * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if too many credentials wait to be checked.
-        * DEADLINE_EXCEEDED and INTERNAL, as `TaskService.GetTask` does.
+        * RESOURCE_EXHAUSTED, `ERROR_REASON_RATE_LIMITED`, if the caller's address makes more calls than one may.
+        * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+        * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

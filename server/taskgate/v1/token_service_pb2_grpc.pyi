@@ -37,8 +37,8 @@ class TokenServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenServiceAsyncStub: ...
     CreateToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.CreateTokenRequest, _token_service_pb2.CreateTokenResponse]
-    """Returns a token for a key. Callers send it with each call of `TaskService`: the bare token in `x-authorization`, or
-    `Bearer` and the token in `authorization`.
+    """Returns a token for a key. Callers send it with each call for a task: the bare token in `x-authorization`, or `Bearer`
+    and the token in `authorization`.
 
     The key and its rights are checked again at each call: a token of a key that has been disabled is refused. Tokens that
     the request carries in these headers are ignored, so an expired one does no harm.
@@ -50,7 +50,9 @@ class TokenServiceStub:
     * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `CreateTokenRequest`.
     * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store of the keys cannot answer now.
     * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if too many credentials wait to be checked.
-    * DEADLINE_EXCEEDED and INTERNAL, as `TaskService.GetTask` does.
+    * RESOURCE_EXHAUSTED, `ERROR_REASON_RATE_LIMITED`, if the caller's address makes more calls than one may.
+    * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+    * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
 
 @_typing.type_check_only
@@ -62,8 +64,8 @@ class TokenServiceAsyncStub(TokenServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.CreateTokenRequest, _token_service_pb2.CreateTokenResponse]  # type: ignore[assignment]
-    """Returns a token for a key. Callers send it with each call of `TaskService`: the bare token in `x-authorization`, or
-    `Bearer` and the token in `authorization`.
+    """Returns a token for a key. Callers send it with each call for a task: the bare token in `x-authorization`, or `Bearer`
+    and the token in `authorization`.
 
     The key and its rights are checked again at each call: a token of a key that has been disabled is refused. Tokens that
     the request carries in these headers are ignored, so an expired one does no harm.
@@ -75,7 +77,9 @@ class TokenServiceAsyncStub(TokenServiceStub):
     * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `CreateTokenRequest`.
     * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store of the keys cannot answer now.
     * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if too many credentials wait to be checked.
-    * DEADLINE_EXCEEDED and INTERNAL, as `TaskService.GetTask` does.
+    * RESOURCE_EXHAUSTED, `ERROR_REASON_RATE_LIMITED`, if the caller's address makes more calls than one may.
+    * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+    * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
     """
 
 class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,8 +94,8 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.CreateTokenResponse, _abc.Awaitable[_token_service_pb2.CreateTokenResponse]]:
-        """Returns a token for a key. Callers send it with each call of `TaskService`: the bare token in `x-authorization`, or
-        `Bearer` and the token in `authorization`.
+        """Returns a token for a key. Callers send it with each call for a task: the bare token in `x-authorization`, or `Bearer`
+        and the token in `authorization`.
 
         The key and its rights are checked again at each call: a token of a key that has been disabled is refused. Tokens that
         the request carries in these headers are ignored, so an expired one does no harm.
@@ -103,7 +107,9 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         * INVALID_ARGUMENT, `ERROR_REASON_INVALID_REQUEST`, if the request is not a `CreateTokenRequest`.
         * UNAVAILABLE, `ERROR_REASON_STORE_UNAVAILABLE`, if the store of the keys cannot answer now.
         * RESOURCE_EXHAUSTED, `ERROR_REASON_OVERLOADED`, if too many credentials wait to be checked.
-        * DEADLINE_EXCEEDED and INTERNAL, as `TaskService.GetTask` does.
+        * RESOURCE_EXHAUSTED, `ERROR_REASON_RATE_LIMITED`, if the caller's address makes more calls than one may.
+        * DEADLINE_EXCEEDED, `ERROR_REASON_DEADLINE_EXCEEDED`, if the caller's deadline or the server's limit passed first.
+        * INTERNAL, `ERROR_REASON_INTERNAL`, for anything unexpected.
         """
 
 def add_TokenServiceServicer_to_server(servicer: TokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
