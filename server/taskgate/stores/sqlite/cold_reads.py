@@ -6,6 +6,7 @@ too. Such reads may run on the event loop, which takes half the CPU.
 """
 
 import asyncio
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -95,7 +96,7 @@ class ColdReads:
         self._huge: dict[asyncio.Task[Any], Future[Any] | None] = {}  # None: waits for its turn
         self._in_memory = Recent(*_IN_MEMORY)
         self._samples = _Samples()
-        self._answered = 0.0
+        self._answered = -math.inf
         self._closed = False
 
     def is_quick(self, task_id: str, now: float) -> bool:
