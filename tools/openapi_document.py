@@ -76,7 +76,7 @@ _NOT_OF = {
 """The errors that an operation never has, by its ID; it describes all others."""
 
 _OF_REST = {
-    "ERROR_REASON_INVALID_REQUEST": "`keyId` or `keySecret` is missing or empty, or the body is no such object.",
+    "ERROR_REASON_INVALID_REQUEST": "The body is no JSON object with `keyId` and `keySecret`, or one of them is empty.",
     "ERROR_REASON_CREDENTIALS_INVALID": "No key has this ID, its secret is another one, or it was disabled.",
     "ERROR_REASON_DOCUMENT_TOO_LARGE": "The stored document is larger than the server can send.",
 }
