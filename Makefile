@@ -152,4 +152,4 @@ $(ALL): $(RUNTIME)
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache tests/*/javascript/node_modules tools/npm/node_modules \
-		examples/*/node_modules examples/*/build examples/ruby/Gemfile.lock tests/sdk/rust/Cargo.lock examples/*/target examples/*/dist examples/*/src/gen
+		examples/*/node_modules examples/*/build examples/ruby/Gemfile.lock examples/*/target examples/*/dist examples/*/src/gen

@@ -38,6 +38,8 @@ def provide_rust() -> None:
     cargo = shutil.which("cargo")
     if cargo is None:
         raise Missing("there is no cargo on this machine")
-    done = run([cargo, "build", "--quiet"], SDKS / "rust", {"CARGO_TARGET_DIR": str(RUST_CLIENT.parents[1])})
+    done = run(
+        [cargo, "build", "--quiet", "--locked"], SDKS / "rust", {"CARGO_TARGET_DIR": str(RUST_CLIENT.parents[1])}
+    )
     if done.returncode:
         raise Missing(f"cargo cannot build the client of tests/sdk/rust: {last_line(done)}")

@@ -5,7 +5,6 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -28,12 +27,6 @@ constexpr auto kRetries = R"({"methodConfig": [{
     "retryableStatusCodes": ["UNAVAILABLE"]
   }
 }]})";
-
-const std::set<std::string> kTryLater = {
-    taskgate::v1::ErrorReason_Name(taskgate::v1::ERROR_REASON_STORE_UNAVAILABLE),
-    taskgate::v1::ErrorReason_Name(taskgate::v1::ERROR_REASON_OVERLOADED),
-    taskgate::v1::ErrorReason_Name(taskgate::v1::ERROR_REASON_DEADLINE_EXCEEDED),
-};
 
 std::string Variable(const char* name) {
   const char* value = std::getenv(name);
@@ -59,26 +52,52 @@ google::protobuf::Value Text(const std::string& text) {
   return value;
 }
 
+// Returns taskgate's reason for an error, or "" if it has none.
+std::string ReasonOf(const grpc::Status& error) {
+  google::rpc::Status details;
+  if (!details.ParseFromString(error.error_details())) return "";
+  for (const auto& detail : details.details()) {
+    google::rpc::ErrorInfo info;
+    if (detail.UnpackTo(&info) && info.domain() == "taskgate") return info.reason();
+  }
+  return "";
+}
+
+bool MayPass(const std::string& name) {
+  taskgate::v1::ErrorReason reason;
+  if (!taskgate::v1::ErrorReason_Parse(name, &reason)) return false;
+  switch (reason) {
+    case taskgate::v1::ERROR_REASON_STORE_UNAVAILABLE:
+    case taskgate::v1::ERROR_REASON_OVERLOADED:
+    case taskgate::v1::ERROR_REASON_RATE_LIMITED:
+    case taskgate::v1::ERROR_REASON_TOO_MANY_ATTEMPTS:
+    case taskgate::v1::ERROR_REASON_DEADLINE_EXCEEDED:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // Says what happened, by the reason in the error's details, and returns an exit code: 75 for an error that may pass.
 int Explain(const grpc::Status& error, const std::string& task_id) {
-  google::rpc::Status details;
-  details.ParseFromString(error.error_details());
-  google::rpc::ErrorInfo info;
-  for (const auto& detail : details.details()) {
-    if (detail.UnpackTo(&info)) break;
-  }
+  const auto reason = ReasonOf(error);
+  std::string later;
   if (error.error_code() == grpc::StatusCode::NOT_FOUND) {
     std::cerr << "There is no task " << task_id << "\n";
-  } else if (kTryLater.count(info.reason()) != 0) {
-    std::cerr << "Try again later: " << info.reason() << "\n";
-    return 75;
+    return 1;
+  } else if (MayPass(reason)) {
+    later = reason;
+  } else if (error.error_code() == grpc::StatusCode::UNAVAILABLE) {  // no connection, or a proxy without a server
+    later = "the server is unavailable: " + error.error_message();
   } else if (error.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
-    std::cerr << "Try again later: no answer in time\n";  // the client's own deadline, which has no reason
-    return 75;
+    later = "no answer in time";  // the client's own deadline, which has no reason
   } else {
-    std::cerr << error.error_code() << " " << info.reason() << ": " << error.error_message() << "\n";
+    const auto code = "code " + std::to_string(error.error_code());
+    std::cerr << (reason.empty() ? code : reason) << ": " << error.error_message() << "\n";
+    return 1;
   }
-  return 1;
+  std::cerr << "Try again later: " << later << "\n";
+  return 75;
 }
 
 int Get(const std::string& target, const std::string& task_id) {
@@ -93,7 +112,9 @@ int Get(const std::string& target, const std::string& task_id) {
 
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-  context.AddMetadata("authorization", "Bearer " + Variable("TASKGATE_TOKEN"));
+  if (const auto token = Variable("TASKGATE_TOKEN"); !token.empty()) {
+    context.AddMetadata("authorization", "Bearer " + token);
+  }
   taskgate::v1::GetTaskRequest request;
   request.set_task_id(task_id);
   taskgate::v1::GetTaskResponse answer;

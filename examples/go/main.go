@@ -1,7 +1,8 @@
-// Gets a task: `client get HOST:PORT TASK_ID`, with the token and the authority that variables name.
+// Client gets a task: `client get HOST:PORT TASK_ID`, with the token and the authority that variables name.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,6 +26,7 @@ import (
 	taskgate "taskgate.internal/go/taskgate/v1"
 )
 
+// retries is a service config of gRPC.
 const retries = `{"methodConfig": [{
   "name": [{"service": "taskgate.v1.TaskService"}],
   "retryPolicy": {
@@ -33,12 +35,16 @@ const retries = `{"methodConfig": [{
   }
 }]}`
 
+// tryLater has the reasons of errors that may pass.
 var tryLater = map[string]bool{
 	taskgate.ErrorReason_ERROR_REASON_STORE_UNAVAILABLE.String(): true,
 	taskgate.ErrorReason_ERROR_REASON_OVERLOADED.String():        true,
+	taskgate.ErrorReason_ERROR_REASON_RATE_LIMITED.String():      true,
+	taskgate.ErrorReason_ERROR_REASON_TOO_MANY_ATTEMPTS.String(): true,
 	taskgate.ErrorReason_ERROR_REASON_DEADLINE_EXCEEDED.String(): true,
 }
 
+// get prints the task's status and output.
 func get(target, taskID string) error {
 	transport := insecure.NewCredentials()
 	if authority := os.Getenv("TASKGATE_CA"); authority != "" {
@@ -57,42 +63,59 @@ func get(target, taskID string) error {
 
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+os.Getenv("TASKGATE_TOKEN"))
+	if token := os.Getenv("TASKGATE_TOKEN"); token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	}
 	answer, err := taskgate.NewTaskServiceClient(connection).GetTask(ctx, &taskgate.GetTaskRequest{TaskId: taskID})
 	if err != nil {
 		return err
 	}
 	output, err := protojson.Marshal(&structpb.Struct{Fields: answer.GetTask().GetOutputData()})
+	if err != nil {
+		return err
+	}
 	fmt.Printf("%s\n%s\n", answer.GetTask().GetStatus(), output)
-	return err
+	return nil
 }
 
-// Says what happened, by the reason in the error's details, and returns an exit code: 75 for an error that may pass.
+// explain says what happened, by the reason in the error's details. The exit code is 75 for an error that may pass.
 func explain(err error, taskID string) int {
-	info := &errdetails.ErrorInfo{}
+	reason, problem := reasonOf(err), status.Convert(err)
+	var later string
+	switch {
+	case problem.Code() == codes.NotFound:
+		fmt.Fprintln(os.Stderr, "There is no task", taskID)
+		return 1
+	case tryLater[reason]:
+		later = reason
+	case problem.Code() == codes.Unavailable: // no connection, or a proxy without a server: it has no reason
+		later = "the server is unavailable: " + problem.Message()
+	case problem.Code() == codes.DeadlineExceeded: // the client's own, which has no reason
+		later = "no answer in time"
+	default:
+		fmt.Fprintf(os.Stderr, "%s: %s\n", cmp.Or(reason, problem.Code().String()), problem.Message())
+		return 1
+	}
+	fmt.Fprintln(os.Stderr, "Try again later:", later)
+	return 75
+}
+
+// reasonOf returns taskgate's reason for an error, or "" if it has none.
+func reasonOf(err error) string {
 	for _, detail := range status.Convert(err).Details() {
-		if found, ok := detail.(*errdetails.ErrorInfo); ok {
-			info = found
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == "taskgate" {
+			return info.GetReason()
 		}
 	}
-	switch {
-	case status.Code(err) == codes.NotFound:
-		fmt.Fprintln(os.Stderr, "There is no task", taskID)
-	case tryLater[info.GetReason()]:
-		fmt.Fprintln(os.Stderr, "Try again later:", info.GetReason())
-		return 75
-	case status.Code(err) == codes.DeadlineExceeded: // the client's own, which has no reason
-		fmt.Fprintln(os.Stderr, "Try again later: no answer in time")
-		return 75
-	default:
-		fmt.Fprintln(os.Stderr, info.GetReason(), err)
-	}
-	return 1
+	return ""
 }
 
-// Prints a line of JSON for each answer that was saved to the folder.
+// read prints a line of JSON for each answer that was saved to the folder.
 func read(folder string) error {
 	paths, err := filepath.Glob(filepath.Join(folder, "*.binpb"))
+	if err != nil {
+		return err
+	}
 	for _, path := range paths {
 		saved, err := os.ReadFile(path)
 		if err != nil {
@@ -113,7 +136,7 @@ func read(folder string) error {
 		}
 		fmt.Println(string(line))
 	}
-	return err
+	return nil
 }
 
 func main() {

@@ -8,6 +8,7 @@ import sys
 import urllib.parse
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf import (
@@ -35,24 +36,31 @@ RETRIES = {
         }
     ]
 }
-TRY_LATER = {"ERROR_REASON_STORE_UNAVAILABLE", "ERROR_REASON_OVERLOADED", "ERROR_REASON_DEADLINE_EXCEEDED"}
+TRY_LATER = {
+    "ERROR_REASON_STORE_UNAVAILABLE",
+    "ERROR_REASON_OVERLOADED",
+    "ERROR_REASON_RATE_LIMITED",
+    "ERROR_REASON_TOO_MANY_ATTEMPTS",
+    "ERROR_REASON_DEADLINE_EXCEEDED",
+}
 
 
 def connect(target: str) -> grpc.Channel:
     """Return a channel: over TLS if a variable names the authority to trust."""
     options = [("grpc.service_config", json.dumps(RETRIES)), ("grpc.max_receive_message_length", 32 << 20)]
-    if "TASKGATE_CA" not in os.environ:
+    authority = os.environ.get("TASKGATE_CA")
+    if not authority:
         return grpc.insecure_channel(target, options=options)
-    authority = Path(os.environ["TASKGATE_CA"]).read_bytes()
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority), options=options)
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(Path(authority).read_bytes()), options=options)
 
 
 def get(target: str, task_id: str) -> int:
     """Print the task's status and output. The exit code is 75 for an error that may pass."""
+    token = os.environ.get("TASKGATE_TOKEN")
+    metadata = [("authorization", f"Bearer {token}")] if token else []
     with connect(target) as channel:
         try:
-            token = ("authorization", f"Bearer {os.environ.get('TASKGATE_TOKEN', '')}")
-            answer = TaskServiceStub(channel).GetTask(GetTaskRequest(task_id=task_id), timeout=10, metadata=[token])
+            answer = TaskServiceStub(channel).GetTask(GetTaskRequest(task_id=task_id), timeout=10, metadata=metadata)
         except grpc.RpcError as error:
             return explain(error, task_id)
     print(Task.Status.Name(answer.task.status))
@@ -61,48 +69,82 @@ def get(target: str, task_id: str) -> int:
 
 
 def explain(error: grpc.RpcError, task_id: str) -> int:
-    """Say what happened, by the reason in the error's details."""
-    info = ErrorInfo()
-    status = rpc_status.from_call(error)
-    any(detail.Unpack(info) for detail in status.details if detail.Is(info.DESCRIPTOR)) if status else None
+    """Say what happened, by the reason in the error's details. The exit code is 75 for an error that may pass."""
+    reason = reason_of(error)
     if error.code() == grpc.StatusCode.NOT_FOUND:
-        print(f"There is no task {task_id}", file=sys.stderr)
-        return 1
-    if info.reason in TRY_LATER:
-        print(f"Try again later: {info.reason}", file=sys.stderr)
-        return 75
+        return fail(f"There is no task {task_id}")
+    if reason in TRY_LATER:
+        return fail_for_now(reason)
+    if error.code() == grpc.StatusCode.UNAVAILABLE:  # no connection, or a proxy without a server: it has no reason
+        return fail_for_now(f"the server is unavailable: {error.details()}")
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:  # the client's own, which has no reason
-        print("Try again later: no answer in time", file=sys.stderr)
-        return 75
-    print(f"{error.code().name} {info.reason}: {error.details()}", file=sys.stderr)
-    return 1
+        return fail_for_now("no answer in time")
+    return fail(f"{reason or error.code().name}: {error.details()}")
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Return taskgate's reason for an error, or "" if it has none."""
+    status = rpc_status.from_call(error)
+    info = ErrorInfo()
+    for detail in status.details if status else []:
+        if detail.Unpack(info) and info.domain == "taskgate":
+            return info.reason
+    return ""
 
 
 def rest(target: str, task_id: str) -> int:
     """Do as ``get``, by REST with the standard library alone. Integers keep their digits."""
-    authority = os.environ.get("TASKGATE_CA")
+    try:
+        status, body = fetch(target, task_id)
+    except TimeoutError:
+        return fail_for_now("no answer in time")
+    except ConnectionError as error:
+        return fail_for_now(f"the server is unavailable: {error}")
+    except (OSError, http.client.HTTPException) as error:  # no such host, a certificate that is not trusted
+        return fail(f"The call fails: {error}")
+    try:
+        said = json.loads(body)
+    except ValueError:  # a proxy's own page, for example
+        return fail(f"The answer is no JSON: HTTP status {status}")
+    return show(status, said if isinstance(said, dict) else {}, task_id)
+
+
+def show(status: int, said: dict[str, Any], task_id: str) -> int:
+    """Print what a REST answer says. The exit code is 75 for an error that may pass."""
+    if status == HTTPStatus.OK:
+        print(said.get("status", ""))
+        print(json.dumps(said.get("outputData") or {}))
+        return 0
+    if status == HTTPStatus.NOT_FOUND:
+        return fail(f"There is no task {task_id}")
+    message = said.get("message", f"HTTP status {status}")
+    return fail_for_now(message) if said.get("retryable") else fail(message)
+
+
+def fetch(target: str, task_id: str) -> tuple[int, bytes]:
+    """Return status and body of a REST answer."""
+    authority, token = os.environ.get("TASKGATE_CA"), os.environ.get("TASKGATE_TOKEN")
     connection = (
         http.client.HTTPSConnection(target, timeout=10, context=ssl.create_default_context(cafile=authority))
         if authority
         else http.client.HTTPConnection(target, timeout=10)
     )
     path = f"/api/tasks/{urllib.parse.quote(task_id, safe='')}"
-    try:
-        connection.request("GET", path, headers={"X-Authorization": os.environ.get("TASKGATE_TOKEN", "")})
-        answer = connection.getresponse()
-        said = json.load(answer)
-    except OSError:
-        print("Try again later: no answer in time", file=sys.stderr)
-        return 75
-    if answer.status == HTTPStatus.OK:
-        print(said["status"])
-        print(json.dumps(said["outputData"]))
-        return 0
-    if answer.status == HTTPStatus.NOT_FOUND:
-        print(f"There is no task {task_id}", file=sys.stderr)
-        return 1
-    print(f"{'Try again later: ' if said['retryable'] else ''}{said['message']}", file=sys.stderr)
-    return 75 if said["retryable"] else 1
+    connection.request("GET", path, headers={"X-Authorization": token} if token else {})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def fail(message: str) -> int:
+    """Print why there is no task; return the exit code."""
+    print(message, file=sys.stderr)
+    return 1
+
+
+def fail_for_now(why: str) -> int:
+    """Print why there is no task yet; return the exit code that asks for another try (sysexits.h: EX_TEMPFAIL)."""
+    print(f"Try again later: {why}", file=sys.stderr)
+    return 75
 
 
 def read(folder: str) -> int:

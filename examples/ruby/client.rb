@@ -21,9 +21,13 @@ RETRIES = {
     }
   }]
 }.freeze
-TRY_LATER = %w[ERROR_REASON_STORE_UNAVAILABLE ERROR_REASON_OVERLOADED ERROR_REASON_DEADLINE_EXCEEDED].freeze
+TRY_LATER = %w[
+  ERROR_REASON_STORE_UNAVAILABLE ERROR_REASON_OVERLOADED ERROR_REASON_RATE_LIMITED ERROR_REASON_TOO_MANY_ATTEMPTS
+  ERROR_REASON_DEADLINE_EXCEEDED
+].freeze
 
-# Lets protobuf decode 100 levels of messages, as it does in other languages. Ruby's own limit is 64.
+# Lets protobuf decode 100 levels of messages, as it does in other languages. Ruby's own limit is 64. The stub calls
+# the class's decode without options, so only a decode of the class itself can give it one.
 module Deep
   def decode(bytes, options = {})
     super(bytes, { recursion_limit: 100 }.merge(options))
@@ -32,14 +36,16 @@ end
 Taskgate::V1::GetTaskResponse.singleton_class.prepend(Deep)
 
 def get(target, task_id)
-  authority = ENV.fetch("TASKGATE_CA", nil)
-  credentials = authority ? GRPC::Core::ChannelCredentials.new(File.read(authority)) : :this_channel_is_insecure
+  authority = ENV.fetch("TASKGATE_CA", "")
+  token = ENV.fetch("TASKGATE_TOKEN", "")
+  credentials =
+    authority.empty? ? :this_channel_is_insecure : GRPC::Core::ChannelCredentials.new(File.read(authority))
   options = { "grpc.service_config" => JSON.generate(RETRIES), "grpc.max_receive_message_length" => 32 << 20 }
   client = Taskgate::V1::TaskService::Stub.new(target, credentials, channel_args: options)
   task = client.get_task(
     Taskgate::V1::GetTaskRequest.new(task_id: task_id),
     deadline: Time.now + 10,
-    metadata: { "authorization" => "Bearer #{ENV.fetch('TASKGATE_TOKEN', '')}" }
+    metadata: token.empty? ? {} : { "authorization" => "Bearer #{token}" }
   ).task
   puts task.status
   output = task.output_data.to_a.to_h # the values as messages: to_h alone turns them into Ruby, which loses their kinds
@@ -48,20 +54,28 @@ end
 
 # Says what happened, by the reason in the error's details, and returns an exit code: 75 for an error that may pass.
 def explain(error, task_id)
-  details = error.to_rpc_status&.details.to_a
-  reason = details.filter_map { |detail| detail.unpack(Google::Rpc::ErrorInfo)&.reason }.first.to_s
+  reason = reason_of(error)
   if error.is_a?(GRPC::NotFound)
     warn "There is no task #{task_id}"
+    return 1
   elsif TRY_LATER.include?(reason)
-    warn "Try again later: #{reason}"
-    return 75
+    later = reason
+  elsif error.is_a?(GRPC::Unavailable) # no connection, or a proxy without a server: it has no reason
+    later = "the server is unavailable: #{error.details}"
   elsif error.is_a?(GRPC::DeadlineExceeded)
-    warn "Try again later: no answer in time" # the client's own deadline, which has no reason
-    return 75
+    later = "no answer in time" # the client's own deadline, which has no reason
   else
-    warn "#{error.class} #{reason}: #{error.details}"
+    warn "#{reason || error.class}: #{error.details}"
+    return 1
   end
-  1
+  warn "Try again later: #{later}"
+  75
+end
+
+# Returns taskgate's reason for an error, or nil if it has none.
+def reason_of(error)
+  infos = error.to_rpc_status&.details.to_a.filter_map { |detail| detail.unpack(Google::Rpc::ErrorInfo) }
+  infos.find { |info| info.domain == "taskgate" }&.reason
 end
 
 # Prints a line of JSON for each answer that was saved to the folder.

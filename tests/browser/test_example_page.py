@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from support.access import Credentials, create_keys
 from support.certificates import Authority
+from support.documented import blocks_of
 from support.documents import DOCUMENTED, DOCUMENTED_ID, UNKNOWN_ID, task
 from support.running import System, eventually, running_system
 from taskgate.access.roles import Role
@@ -29,6 +33,7 @@ pytestmark = [pytest.mark.needs("chromium", stubs.part_of("typescript")), pytest
 
 FOLDER = stubs.EXAMPLES / "typescript-browser"
 WAYS = ("By gRPC-Web", "By REST")
+NOT_IN_TIME = "Try again later: no answer in time"
 
 EXACT_ID = "00000000-0000-4000-8000-000000000009"
 EXACT = b'{"taskId":"%s","status":"FAILED","outputData":{"n":9007199254740993,"price":1.10}}' % EXACT_ID.encode()
@@ -36,16 +41,21 @@ EXACT = b'{"taskId":"%s","status":"FAILED","outputData":{"n":9007199254740993,"p
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
-    """The origin of the page, served by ``npm start``."""
+    """The origin of the page, built and served as its README says, on a free port."""
+    blocks = [block.text.splitlines() for block in blocks_of(FOLDER / "README.md") if block.language == "sh"]
+    (server,), (stubs_first, enter, build, start) = blocks
+    assert (stubs_first, enter) == ("make stubs LANGUAGES=typescript", "cd examples/typescript-browser")
+    documented = shlex.split(server)[-1].removeprefix("http://")
+    assert server == f".venv/bin/taskgate up --demo --cors-origins http://{documented}"
+    assert f"--serve={documented}" in (FOLDER / "package.json").read_text()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     folder = Path(sys.executable).parent
     environment = os.environ | {"PATH": os.pathsep.join((str(folder), os.environ["PATH"]))}
-    npm = str(folder / "npm")
-    built = subprocess.run([npm, "run", "build"], cwd=FOLDER, env=environment, capture_output=True, check=False)
+    built = subprocess.run(shlex.split(build), cwd=FOLDER, env=environment, capture_output=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
-    command = [npm, "start", "--", f"--serve={address}"]
+    command = [*shlex.split(start), "--", f"--serve={address}"]
     started = subprocess.Popen(  # a pipe, as esbuild ends with its standard input
         command, cwd=FOLDER, env=environment, stdin=subprocess.PIPE, start_new_session=True
     )
@@ -114,7 +124,7 @@ def test_page_shows_a_task_and_tells_errors_apart(
                 assert (said, json.loads(shown)) == (documented["status"], documented["outputData"])
                 assert ask(page, server, token, UNKNOWN_ID, way) == (f"There is no task {UNKNOWN_ID}", "")
                 refused, _ = ask(page, server, "", DOCUMENTED_ID, way)
-                assert refused.startswith(("Unauthenticated ERROR_REASON_TOKEN_INVALID: ", "401 "))
+                assert refused.startswith(("ERROR_REASON_TOKEN_INVALID: ", "401 "))
         said, shown = ask(page, server, token, EXACT_ID, "By REST")
         assert said == "FAILED"
         assert '"n": 9007199254740993,' in shown
@@ -137,4 +147,27 @@ def test_page_waits_no_longer_than_its_deadline(way: str, origin: str, page: "Pa
     with socket.create_server(("127.0.0.1", 0)) as silent:
         page.goto(origin)
         said, _ = ask(page, f"http://127.0.0.1:{silent.getsockname()[1]}", "", DOCUMENTED_ID, way)
-    assert said == "Try again later: no answer in time"
+    assert said == NOT_IN_TIME
+
+
+class Broken(BaseHTTPRequestHandler):
+    """Sends a page that is no JSON; for the task ``half``, the beginning of an answer, and no more."""
+
+    def do_GET(self) -> None:
+        self.send_response(502)
+        self.send_header("access-control-allow-origin", "*")
+        self.send_header("content-length", "100" if self.path.endswith("/half") else "6")
+        self.end_headers()
+        self.wfile.write(b"<html>")
+        if self.path.endswith("/half"):
+            self.rfile.read(1)  # until the page closes the connection
+
+
+def test_page_says_in_a_sentence_what_is_wrong_with_a_body(origin: str, page: "Page") -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(origin)
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert ask(page, address, "", "page", "By REST") == ("The answer is no JSON: HTTP status 502", "")
+        assert ask(page, address, "", "half", "By REST") == (NOT_IN_TIME, "")
+        server.shutdown()

@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "gateway/README.md", "deploy/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / "examples" / name for name in ("README.md", "csharp/README.md")),  # no client is there to run
 ]
 
-PAGES_OF_EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
-"""Documents whose blocks tests/examples runs."""
+PAGES_OF_EXAMPLES = sorted({*(ROOT / "examples").glob("*/README.md")} - {*DOCUMENTS})
+"""Documents whose blocks tests/examples and tests/browser run."""
 
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 

@@ -10,9 +10,12 @@ import { TaskService } from "./gen/taskgate/v1/task_service_pb.js";
 import { exactly } from "./numbers.js";
 
 const TIMEOUT_MS = 10_000;
+const NOT_IN_TIME = "Try again later: no answer in time";
 const TRY_LATER = new Set([
   "ERROR_REASON_STORE_UNAVAILABLE",
   "ERROR_REASON_OVERLOADED",
+  "ERROR_REASON_RATE_LIMITED",
+  "ERROR_REASON_TOO_MANY_ATTEMPTS",
   "ERROR_REASON_DEADLINE_EXCEEDED",
 ]);
 
@@ -32,24 +35,36 @@ async function byGrpcWeb(server: string, token: string, taskId: string): Promise
 
 // Says what happened, by the reason in the error's details. An error of the browser or the network has none.
 function explain(error: ConnectError, taskId: string): string {
-  const reason = error.findDetails(ErrorInfoSchema)[0]?.reason ?? "";
+  const reason = error.findDetails(ErrorInfoSchema).find((info) => info.domain === "taskgate")?.reason;
   if (error.code === Code.NotFound) return `There is no task ${taskId}`;
-  if (TRY_LATER.has(reason)) return `Try again later: ${reason}`;
-  if (!reason && error.code === Code.DeadlineExceeded) return "Try again later: no answer in time";
-  return `${Code[error.code]} ${reason}: ${error.rawMessage}`;
+  if (reason && TRY_LATER.has(reason)) return `Try again later: ${reason}`;
+  if (error.code === Code.Unavailable) return `Try again later: the server is unavailable: ${error.rawMessage}`;
+  if (error.code === Code.DeadlineExceeded) return NOT_IN_TIME;
+  return `${reason ?? Code[error.code]}: ${error.rawMessage}`;
 }
 
 async function byRest(server: string, token: string, taskId: string): Promise<Answer> {
-  const answer = await fetch(`${server}/api/tasks/${encodeURIComponent(taskId)}`, {
-    headers: token ? { authorization: `Bearer ${token}` } : {},
-    signal: AbortSignal.timeout(TIMEOUT_MS),
-  }).catch((cause) => {
-    throw new Error(cause.name === "TimeoutError" ? "Try again later: no answer in time" : String(cause));
-  });
-  const body = exactly(await answer.text());
-  if (answer.ok) return { status: body.status, output: JSON.stringify(body.outputData, null, 2) };
+  const { answer, text } = await ask(`${server}/api/tasks/${encodeURIComponent(taskId)}`, token);
+  let body;
+  try {
+    body = exactly(text);
+  } catch {
+    throw new Error(`The answer is no JSON: HTTP status ${answer.status}`); // a proxy's own page, for example
+  }
+  if (answer.ok) return { status: body.status, output: JSON.stringify(body.outputData ?? {}, null, 2) };
   if (answer.status === 404) throw new Error(`There is no task ${taskId}`);
   throw new Error(`${body.retryable ? "Try again later: " : ""}${answer.status} ${body.message}`);
+}
+
+// Returns an answer and its text, before the time is over. The signal also ends the reading of the text.
+async function ask(url: string, token: string): Promise<{ answer: Response; text: string }> {
+  const headers: HeadersInit = token ? { authorization: `Bearer ${token}` } : {};
+  try {
+    const answer = await fetch(url, { headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
+    return { answer, text: await answer.text() };
+  } catch (cause) {
+    throw new Error((cause as Error).name === "TimeoutError" ? NOT_IN_TIME : `The call fails: ${cause}`);
+  }
 }
 
 const form = document.querySelector("form")!;

@@ -14,6 +14,8 @@ import { GetTaskResponseSchema, TaskService } from "./gen/taskgate/v1/task_servi
 const TRY_LATER = new Set([
   "ERROR_REASON_STORE_UNAVAILABLE",
   "ERROR_REASON_OVERLOADED",
+  "ERROR_REASON_RATE_LIMITED",
+  "ERROR_REASON_TOO_MANY_ATTEMPTS",
   "ERROR_REASON_DEADLINE_EXCEEDED",
 ]);
 const ATTEMPTS = 4;
@@ -28,19 +30,22 @@ async function get(target: string, taskId: string): Promise<void> {
       readMaxBytes: 32 << 20,
     }),
   );
-  const headers = { authorization: `Bearer ${process.env.TASKGATE_TOKEN ?? ""}` };
+  const token = process.env.TASKGATE_TOKEN;
+  const headers: HeadersInit = token ? { authorization: `Bearer ${token}` } : {};
   const end = Date.now() + 10_000; // of all attempts together
   // Connect reads no service config, so the retries are here.
   for (let attempt = 1; ; attempt++) {
     try {
-      const { task } = await client.getTask({ taskId }, { headers, timeoutMs: end - Date.now() });
+      const timeoutMs = Math.max(1, end - Date.now()); // 0 or less would be no deadline
+      const { task } = await client.getTask({ taskId }, { headers, timeoutMs });
       const output = Object.entries(task!.outputData).map(([key, value]) => [key, toJson(ValueSchema, value)]);
       console.log(Task_Status[task!.status!]);
       console.log(JSON.stringify(Object.fromEntries(output)));
       return;
     } catch (error) {
       if (ConnectError.from(error).code !== Code.Unavailable || attempt === ATTEMPTS) throw error;
-      await new Promise((resolve) => setTimeout(resolve, Math.random() * 100 * 2 ** attempt));
+      const pause = Math.min(Math.random() * 100 * 2 ** attempt, end - Date.now());
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
 }
@@ -48,19 +53,23 @@ async function get(target: string, taskId: string): Promise<void> {
 // Says what happened, by the reason in the error's details, and returns an exit code: 75 for an error that may pass.
 function explain(cause: unknown, taskId: string): number {
   const error = ConnectError.from(cause);
-  const reason = error.findDetails(ErrorInfoSchema)[0]?.reason ?? "";
+  const reason = error.findDetails(ErrorInfoSchema).find((info) => info.domain === "taskgate")?.reason;
+  let later: string;
   if (error.code === Code.NotFound) {
     console.error(`There is no task ${taskId}`);
-  } else if (TRY_LATER.has(reason)) {
-    console.error(`Try again later: ${reason}`);
-    return 75;
+    return 1;
+  } else if (reason && TRY_LATER.has(reason)) {
+    later = reason;
+  } else if (error.code === Code.Unavailable) {
+    later = `the server is unavailable: ${error.rawMessage}`; // or a proxy has no server: there is no reason
   } else if (error.code === Code.DeadlineExceeded) {
-    console.error("Try again later: no answer in time"); // the client's own deadline, which has no reason
-    return 75;
+    later = "no answer in time"; // the client's own deadline, which has no reason
   } else {
-    console.error(`${Code[error.code]} ${reason}: ${error.rawMessage}`);
+    console.error(`${reason ?? Code[error.code]}: ${error.rawMessage}`);
+    return 1;
   }
-  return 1;
+  console.error(`Try again later: ${later}`);
+  return 75;
 }
 
 // Prints a line of JSON for each answer that was saved to the folder.

@@ -42,6 +42,8 @@ val tryLater =
     setOf(
         ErrorReason.ERROR_REASON_STORE_UNAVAILABLE.name,
         ErrorReason.ERROR_REASON_OVERLOADED.name,
+        ErrorReason.ERROR_REASON_RATE_LIMITED.name,
+        ErrorReason.ERROR_REASON_TOO_MANY_ATTEMPTS.name,
         ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED.name,
     )
 
@@ -54,20 +56,20 @@ val json: JsonFormat.Printer =
 val out = PrintStream(System.out, true, Charsets.UTF_8)
 
 suspend fun get(target: String, id: String) {
-    val authority: String? = System.getenv("TASKGATE_CA")
+    val authority = System.getenv("TASKGATE_CA").orEmpty()
     val credentials =
-        if (authority == null) InsecureChannelCredentials.create()
+        if (authority.isEmpty()) InsecureChannelCredentials.create()
         else TlsChannelCredentials.newBuilder().trustManager(File(authority)).build()
     val channel =
         Grpc.newChannelBuilder(target, credentials).defaultServiceConfig(retries).maxInboundMessageSize(32 shl 20).build()
-    val token = Metadata()
-    token.put(
-        Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER),
-        "Bearer ${System.getenv("TASKGATE_TOKEN").orEmpty()}",
-    )
+    val token = System.getenv("TASKGATE_TOKEN").orEmpty()
+    val headers = Metadata()
+    if (token.isNotEmpty()) {
+        headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer $token")
+    }
     try {
         val stub = TaskServiceCoroutineStub(channel).withDeadlineAfter(10, TimeUnit.SECONDS)
-        val task = stub.getTask(getTaskRequest { taskId = id }, token).task
+        val task = stub.getTask(getTaskRequest { taskId = id }, headers).task
         out.println(task.status)
         out.println(json.print(struct { fields.putAll(task.outputDataMap) }))
     } finally {
@@ -77,22 +79,35 @@ suspend fun get(target: String, id: String) {
 
 // Says what happened, by the reason in the error's details; the exit code is 75 for an error that may pass.
 fun explain(error: StatusException, id: String): Int {
-    val detail = StatusProto.fromThrowable(error)?.detailsList?.find { it.`is`(ErrorInfo::class.java) }
-    val reason = detail?.unpack(ErrorInfo::class.java)?.reason
-    when {
-        error.status.code == Status.Code.NOT_FOUND -> System.err.println("There is no task $id")
-        reason in tryLater -> {
-            System.err.println("Try again later: $reason")
-            return 75
+    val reason = reasonOf(error)
+    val status = error.status
+    val later =
+        when {
+            status.code == Status.Code.NOT_FOUND -> {
+                System.err.println("There is no task $id")
+                return 1
+            }
+            reason in tryLater -> reason
+            // No connection, or a proxy without a server: it has no reason. What went wrong is in the cause, if any.
+            status.code == Status.Code.UNAVAILABLE -> "the server is unavailable: ${status.cause ?: status.description}"
+            status.code == Status.Code.DEADLINE_EXCEEDED -> "no answer in time" // the client's own, without a reason
+            else -> {
+                System.err.println("${reason ?: status.code}: ${status.description}")
+                return 1
+            }
         }
-        error.status.code == Status.Code.DEADLINE_EXCEEDED -> { // the client's own, which has no reason
-            System.err.println("Try again later: no answer in time")
-            return 75
-        }
-        else -> System.err.println("$reason ${error.message}")
-    }
-    return 1
+    System.err.println("Try again later: $later")
+    return 75
 }
+
+// Returns taskgate's reason for an error, or null if it has none.
+fun reasonOf(error: StatusException): String? =
+    StatusProto.fromThrowable(error)
+        ?.detailsList
+        ?.filter { it.`is`(ErrorInfo::class.java) }
+        ?.map { it.unpack(ErrorInfo::class.java) }
+        ?.find { it.domain == "taskgate" }
+        ?.reason
 
 // Prints a line of JSON for each answer that was saved to the folder.
 fun read(folder: String) {

@@ -27,6 +27,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.Objects;
 import java.util.Set;
 import java.util.concurrent.TimeUnit;
 
@@ -50,6 +51,8 @@ public final class Client {
       Set.of(
           ErrorReason.ERROR_REASON_STORE_UNAVAILABLE.name(),
           ErrorReason.ERROR_REASON_OVERLOADED.name(),
+          ErrorReason.ERROR_REASON_RATE_LIMITED.name(),
+          ErrorReason.ERROR_REASON_TOO_MANY_ATTEMPTS.name(),
           ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED.name());
 
   // Knows StringValue, so that JSON can show one that is in an Any.
@@ -60,21 +63,27 @@ public final class Client {
 
   private static final PrintStream OUT = new PrintStream(System.out, true, StandardCharsets.UTF_8);
 
+  private static String variable(String name) {
+    return Objects.requireNonNullElse(System.getenv(name), "");
+  }
+
   private static void get(String target, String taskId) throws IOException {
-    String authority = System.getenv("TASKGATE_CA");
+    String authority = variable("TASKGATE_CA");
     ChannelCredentials credentials =
-        authority == null
+        authority.isEmpty()
             ? InsecureChannelCredentials.create()
             : TlsChannelCredentials.newBuilder().trustManager(new File(authority)).build();
     ManagedChannel channel =
         Grpc.newChannelBuilder(target, credentials).defaultServiceConfig(RETRIES).maxInboundMessageSize(32 << 20).build();
-    var token = new Metadata();
-    token.put(
-        Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + System.getenv("TASKGATE_TOKEN"));
+    String token = variable("TASKGATE_TOKEN");
+    var headers = new Metadata();
+    if (!token.isEmpty()) {
+      headers.put(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER), "Bearer " + token);
+    }
     try {
       var task =
           TaskServiceGrpc.newBlockingStub(channel)
-              .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(token))
+              .withInterceptors(MetadataUtils.newAttachHeadersInterceptor(headers))
               .withDeadlineAfter(10, TimeUnit.SECONDS)
               .getTask(GetTaskRequest.newBuilder().setTaskId(taskId).build())
               .getTask();
@@ -87,24 +96,35 @@ public final class Client {
 
   /** Says what happened, by the reason in the error's details; the exit code is 75 for an error that may pass. */
   private static int explain(StatusRuntimeException error, String taskId) throws InvalidProtocolBufferException {
-    String reason = "";
+    String reason = reasonOf(error);
+    Status status = error.getStatus();
+    String later;
+    if (status.getCode() == Status.Code.NOT_FOUND) {
+      System.err.println("There is no task " + taskId);
+      return 1;
+    } else if (TRY_LATER.contains(reason)) {
+      later = reason;
+    } else if (status.getCode() == Status.Code.UNAVAILABLE) {
+      // No connection, or a proxy without a server: it has no reason. What went wrong is in the cause, if there is one.
+      later = "the server is unavailable: " + Objects.requireNonNullElse(status.getCause(), status.getDescription());
+    } else if (status.getCode() == Status.Code.DEADLINE_EXCEEDED) {
+      later = "no answer in time"; // the client's own deadline, which has no reason
+    } else {
+      System.err.println((reason.isEmpty() ? status.getCode() : reason) + ": " + status.getDescription());
+      return 1;
+    }
+    System.err.println("Try again later: " + later);
+    return 75;
+  }
+
+  /** Returns taskgate's reason for an error, or "" if it has none. */
+  private static String reasonOf(StatusRuntimeException error) throws InvalidProtocolBufferException {
     for (var detail : StatusProto.fromThrowable(error).getDetailsList()) {
-      if (detail.is(ErrorInfo.class)) {
-        reason = detail.unpack(ErrorInfo.class).getReason();
+      if (detail.is(ErrorInfo.class) && detail.unpack(ErrorInfo.class).getDomain().equals("taskgate")) {
+        return detail.unpack(ErrorInfo.class).getReason();
       }
     }
-    if (error.getStatus().getCode() == Status.Code.NOT_FOUND) {
-      System.err.println("There is no task " + taskId);
-    } else if (TRY_LATER.contains(reason)) {
-      System.err.println("Try again later: " + reason);
-      return 75;
-    } else if (error.getStatus().getCode() == Status.Code.DEADLINE_EXCEEDED) {
-      System.err.println("Try again later: no answer in time"); // the client's own deadline, which has no reason
-      return 75;
-    } else {
-      System.err.println(reason + " " + error.getMessage());
-    }
-    return 1;
+    return "";
   }
 
   /** Prints a line of JSON for each answer that was saved to the folder. */
