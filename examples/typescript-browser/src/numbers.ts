@@ -1,6 +1,6 @@
 // JSON with the digits that were sent: JavaScript's numbers are doubles, and 9007199254740993 is none.
 
-// Chrome and Edge have these from 114, Firefox from 135, Safari from 18.4; TypeScript's own libraries not yet.
+// Chrome, Edge, Firefox and Safari have these in their versions since March 2025; TypeScript's own libraries not yet.
 declare global {
   interface JSON {
     rawJSON(text: string): unknown;
