@@ -5,6 +5,9 @@ The supervisor writes to the standard input of Envoy's process: first one line o
 environments. A service that cannot start writes the reason on standard error, in one line that begins with ``REFUSAL``.
 """
 
+import asyncio
+from contextlib import suppress
+
 import msgspec
 
 DRAIN = b"drain\n"
@@ -16,6 +19,13 @@ REFUSAL = "taskgate: "
 
 UNUSABLE_SETTINGS = 2
 """The exit code of a process that cannot run with its settings; a later start would fail, too."""
+
+
+def tell(process: asyncio.subprocess.Process, line: bytes) -> None:
+    """Write ``line`` to the standard input of ``process``; do nothing if it has ended, which its exit code tells."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: uvloop's, for a pipe that it has closed
+        if process.stdin is not None:
+            process.stdin.write(line)
 
 
 class Bootstrap(msgspec.Struct, frozen=True):

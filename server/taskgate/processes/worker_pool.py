@@ -15,7 +15,7 @@ import structlog
 from taskgate.base.addresses import MAX_PORT, Address
 from taskgate.base.errors import SettingsError, StartError
 from taskgate.base.settings import Settings
-from taskgate.processes.bootstrap import REFUSAL, UNUSABLE_SETTINGS
+from taskgate.processes.bootstrap import REFUSAL, UNUSABLE_SETTINGS, tell
 from taskgate.processes.heartbeat import until_silent
 from taskgate.processes.reserved_ports import reserve_all
 from taskgate.processes.supervisor import Problem, Supervisor
@@ -134,13 +134,10 @@ class WorkerProcess:
             raise
         if lease is not None:
             lease.follow(process)
-        assert process.stdin is not None  # noqa: S101 - for the type checker: it is a PIPE
-        assert process.stdout is not None  # noqa: S101 - same
+        assert process.stdout is not None  # noqa: S101 - for the type checker: it is a PIPE
         metrics = "" if lease is None else lease.descriptor
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its exit code is reported below
-            lines = (self._settings.model_dump_json(), self._peer_token, unix_socket or "", metrics, int(replacement))
-            process.stdin.write("".join(f"{line}\n" for line in lines).encode())
-            await process.stdin.drain()
+        lines = (self._settings.model_dump_json(), self._peer_token, unix_socket or "", metrics, int(replacement))
+        tell(process, "".join(f"{line}\n" for line in lines).encode())
         line = (await process.stdout.readline()).decode(errors="replace")
         if line.startswith(REFUSAL):
             refused = SettingsError if await process.wait() == UNUSABLE_SETTINGS else StartError

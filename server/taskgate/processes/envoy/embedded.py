@@ -17,7 +17,7 @@ import find_libpython
 import msgspec
 
 from taskgate.base.settings import Settings
-from taskgate.processes.bootstrap import DRAIN, Bootstrap
+from taskgate.processes.bootstrap import DRAIN, Bootstrap, tell
 from taskgate.processes.envoy.configuration import GatewaySettings
 from taskgate.processes.envoy.process import EnvoyProcess
 from taskgate.processes.heartbeat import until_silent
@@ -84,8 +84,8 @@ class EnvoyWithPython(EnvoyProcess):
 
     async def drain(self, seconds: float) -> None:
         """Drain as ``EnvoyProcess`` does; gRPC health checks fail too."""
-        if self._process is not None and self._process.stdin is not None and self._running():
-            self._process.stdin.write(DRAIN)
+        if self._process is not None:
+            tell(self._process, DRAIN)
         await super().drain(seconds)
 
     async def _launch(self, command: list[str], *, batch: bool = True, **options: Any) -> None:
@@ -134,8 +134,7 @@ class EnvoyWithPython(EnvoyProcess):
             replacement=self._replacement,
         )
         assert self._process is not None  # noqa: S101 - for the type checker
-        assert self._process.stdin is not None  # noqa: S101 - same
-        self._process.stdin.write(msgspec.json.encode(bootstrap) + b"\n")
+        tell(self._process, msgspec.json.encode(bootstrap) + b"\n")
 
     def _clean_up(self) -> None:
         if self._heartbeat_pipe is not None:
