@@ -62,15 +62,15 @@ def _copy_protos() -> None:
     """Our protos, with REST as a call of ``GetTaskJson``: within a process, grpc-gateway calls no streams."""
     shutil.copytree(PROTOS, _COPY)
     text = (_COPY / _SERVICE).read_text()
-    rule = re.search(r" \{\n *option \(google\.api\.http\) = .+\n *\}", text)
+    rule = re.search(r"\n *option \(google\.api\.http\) = .+", text)
     if rule is None:
         raise Missing(f"{_SERVICE} has no HTTP rule as it is looked for")
-    unary = "returns (google.api.HttpBody)"
-    (_COPY / _SERVICE).write_text(text.replace(rule[0], ";").replace(f"{unary};", f"{unary}{rule[0]}"))
+    unary = "returns (google.api.HttpBody) {"
+    (_COPY / _SERVICE).write_text(text.replace(rule[0], "").replace(unary, f"{unary}{rule[0]}"))
 
 
 def _protoc_command() -> tuple[str, ...]:
-    """What makes stubs and gateway; our protos name no Go package, so the command does."""
+    """What makes stubs and gateway, all in one Go package, whatever our protos name."""
     files = sorted(path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto"))
     options = ",".join((f"module={_MODULE}", *(f"M{file}={_GO_PACKAGE}" for file in files)))
     google_api = Path(annotations_pb2.__file__).resolve().parents[2]
