@@ -202,7 +202,7 @@ class LiveKeyring:
             stored = await self._store.read() or stored
             keyring = keyring_of(stored, self._store)  # with its own revision: others may have changed it since
             if not keyring.signing_keys:
-                raise StoreUnavailable("the keys are gone", store=self._store.name)
+                raise StoreUnavailable("it holds no keyring", store=self._store.name)
         self._take(keyring, stored.revision)
 
     async def _add_first_signing_key(self) -> None:

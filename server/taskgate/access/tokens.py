@@ -126,6 +126,7 @@ class OwnTokens:
         version = self._keyring.version
         verified = verify(token, key, algorithms=(ALGORITHM,), now=now, issuer=TOKEN_ISSUER)
         subject = verified.claims["sub"]
+        await self._keyring.key(subject)  # one that was created just now: another process has given the token
         if verified.claims.get("iat", 0) < self._keyring.tokens_from(subject):
             raise invalid("it was issued for a former secret")
         principal = self._keyring.principals.get(subject)

@@ -1,4 +1,4 @@
-"""Listen addresses: parse ``HOST:PORT``, and check that a port is free. Callers' addresses: which are one caller's."""
+"""Parse listen addresses, check that a port is free, and tell which callers' addresses count as one caller."""
 
 import ipaddress
 import socket

@@ -1,4 +1,4 @@
-"""Find out as long as the server runs whether calls can be answered: by probes of the store, and by callers' keys."""
+"""Watch whether calls can be answered: whether the store answers probes, and whether callers' keys are known."""
 
 import asyncio
 from typing import Protocol

@@ -161,6 +161,17 @@ class TestOwnTokens:
         fresh = sign(signing, subject="key-1", issued=time.time(), expires=time.time() + 60)
         assert (await tokens.principal(fresh)).name == "dashboard"
 
+    async def test_a_token_of_a_key_that_was_created_just_now_is_valid(
+        self, keyring: LiveKeyring, minter: Minter
+    ) -> None:
+        """Another process has given it, which knows of the key already."""
+        tokens = Tokens(OwnTokens(keyring))
+        new = ApplicationKey("key-new", "new", Role.READER, "hash", 1)
+        await change_keyring(keyring._store, lambda ring: with_key(ring, new))
+        assert (await tokens.principal(minter.token(sub="key-new"))).name == "new"
+        with pytest.raises(TokenInvalid):
+            await tokens.principal(minter.token(sub="key-never"))
+
     async def test_tokens_of_a_secret_that_became_known_are_refused(self, keyring: LiveKeyring, minter: Minter) -> None:
         """Also those that were verified before; later ones are valid."""
         tokens = Tokens(OwnTokens(keyring))
