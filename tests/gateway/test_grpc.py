@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.channels import METHODS, method, open_channel
 from gateway.running import Gateway, StubServer, most_calls
 from gateway.stub_server import DOCUMENT, MESSAGE
 from gateway.wire import Answer, Http1, Http2
+from support.raw_grpc import RawGrpc
 from taskgate.base.addresses import Address
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 
@@ -111,10 +113,29 @@ class TestErrorsFromEnvoy:
         assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, NO_SERVER)
 
     def test_deadline_of_a_caller_that_only_names_it_ends_the_call(self, gateway: Gateway) -> None:
-        """Grpcio ends such calls by itself; here Envoy or the server has to."""
+        """Grpcio ends such calls by itself; here the server has to.
+
+        The stub leaves it to grpcio, whose own refusal must not be the first answer on Envoy's connection to it: it does
+        not announce the smaller header table there, and Envoy closes the connection. The service ends its calls itself.
+        """
         with Http2(gateway.address) as connection:
+            raw_call(connection, "a")
             answer = raw_call(connection, "stub.sleep.10.0", ("grpc-timeout", "400m"))
         assert dict((*answer.headers, *answer.trailers))["grpc-status"] == "4"
+
+    def test_request_that_never_ends_does_not_reach_the_server(
+        self, stub: StubServer, start_gateway: Callable[..., Gateway]
+    ) -> None:
+        """Envoy ends it a second after the longest time of a call, whatever deadline the caller named."""
+        with RawGrpc(str(start_gateway(stub, request_timeout=0.5).address)) as connection:
+            streams = [connection.open(METHODS[0], ("grpc-timeout", "100m")) for _ in range(2)]
+            connection.data(streams[1], frame("a"))
+            began = time.monotonic()
+            for stream in streams:
+                answer = connection.answer(stream)
+                assert (answer.one("content-type"), answer.grpc_status) == ("application/grpc", 4)
+                assert answer.message == "The request took too long to arrive; try again"
+            assert time.monotonic() - began > 1
 
     def test_calls_over_the_limit_are_unavailable_at_once(
         self, stub: StubServer, start_gateway: Callable[..., Gateway]
