@@ -281,6 +281,7 @@ class TestHeaders:
             ("x-envoy-upstream-rq-timeout-ms", "1"),
             ("x-envoy-retry-on", "5xx"),
             ("x-taskgate-protocol", "HTTP/9"),
+            ("x-taskgate-timeout", "1n"),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
         ]
@@ -289,9 +290,8 @@ class TestHeaders:
         assert got["x-envoy-original-method"] == "GET"
         kept = {"x-envoy-original-path", "x-envoy-original-method", "x-envoy-external-address"}
         assert [name for name in got if name.startswith(("grpc-", "x-envoy-")) and name not in kept] == []
-        assert [
-            name for name in got if name.endswith("-bin") or name in {"te", "content-type", "x-taskgate-protocol"}
-        ] == []
+        dropped = {"te", "content-type", "x-taskgate-protocol", "x-taskgate-timeout"}
+        assert [name for name in got if name.endswith("-bin") or name in dropped] == []
 
     def test_others_reach_the_server(self, ask: Ask) -> None:
         got = metadata(

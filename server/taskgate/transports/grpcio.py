@@ -49,7 +49,7 @@ from taskgate.transports import health, reflection
 from taskgate.transports.closing import close_all
 from taskgate.transports.counting import counted
 from taskgate.transports.error_details import status_details
-from taskgate.transports.grpc_wire import ProtocolError, late_request, not_one_message
+from taskgate.transports.grpc_wire import ProtocolError, late_request, not_one_message, timeout_seconds
 from taskgate.transports.grpcio_calls import end_call, this_call_lasts, track_calls
 from taskgate.transports.grpcio_drain import Behaviour, Methods
 from taskgate.transports.grpcio_tls import ServerCertificates
@@ -76,6 +76,9 @@ _UNARY_COPIES = 2
 
 PEER_HEADER = "x-taskgate-peer"
 """The header in which Envoy names its caller, as ``TOKEN ADDRESS:PORT``."""
+
+TIMEOUT_HEADER = "x-taskgate-timeout"
+"""The header in which Envoy passes on ``grpc-timeout``, so that grpcio does not end the call (gateway/README.md)."""
 
 _TRIM_AGAIN_SECONDS = 5.0
 
@@ -294,12 +297,12 @@ def _unary(
     async def behave(_: Any, context: Any) -> bytes:
         try:
             message, left = await _only_message(context, limit)
+            call = _make_call(path, context, left, peer_token)
         except ProtocolError as refused:
             if counter is not None:  # the handler counts all other calls
                 counter.end(path, refused.code, counter.begin(path))
             await _refuse(context, refused)
             raise  # unreachable: abort raises
-        call = _make_call(path, context, left, peer_token)
         call.copies = 0 if streams else _UNARY_COPIES
         try:
             return await _answer(handler, call, message, context, send_large)
@@ -416,9 +419,14 @@ async def _refuse(context: Any, refused: ProtocolError) -> None:
 
 
 def _make_call(path: str, context: Any, left: float, peer_token: str | None) -> Call:
-    """Make the Call of ``context``, with ``left`` seconds or until the caller's deadline, whichever is sooner."""
+    """Make the Call of ``context``, with ``left`` seconds or until the caller's deadline, whichever is sooner.
+
+    Raises ProtocolError for a malformed ``TIMEOUT_HEADER``.
+    """
     metadata = dict(context.invocation_metadata())
     remaining = context.time_remaining()
+    if remaining is None and TIMEOUT_HEADER in metadata:
+        remaining = timeout_seconds(metadata[TIMEOUT_HEADER].encode())
     timeout = left if remaining is None else min(left, remaining)
     call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
     call.token = token_in(metadata.get("x-authorization"), metadata.get("authorization"))
