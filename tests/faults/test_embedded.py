@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -53,12 +55,17 @@ def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> N
         reader = http.client.HTTPConnection(system.http, timeout=20)
         reader.request("GET", f"/api/tasks/{task_id}")
         response = reader.getresponse()
-        received = response.read(100_000)
+        received = bytearray(response.read(100_000))
+
+        def while_reading(condition: Callable[[], Any]) -> Any:
+            received.extend(response.read(2000))  # 100 KB/s: enough for Envoy, yet not all in a minute
+            return condition()
+
         system.process.send_signal(signal.SIGHUP)
-        eventually(lambda: len(system.events("serving inside Envoy")) == 2, "the successor")
-        eventually(lambda: not listens(predecessor), "the predecessor takes no more connections")
+        eventually(lambda: while_reading(lambda: len(system.events("serving inside Envoy")) == 2), "the successor")
+        eventually(lambda: while_reading(lambda: not listens(predecessor)), "the predecessor takes no connections")
         system.process.send_signal(signal.SIGTERM)
-        eventually(lambda: system.envoys() == [predecessor], "the successor gone")
+        eventually(lambda: while_reading(lambda: system.envoys() == [predecessor]), "the successor gone")
         with pytest.raises(subprocess.TimeoutExpired):
             system.process.wait(0.5)  # it ends as soon as its reader has all, and not before
         assert received + response.read() == document

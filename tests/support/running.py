@@ -45,8 +45,11 @@ def _environment(extra: dict[str, str] | None) -> dict[str, str]:
     return kept | (extra or {})
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
-    """Return the first true value of ``condition``; fail the test after ``seconds`` without one."""
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """Return the first true value of ``condition``; fail the test after ``seconds`` without one.
+
+    A busy machine needs long for what usually takes a second. A test that promises a time says it itself.
+    """
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
