@@ -407,11 +407,12 @@ class TestSqliteFile:
         assert len(change(file.url, adding("one-more")).keys) == 11
 
 
-def test_a_database_of_conductor_is_never_written(postgresql: PostgresqlServer) -> None:
-    """Its schema has Conductor's tables: the key goes nowhere, and the sentence says why."""
+@pytest.mark.parametrize("columns", ["id int, task_id text, json_data text", "task_id text, x int, json_data text"])
+def test_a_database_of_tasks_is_never_written(postgresql: PostgresqlServer, columns: str) -> None:
+    """Neither Conductor's nor ours: the key goes nowhere, and the sentence says why. Another schema may be named."""
     rig = PostgresqlRig(postgresql)
-    postgresql.execute("CREATE TABLE meta_workflow_def (x int)", database="keys")
-    with pytest.raises(StoreUnavailable, match="Conductor's own database"):
+    postgresql.execute(f"CREATE TABLE task ({columns})", database="keys")
+    with pytest.raises(StoreUnavailable, match="it holds tasks in this schema"):
         change(rig.url, adding("a"))
     assert not rig.exists()
     postgresql.execute("CREATE SCHEMA taskgate", database="keys")

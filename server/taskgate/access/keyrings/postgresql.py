@@ -18,7 +18,13 @@ _CREATED_BY_ANOTHER = (asyncpg.DuplicateObjectError, asyncpg.DuplicateTableError
 
 _MISSING = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
 
-_CONDUCTORS = "it is Conductor's own database, which is only read; name another database, or another schema"
+_TASKS = "it holds tasks in this schema; name another database, or another schema"
+
+_COLUMNS_OF_TASKS = """
+SELECT count(*) = 2 FROM pg_attribute
+WHERE attrelid = to_regclass($1) AND attname IN ('task_id', 'json_data') AND NOT attisdropped
+"""
+"""Whether tasks are there, whatever the user may read. Another program's table ``task`` does no harm."""
 
 
 class PostgresqlKeyring:
@@ -63,8 +69,8 @@ class PostgresqlKeyring:
 
     async def _replace(self, connection: asyncpg.Connection, document: bytes, revision: int) -> bool:
         if revision == 0:
-            if await connection.fetchval("SELECT to_regclass($1)", f"{self._schema}.meta_workflow_def") is not None:
-                raise StoreUnavailable(_CONDUCTORS, store=self.name)
+            if await connection.fetchval(_COLUMNS_OF_TASKS, f"{self._schema}.task"):
+                raise StoreUnavailable(_TASKS, store=self.name)
             with suppress(*_CREATED_BY_ANOTHER):
                 await connection.execute(
                     f"CREATE TABLE IF NOT EXISTS {self._table} (id integer PRIMARY KEY CHECK (id = 1),"
