@@ -38,6 +38,8 @@ LARGE_ID = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
 LIST_SERVICES = framed(b"\x3a\x01*")
 
 VIA_ENVOY = "proxied via Envoy"
+MAX_CONNECTION_SECONDS = 3.1
+"""A little more than ``max_connection_duration`` in ``gateway/envoy.yaml``."""
 
 NOT_VIA_ENVOY = pytest.mark.parametrize("route", ["embedded", "proxied direct"], indirect=True, scope="package")
 """For what Envoy, which terminates HTTP/2 on the third route, answers by itself or makes good on the way."""
@@ -507,31 +509,50 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 @pytest.mark.parametrize("route", ["proxied via Envoy"], indirect=True, scope="package")
 @pytest.mark.parametrize(
-    ("bad", "good"),
+    ("bad", "good", "status"),
     [
-        (("grpc-timeout", "bad"), ("grpc-timeout", "43210m")),
-        (("grpc-timeout", "1S,2S"), ("grpc-timeout", "43211m")),
-        (("grpc-encoding", "br"), ("grpc-encoding", "gzip")),
-        (("grpc-trace-bin", "!!! not base64"), ("grpc-trace-bin", "AAEC")),
-        (("x-own-bin", "!"), ("x-own-bin", "AwQF")),
-        (("grpc-accept-encoding", "\x01"), ("grpc-accept-encoding", "gzip")),
-        (("grpc-previous-rpc-attempts", "bad"), ("grpc-previous-rpc-attempts", "1")),
-        (("grpc-retry-pushback-ms", "bad"), ("grpc-retry-pushback-ms", "1")),
-        (("grpc-internal-encoding-request", "bad"), ("grpc-internal-encoding-request", "gzip")),
-        (("user-agent", "\x80"), ("user-agent", "x")),
+        (("grpc-timeout", "bad"), ("grpc-timeout", "43210m"), INVALID_ARGUMENT),
+        (("grpc-timeout", "1S,2S"), ("grpc-timeout", "43211m"), INVALID_ARGUMENT),
+        (("grpc-encoding", "br"), ("grpc-encoding", "gzip"), UNIMPLEMENTED),
+        (("grpc-trace-bin", "!!! not base64"), ("grpc-trace-bin", "AAEC"), OK),
+        (("x-own-bin", "!"), ("x-own-bin", "AwQF"), OK),
+        (("grpc-accept-encoding", "\x01"), ("grpc-accept-encoding", "gzip"), None),  # reset: not HTTP
+        (("grpc-previous-rpc-attempts", "bad"), ("grpc-previous-rpc-attempts", "1"), OK),
+        (("grpc-retry-pushback-ms", "bad"), ("grpc-retry-pushback-ms", "1"), OK),
+        (("grpc-internal-encoding-request", "bad"), ("grpc-internal-encoding-request", "gzip"), OK),
+        (("user-agent", "\x80"), ("user-agent", "x"), OK),
     ],
-    ids="-".join,
+    ids=lambda row: "-".join(row) if isinstance(row, tuple) else "",
 )
 def test_malformed_header_of_one_caller_harms_no_other(
-    target: str, bad: tuple[str, str], good: tuple[str, str]
+    target: str, bad: tuple[str, str], good: tuple[str, str], status: int | None
 ) -> None:
     """The callers share Envoy's connection to the server; what one sends must not spoil it for the next."""
     for _ in range(3):
         with RawGrpc(target) as caller:
-            caller.call(ASK, GET_TASK_JSON, bad)
+            assert caller.call(ASK, GET_TASK_JSON, bad).grpc_status == status
             assert_goes_on(caller)
         with RawGrpc(target) as caller:
             assert_document(caller.call(ASK, GET_TASK_JSON, good))
+
+
+@pytest.mark.parametrize("route", [VIA_ENVOY], indirect=True, scope="package")
+def test_refusal_is_the_first_answer_on_a_connection_of_envoy(target: str, subtests: pytest.Subtests) -> None:
+    """A deadline that passes, or is malformed, before anything else was answered: no call is UNAVAILABLE for that."""
+    for path, sent, value, status in (
+        (GET_TASK_JSON, ASK, "1n", DEADLINE_EXCEEDED),
+        (CHECK, framed(b""), "bad", INVALID_ARGUMENT),
+        (WATCH, b"", "300m", DEADLINE_EXCEEDED),
+        (WATCH, framed(b""), "bad", INVALID_ARGUMENT),
+        (REFLECTION, b"", "300m", DEADLINE_EXCEEDED),
+        ("/no.such.Service/Nope", ASK, "bad", UNIMPLEMENTED),
+    ):
+        with subtests.test(path, value=value):
+            time.sleep(MAX_CONNECTION_SECONDS)  # on purpose: Envoy makes a new connection for the next call
+            with RawGrpc(target) as caller:
+                stream = caller.open(path, ("grpc-timeout", value))
+                caller.data(stream, sent, end=path in {GET_TASK_JSON, CHECK})
+                assert_status(caller.answer(stream), status)
 
 
 class TestReset:

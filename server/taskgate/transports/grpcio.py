@@ -10,7 +10,7 @@ A stream handler starts with the call. Ours wait a limited time for the message,
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -295,14 +295,16 @@ def _unary(
     send_large = partial(_send_stream if streams else _send_whole, turns)
 
     async def behave(_: Any, context: Any) -> bytes:
+        metadata = dict(context.invocation_metadata())
         try:
-            message, left = await _only_message(context, limit)
-            call = _make_call(path, context, left, peer_token)
+            named = _named_seconds(metadata)
+            message, left = await _only_message(context, limit if named is None else min(limit, named))
         except ProtocolError as refused:
             if counter is not None:  # the handler counts all other calls
                 counter.end(path, refused.code, counter.begin(path))
             await _refuse(context, refused)
             raise  # unreachable: abort raises
+        call = _make_call(path, context, metadata, left, peer_token)
         call.copies = 0 if streams else _UNARY_COPIES
         try:
             return await _answer(handler, call, message, context, send_large)
@@ -363,13 +365,14 @@ def _reflect(path: str, described: reflection.Reflection, limit: float, counter:
 def _with_status(behave: Callable[[Any, Any], Awaitable[Any]], counter: CallCounter | None, path: str) -> Behaviour:
     """Turn a ``ProtocolError`` of ``behave`` into its status; log any other exception and answer INTERNAL.
 
-    ``counter`` counts the call as one of the method ``path``.
+    ``counter`` counts the call as one of the method ``path``. The call ends at the deadline that Envoy passes on.
     """
 
     async def with_status(requests: Any, context: Any) -> Any:
         try:
             with counted(counter, path):
-                return await behave(requests, context)
+                seconds = _named_seconds(dict(context.invocation_metadata()))
+                return await _within(seconds, behave(requests, context))
         except ProtocolError as refused:
             await _refuse(context, refused)
         except Exception:  # noqa: BLE001 - grpcio would show its class and text to the client
@@ -377,6 +380,26 @@ def _with_status(behave: Callable[[Any, Any], Awaitable[Any]], counter: CallCoun
             await _refuse(context, ProtocolError("INTERNAL", "Internal error; the server's log has it"))
 
     return with_status
+
+
+async def _within(seconds: float | None, behaviour: Awaitable[Any]) -> Any:
+    """Await ``behaviour``. Raises ProtocolError after ``seconds``, unless these are None."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await behaviour
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ProtocolError("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s") from None
+
+
+def _named_seconds(metadata: Mapping[str, Any]) -> float | None:
+    """Return the caller's deadline in seconds, as Envoy passes it on; None without one.
+
+    Raises ProtocolError if it is malformed.
+    """
+    value = metadata.get(TIMEOUT_HEADER)
+    return None if value is None else timeout_seconds(value.encode())
 
 
 async def _only_message(context: Any, limit: float) -> tuple[bytes, float]:
@@ -418,15 +441,9 @@ async def _refuse(context: Any, refused: ProtocolError) -> None:
     await context.abort(_STATUS_CODES[refused.code], refused.message)
 
 
-def _make_call(path: str, context: Any, left: float, peer_token: str | None) -> Call:
-    """Make the Call of ``context``, with ``left`` seconds or until the caller's deadline, whichever is sooner.
-
-    Raises ProtocolError for a malformed ``TIMEOUT_HEADER``.
-    """
-    metadata = dict(context.invocation_metadata())
+def _make_call(path: str, context: Any, metadata: Mapping[str, Any], left: float, peer_token: str | None) -> Call:
+    """Make the Call of ``context``, with ``left`` seconds or until grpcio's deadline, whichever is sooner."""
     remaining = context.time_remaining()
-    if remaining is None and TIMEOUT_HEADER in metadata:
-        remaining = timeout_seconds(metadata[TIMEOUT_HEADER].encode())
     timeout = left if remaining is None else min(left, remaining)
     call = Call(path, usable_request_id(metadata.get(REQUEST_ID_HEADER)), timeout)
     call.token = token_in(metadata.get("x-authorization"), metadata.get("authorization"))
