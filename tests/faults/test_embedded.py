@@ -49,7 +49,7 @@ def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> N
     database = tmp_path / "tasks.db"
     with running_system(database, "--demo", workers=1) as system:
         task_id = "65fc73fe-0586-11f1-8b8d-6219b54da7f1"
-        document = task(task_id, outputData={"text": "x" * 10_000_000})
+        document = task(task_id, outputData={"text": "x" * 30_000_000})
         put_row(database, task_id, document.decode())
         predecessor = system.envoy()
         reader = http.client.HTTPConnection(system.http, timeout=20)
@@ -58,7 +58,7 @@ def test_sigterm_during_a_restart_lets_a_slow_reader_finish(tmp_path: Path) -> N
         received = bytearray(response.read(100_000))
 
         def while_reading(condition: Callable[[], Any]) -> Any:
-            received.extend(response.read(2000))  # 100 KB/s: enough for Envoy, yet not all in a minute
+            received.extend(response.read(10_000))  # 500 KB/s: progress that Envoy sees, yet not all in a minute
             return condition()
 
         system.process.send_signal(signal.SIGHUP)

@@ -51,6 +51,7 @@ _ROUTES: Final = {
     "grpc-streams": "grpc",
     "grpc": "grpc",
     "grpc-over-http1": "grpc",
+    "grpc-unknown-encoding": "grpc",
     "beside-tasks": "none",
     "no-such-route": "none",
     "-": "none",  # refused before Envoy looked for a route
