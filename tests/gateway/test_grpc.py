@@ -155,6 +155,7 @@ class TestErrorsFromEnvoy:
             ("grpc-previous-rpc-attempts", "bad", "0"),
             ("grpc-retry-pushback-ms", "bad", "0"),
             ("grpc-internal-encoding-request", "bad", "0"),
+            ("grpc-status", "bad", "0"),
             ("own-bin", "!!! not base64", "0"),
         ):
             with subtests.test(name), Http2(start_gateway(stub).address) as connection:
@@ -162,6 +163,24 @@ class TestErrorsFromEnvoy:
                 found = dict((*answer.headers, *answer.trailers))
                 assert found["grpc-status"] == status, answer
                 assert status != "12" or found["grpc-accept-encoding"] == "identity, deflate, gzip"
+
+    def test_unknown_compression_is_refused_on_every_route(
+        self, stub: StubServer, start_gateway: Callable[..., Gateway], subtests: pytest.Subtests
+    ) -> None:
+        """Also those that settings add: of tokens, and of gRPC-Web, whose status is in the body."""
+        settings = {"token_endpoint": True, "cors_origins": ("http://page.test",)}
+        with Http2(start_gateway(stub, **settings).address) as connection:
+            for path in (
+                METHODS[0],
+                "/taskgate.v1.TokenService/CreateToken",
+                "/grpc.health.v1.Health/Watch",
+                "/no/Such",
+            ):
+                for content_type in ("application/grpc", "application/grpc-web+proto"):
+                    with subtests.test(path, content_type=content_type):
+                        headers = [("content-type", content_type), ("te", "trailers"), ("grpc-encoding", "br")]
+                        answer = connection.ask(path, "POST", headers, frame("a"))
+                        assert dict(answer.headers)["grpc-status"] == "12", answer
 
     def test_grpc_over_http1_is_refused_clearly(self, gateway: Gateway) -> None:
         """The trailers that carry gRPC's status would be lost."""

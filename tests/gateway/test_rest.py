@@ -293,6 +293,17 @@ class TestHeaders:
         dropped = {"te", "content-type", "x-taskgate-protocol", "x-taskgate-timeout"}
         assert [name for name in got if name.endswith("-bin") or name in dropped] == []
 
+    def test_requests_that_only_look_like_grpc_are_answered(self, gateway: Gateway, ask: Ask) -> None:
+        """A GET with headers of gRPC is REST, and pipelined POSTs over HTTP/1.1 are each refused."""
+        looks = [("content-type", "application/grpc"), ("grpc-encoding", "br")]
+        assert ask(f"{PATH}stub.document", headers=looks).body == DOCUMENT
+        assert ask("/healthz", headers=looks).header("grpc-status") is None
+        with Http1(gateway.address) as connection:
+            head = "".join(f"{name}: {value}\r\n" for name, value in looks)
+            connection.send(f"POST /x HTTP/1.1\r\nhost: a\r\n{head}content-length: 0\r\n\r\n".encode() * 6)
+            for _ in range(6):
+                assert connection.answer().header("grpc-message") == "gRPC needs POST over HTTP/2"
+
     def test_others_reach_the_server(self, ask: Ask) -> None:
         got = metadata(
             ask(f"{PATH}a", headers=[("x-authorization", "token"), ("under_score", "1"), ("traceparent", "t")])

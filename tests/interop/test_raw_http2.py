@@ -520,6 +520,7 @@ def frame(kind: int, payload: bytes) -> bytes:
         (("grpc-previous-rpc-attempts", "bad"), ("grpc-previous-rpc-attempts", "1"), OK),
         (("grpc-retry-pushback-ms", "bad"), ("grpc-retry-pushback-ms", "1"), OK),
         (("grpc-internal-encoding-request", "bad"), ("grpc-internal-encoding-request", "gzip"), OK),
+        (("grpc-status", "bad"), ("grpc-status", "5"), OK),
         (("user-agent", "\x80"), ("user-agent", "x"), OK),
     ],
     ids=lambda row: "-".join(row) if isinstance(row, tuple) else "",

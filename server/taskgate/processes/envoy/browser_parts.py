@@ -19,6 +19,8 @@ def add_browser(manager: Any, parts: Any, origins: Sequence[str]) -> None:
     host = find(manager, _HOST)
     enabled = [*_GRPC_WEB, *_add_mark(manager, parts["mark"])]
     web = [_web(route, parts["match"], enabled) for route in host["routes"] if _is_grpc(route)]
+    refused = [route for route in host["routes"] if route["name"] == "grpc-unknown-encoding"]  # none embedded
+    web[:0] = [_web(route, _with_encoding(parts["match"], route), enabled) for route in refused]
     delay = find(host, f"routes/no-such-route/typed_per_filter_config/{_FAULT}")
     host["routes"][:0] = [{**parts["preflight"], "typed_per_filter_config": {_FAULT: delay}}, *web]
     policy = {**parts["policy"], "allow_origin_string_match": [{"exact": origin} for origin in origins]}
@@ -50,6 +52,12 @@ def _add_filters(filters: Any, parts: Any, exposed: str, origins: Sequence[str])
 
 def _is_grpc(route: Any) -> bool:
     return "grpc" in route["match"] and "direct_response" not in route
+
+
+def _with_encoding(match: Any, route: Any) -> Any:
+    """Return ``match`` with the conditions for ``grpc-encoding`` that ``route`` has."""
+    conditions = [header for header in route["match"]["headers"] if header["name"] == "grpc-encoding"]
+    return {**match, "headers": [*match["headers"], *conditions]}
 
 
 def _web(route: Any, match: Any, enabled: Sequence[str]) -> Any:
