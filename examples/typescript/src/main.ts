@@ -44,7 +44,7 @@ async function get(target: string, taskId: string): Promise<void> {
       return;
     } catch (error) {
       if (ConnectError.from(error).code !== Code.Unavailable || attempt === ATTEMPTS) throw error;
-      const pause = Math.min(Math.random() * 100 * 2 ** attempt, end - Date.now());
+      const pause = Math.min(Math.random() * 100 * 2 ** attempt, Math.max(0, end - Date.now()));
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
