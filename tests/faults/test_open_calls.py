@@ -78,9 +78,11 @@ def assert_probes_are_answered(system: System, probes: int = 100) -> None:
 
 
 @pytest.fixture
-def patient_system(mode: str, lasting: Callable[..., System]) -> System:
+def patient_system(mode: str, lasting: Callable[..., System]) -> Iterator[System]:
     """A system where a call may take as long as a test does."""
-    return lasting(mode, "--request-timeout", "120", workers=1)
+    system = lasting(mode, "--request-timeout", "120", workers=1)
+    yield system
+    print("\n".join(line[:300] for line in system.log[-20:]))  # noqa: T201 - pytest shows it if the test fails
 
 
 @pytest.mark.long_in("http-embedded", "grpc-proxied")

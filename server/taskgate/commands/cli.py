@@ -61,7 +61,7 @@ Times and limits, for each process:
   shutdown: calls in flight finish                  --shutdown-grace
   SIGHUP: the old process serves beside the new     1 s, then --shutdown-grace
   start of a process, until it accepts calls        30 s
-  hang of a process, until it is replaced           1 s; 15 s for an event loop or a listener; 60 s in the kernel
+  hang of a process, until it is replaced           3 s; 15 s for an event loop or a listener; 60 s in the kernel
   call                                              --request-timeout, or the caller's deadline
   headers of a request · pause of a reader          5 s · 60 s (gateway/envoy.yaml)
   whole request                                     --request-timeout + 1 s

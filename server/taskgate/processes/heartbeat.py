@@ -13,8 +13,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-HUNG_AFTER = 1.0
-"""Seconds without a heartbeat of either kind after which a process counts as hung."""
+HUNG_AFTER = 3.0
+"""Seconds without a heartbeat of either kind after which a process counts as hung.
+
+With one second, a healthy process was ended, and all of its calls, where twenty others competed for two processors.
+"""
 
 LOOP_HUNG_AFTER = 15.0
 """Seconds without a heartbeat of the event loop after which the loop counts as hung. It may just be busy: 256
