@@ -122,7 +122,7 @@ def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails
         eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
         victim = kind.servers(system)[0]
         victim.suspend()
-        wait_until_replaced(kind, system, victim, since)  # two seconds on an idle machine
+        wait_until_replaced(kind, system, victim, since)  # four seconds on an idle machine
     check_only_calls_of_victims_broke(kind, outcomes, 1, 8)
     (gone,) = system.events("worker gone; replacing it", since)
     assert gone["problem"] == "it hung, and was ended"

@@ -167,7 +167,7 @@ class TestErrorsFromEnvoy:
     def test_unknown_compression_is_refused_on_every_route(
         self, stub: StubServer, start_gateway: Callable[..., Gateway], subtests: pytest.Subtests
     ) -> None:
-        """Also those that settings add: of tokens, and of gRPC-Web, whose status is in the body."""
+        """Also on those that settings add: of tokens, and of gRPC-Web."""
         settings = {"token_endpoint": True, "cors_origins": ("http://page.test",)}
         with Http2(start_gateway(stub, **settings).address) as connection:
             for path in (

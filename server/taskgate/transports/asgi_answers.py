@@ -13,6 +13,7 @@ from taskgate.transports.grpc_wire import (
     Headers,
     ProtocolError,
     frame,
+    late_answer,
     prefix,
     status,
 )
@@ -66,8 +67,8 @@ async def stream_call(
         code = refused.code
         trailers = status(code, refused.message)
     except TimeoutError:
-        code = "DEADLINE_EXCEEDED"
-        trailers = status(code, f"The call did not finish within {seconds or 0:.3g} s")
+        late = late_answer(seconds or 0)
+        code, trailers = late.code, status(late.code, late.message)
     if not begun:
         await send_status(send, [*trailers, id_header])
         return code

@@ -56,6 +56,11 @@ def not_one_message(why: str = "none that is whole") -> ProtocolError:
     return ProtocolError("UNIMPLEMENTED", f"The method takes one message; the request has {why}")
 
 
+def late_answer(seconds: float) -> ProtocolError:
+    """Return the error for a call without an answer after ``seconds``."""
+    return ProtocolError("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s")
+
+
 def late_request(seconds: float) -> ProtocolError:
     """Return the error for a request that did not arrive within ``seconds``."""
     return ProtocolError("DEADLINE_EXCEEDED", f"The request did not arrive whole within {seconds:.3g} s")

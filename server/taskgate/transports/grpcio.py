@@ -49,7 +49,7 @@ from taskgate.transports import health, reflection
 from taskgate.transports.closing import close_all
 from taskgate.transports.counting import counted
 from taskgate.transports.error_details import status_details
-from taskgate.transports.grpc_wire import ProtocolError, late_request, not_one_message, timeout_seconds
+from taskgate.transports.grpc_wire import ProtocolError, late_answer, late_request, not_one_message, timeout_seconds
 from taskgate.transports.grpcio_calls import end_call, this_call_lasts, track_calls
 from taskgate.transports.grpcio_drain import Behaviour, Methods
 from taskgate.transports.grpcio_tls import ServerCertificates
@@ -388,9 +388,9 @@ async def _within(seconds: float | None, behaviour: Awaitable[Any]) -> Any:
         async with asyncio.timeout(seconds) as limit:
             return await behaviour
     except TimeoutError:
-        if not limit.expired():
+        if seconds is None or not limit.expired():
             raise
-        raise ProtocolError("DEADLINE_EXCEEDED", f"The call did not finish within {seconds:.3g} s") from None
+        raise late_answer(seconds) from None
 
 
 def _named_seconds(metadata: Mapping[str, Any]) -> float | None:

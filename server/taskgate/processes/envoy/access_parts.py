@@ -78,12 +78,12 @@ def add_no_store(manager: Any, parts: Any) -> None:
 
 
 def add_token_endpoint(manager: Any, parts: Any) -> None:
-    """Serve ``POST /api/token``: a route like that of tasks, before it, and its service in the transcoder."""
+    """Serve ``POST /api/token``: routes like those of tasks, before them, and its service in the transcoder."""
     routes = find(manager, _HOST)["routes"]
     models = ("grpc-unary", "get-task", "get-task-only")
     added = [_like(find(routes, model), route) for model, route in zip(models, parts["token_routes"], strict=True)]
-    refused = next((index for index, route in enumerate(routes) if route["name"] == "grpc-unknown-encoding"), -1)
-    routes[refused + 1 : refused + 1] = added
+    first = routes.index(find(routes, models[0]))
+    routes[first:first] = added
     limit, limited = parts["token_limit"], added[1]
     if not any(known["name"] == _BUFFER for known in manager["http_filters"]):
         manager["http_filters"].insert(1, deepcopy(limit["filter"]))

@@ -12,6 +12,7 @@ _GRPC_WEB = ("taskgate.grpc-web-status", "envoy.filters.http.grpc_web")
 _FAULT = "envoy.filters.http.fault"
 _SERVICE = "taskgate.python"
 _HOST = "route_config/virtual_hosts/taskgate"
+_OF_GRPC_OVER_HTTP2 = (":method", "x-taskgate-protocol")
 
 
 def add_browser(manager: Any, parts: Any, origins: Sequence[str]) -> None:
@@ -19,8 +20,6 @@ def add_browser(manager: Any, parts: Any, origins: Sequence[str]) -> None:
     host = find(manager, _HOST)
     enabled = [*_GRPC_WEB, *_add_mark(manager, parts["mark"])]
     web = [_web(route, parts["match"], enabled) for route in host["routes"] if _is_grpc(route)]
-    refused = [route for route in host["routes"] if route["name"] == "grpc-unknown-encoding"]  # none embedded
-    web[:0] = [_web(route, _with_encoding(parts["match"], route), enabled) for route in refused]
     delay = find(host, f"routes/no-such-route/typed_per_filter_config/{_FAULT}")
     host["routes"][:0] = [{**parts["preflight"], "typed_per_filter_config": {_FAULT: delay}}, *web]
     policy = {**parts["policy"], "allow_origin_string_match": [{"exact": origin} for origin in origins]}
@@ -51,17 +50,13 @@ def _add_filters(filters: Any, parts: Any, exposed: str, origins: Sequence[str])
 
 
 def _is_grpc(route: Any) -> bool:
-    return "grpc" in route["match"] and "direct_response" not in route
-
-
-def _with_encoding(match: Any, route: Any) -> Any:
-    """Return ``match`` with the conditions for ``grpc-encoding`` that ``route`` has."""
-    conditions = [header for header in route["match"]["headers"] if header["name"] == "grpc-encoding"]
-    return {**match, "headers": [*match["headers"], *conditions]}
+    return "grpc" in route["match"] and route["name"] != "grpc-over-http1"
 
 
 def _web(route: Any, match: Any, enabled: Sequence[str]) -> Any:
-    """Return a copy of ``route`` that takes what ``match`` describes in place of gRPC."""
+    """Return a copy of ``route`` that takes what ``match`` describes in place of gRPC over HTTP/2."""
     path = {key: value for key, value in route["match"].items() if key not in {"grpc", "headers"}}
+    others = [header for header in route["match"].get("headers", []) if header["name"] not in _OF_GRPC_OVER_HTTP2]
+    matched = {**path, "headers": [*match["headers"], *others]}
     by_filter = {**route.get("typed_per_filter_config", {}), **dict.fromkeys(enabled, ENABLED)}
-    return deepcopy({**route, "match": {**path, **match}, "typed_per_filter_config": by_filter})
+    return deepcopy({**route, "match": matched, "typed_per_filter_config": by_filter})
