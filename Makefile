@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # A wheel of each, as constraints.txt has it; pip takes its index, proxy and authorities from this machine's settings.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
-# Three processes for a processor. Tests that share servers stay together: tests/support/scopes.py.
+# Two processes for a processor. Tests that share servers stay together: tests/support/scopes.py.
 PARALLEL := --numprocesses auto --dist loadscope
 # One for a processor: what databases do within seconds must not wait for other tests, and units compute without waits.
 CALMLY := --numprocesses $(shell $(PYTHON) -c 'import os; print(os.cpu_count())') --dist loadscope
@@ -25,7 +25,7 @@ FUZZ_SECONDS := 60
 THOROUGH := --hypothesis-profile thorough
 
 .DEFAULT_GOAL := help
-.PHONY: help setup parts up unit test test-all pythons stubs examples faults fuzz soak check check-deploy conformance format protos docs bench update clean
+.PHONY: help setup parts up unit test test-all coverage pythons stubs examples faults fuzz soak check check-deploy conformance format protos docs bench update clean
 
 help: ## list the targets, with what they usually take on two processors
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 13
@@ -39,12 +39,17 @@ unit: $(TESTS) ## the tests that start no server (25 s)
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (6 min)
 	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
 
+# What `make test` runs is not run again, but for all examples of Hypothesis. With TESTED=yes it has been run before.
 test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (45 min)
-	$(PYTEST) $(PARALLEL) $(THOROUGH) -m 'not needs and not long' --cov --cov-report=
-	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'needs and not long' --cov --cov-append --cov-report=
-	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'long and not alone' --cov --cov-append --cov-report=
-	$(PYTEST) $(THOROUGH) -m alone --cov --cov-append --cov-report=term:skip-covered
+	$(if $(TESTED),,$(MAKE) --no-print-directory test)
+	$(PYTEST) $(CALMLY) $(THOROUGH) -m '(needs or hypothesis) and not long'
+	$(PYTEST) $(CALMLY) -m 'not needs and not long' tests/bench
+	$(PYTEST) $(CALMLY) $(THOROUGH) -m 'long and not alone'
+	$(PYTEST) $(THOROUGH) -m alone
 	$(MAKE) --no-print-directory conformance
+
+coverage: $(TESTS) ## the lines of server/ that `make test` does not run in its own processes (8 min)
+	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench --cov --cov-report=term-missing:skip-covered
 
 stubs: $(ALL) ## stubs for nine languages into build/stubs, as examples/*/buf.gen.yaml say (10 min to set up, then 10 s)
 	@PYTHONPATH=. $(BIN)/python -m tools.stubs $(LANGUAGES)

@@ -40,8 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Three processes of ``-n auto`` for each processor: tests mostly wait for servers to start, stop or fail."""
-    return min(3 * (os.cpu_count() or 1), _MOST_PROCESSES)
+    """Two processes of ``-n auto`` for each processor: tests often wait for servers to start, stop or fail."""
+    return min(2 * (os.cpu_count() or 1), _MOST_PROCESSES)
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def test_a_run_that_is_interrupted_ends_all_that_it_started(number: signal.Signa
         names = [process.name() for process in family if process.is_running()]
         return "h2load" in names and names.count("envoy") > 1
 
-    eventually(generates_load, "load", 60)
+    eventually(generates_load, "load")
     os.kill(run.pid, number)
     run.communicate(timeout=60)
     assert run.returncode != 0

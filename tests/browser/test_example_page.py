@@ -60,7 +60,7 @@ def origin() -> Iterator[str]:
         command, cwd=FOLDER, env=environment, stdin=subprocess.PIPE, start_new_session=True
     )
     try:
-        eventually(lambda: _answers(f"http://{address}/"), "the page", 60)
+        eventually(lambda: _answers(f"http://{address}/"), "the page")
         yield f"http://{address}"
     finally:
         os.killpg(started.pid, signal.SIGTERM)

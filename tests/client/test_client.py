@@ -226,7 +226,7 @@ def test_a_key_gives_tokens_that_are_renewed(guarded: Guarded, kind: type[Thread
             assert client.get_task_json(DOCUMENTED_ID) == DOCUMENTED_COMPACT
             return guarded.tokens_given() >= before + 3
 
-        eventually(renewed, "two renewals", 30)
+        eventually(renewed, "two renewals")
 
 
 def refusal(client: Threads | Loop) -> CallError | None:
@@ -249,7 +249,7 @@ def test_refusals_of_a_server_that_asks_who_is_there(guarded: Guarded, kind: typ
             client.get_task(DOCUMENTED_ID)
         assert (refused.value.reason, refused.value.retryable) == (reason, False)
     with kind(address, tls=guarded.tls, key=Key(f"guessed by {kind.__name__}", "wrong")) as client:
-        limited = eventually(lambda: refusal(client), "a limit of attempts", 30)
+        limited = eventually(lambda: refusal(client), "a limit of attempts")
     assert isinstance(limited, ResourceExhausted)
     assert limited.reason == "ERROR_REASON_TOO_MANY_ATTEMPTS"
     assert limited.retryable

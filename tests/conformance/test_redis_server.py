@@ -374,10 +374,9 @@ async def test_outage_costs_each_read_a_moment(server: RedisServer) -> None:
     """No queue builds up: without a server, reads fail within three seconds, however many they are."""
     store = open_store(f"redis://127.0.0.1:{free_port()}")
     for _ in range(5):
-        began = time.perf_counter()
-        results = await asyncio.gather(*(store.get_document(ID) for _ in range(3000)), return_exceptions=True)
+        async with within(3):
+            results = await asyncio.gather(*(store.get_document(ID) for _ in range(3000)), return_exceptions=True)
         assert {type(result) for result in results} == {StoreUnavailable}
-        assert time.perf_counter() - began < 3
     await store.close()
 
 
@@ -429,7 +428,7 @@ def interrupted_import(url: str, written: int, *servers: RedisServer) -> int:
     process = subprocess.Popen([sys.executable, "-c", IMPORT, url], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begin\n"
-    eventually(lambda: sum(map(key_count, servers)) > written, "tasks are written", 20)
+    eventually(lambda: sum(map(key_count, servers)) > written, "tasks are written")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
@@ -645,8 +644,7 @@ async def test_refused_reads_of_a_stranger_are_one_sentence(server: RedisServer)
     """A host that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         store = open_store(f"redis://127.0.0.1:{listener.getsockname()[1]}")
-        began = time.perf_counter()
-        with pytest.raises(StoreUnavailable, match="it did not answer within 1 s"):
-            await store.get_document(ID)
-        assert time.perf_counter() - began < 5
+        async with within(5):
+            with pytest.raises(StoreUnavailable, match="it did not answer within 1 s"):
+                await store.get_document(ID)
         await store.close()

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from support import public_words
+from support.lateness import within
 from support.running import eventually
 from taskgate.base.errors import StoreUnavailable
 from taskgate.stores import open_store, open_writer
@@ -127,9 +128,8 @@ async def test_exclusive_lock_is_unavailable_in_time_and_over_when_it_ends(tmp_p
             other.execute("PRAGMA journal_mode = DELETE").fetchone()
         other.execute(f"PRAGMA locking_mode = {mode}").fetchone()
         other.execute("BEGIN EXCLUSIVE")
-        started = time.monotonic()
-        assert "it is locked by another program" in await refusal(store)
-        assert time.monotonic() - started < 3
+        async with within(3):
+            assert "it is locked by another program" in await refusal(store)
         other.execute("COMMIT")
     assert await store.get_document(ID) == b"{}"
     await store.close()
@@ -143,9 +143,8 @@ async def test_removed_file_is_unavailable_at_once_and_a_copy_restores_it(tmp_pa
     for _ in range(3):
         assert await store.get_document(ID) == b'{"n":1}'
         file.unlink()
-        started = time.monotonic()
-        assert "there is no such file" in await refusal(store)
-        assert time.monotonic() - started < 0.5
+        async with within(0.5):
+            assert "there is no such file" in await refusal(store)
         shutil.copy(backup, file)
     assert await store.get_document(ID) == b'{"n":1}'
     await store.close()
@@ -413,7 +412,7 @@ def test_ctrl_c_leaves_whole_batches_and_an_exact_count(tmp_path: Path, many: Pa
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "begin\n"
-    eventually(lambda: stored_tasks(file) >= written, "tasks are written", 30)
+    eventually(lambda: stored_tasks(file) >= written, "tasks are written")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 0
@@ -427,7 +426,7 @@ def test_killed_import_leaves_whole_batches_and_goes_on_when_run_again(tmp_path:
     arguments = [sys.executable, "-c", IMPORT, url_of(file), str(many)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     wal = file.with_name("tasks.db-wal")
-    eventually(lambda: wal.exists() and wal.stat().st_size > 12_000_000, "batches are written", 30)
+    eventually(lambda: wal.exists() and wal.stat().st_size > 12_000_000, "batches are written")
     process.kill()
     process.wait()
     kept = stored_tasks(file)
@@ -451,7 +450,7 @@ def test_ctrl_c_ends_an_import_that_waits_for_another_writer(tmp_path: Path, man
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         output, _ = process.communicate()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 20  # a tenth of a second on an idle machine
         other.execute("ROLLBACK")
     assert output.split()[1] == "KeyboardInterrupt"
     assert stored_tasks(file) == int(output.split()[0])

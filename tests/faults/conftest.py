@@ -23,7 +23,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
         def settled(mode: str, *arguments: str, workers: int) -> System:
             system = start(mode, *arguments, workers=workers)
             # A process may answer before it is watched: its start's time limit then detects a hang.
-            eventually(lambda: len(gone(system)) == len(replaced(system)), "what is gone is replaced", 60)
+            eventually(lambda: len(gone(system)) == len(replaced(system)), "what is gone is replaced")
             return system
 
         yield settled

@@ -84,7 +84,7 @@ def test_known_keys_and_tokens_go_on_without_the_store(server: PostgresqlServer,
 
 def becomes(condition: Callable[[], bool], what: str) -> None:
     """Wait for ``condition``, with pauses: each look makes calls."""
-    eventually(lambda: (time.sleep(0.3), condition())[1], what, 30)
+    eventually(lambda: (time.sleep(0.3), condition())[1], what)
 
 
 def check_outages(system: System, server: PostgresqlServer, url: str, key: Credentials, early: str) -> None:
@@ -141,7 +141,7 @@ def test_a_replaced_process_creates_no_keyring(tmp_path: Path, mode: str) -> Non
         (process,) = system.envoys() if mode == "embedded" else system.workers()
         since = len(system.log)
         process.kill()
-        eventually(lambda: system.events("worker replaced", since), "replaced", 30)
+        eventually(lambda: system.events("worker replaced", since), "replaced")
         becomes(lambda: ready(system) == {503}, "not ready")
         for outcome in (*ask(system, token), create_token(system, key.request)):
             assert (outcome.status, outcome.retryable) in {(503, True), (503, None)}, outcome

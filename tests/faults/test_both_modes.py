@@ -102,7 +102,7 @@ def test_killed_server_is_replaced_and_no_call_but_its_own_fails(kind: Kind, sys
     begun = len(system.log)
     with callers(system, 8) as outcomes:
         for _ in range(3):
-            eventually(lambda: outcomes["ok"] > 200, "calls under way", 60)
+            eventually(lambda: outcomes["ok"] > 200, "calls under way")
             victim, since = kind.servers(system)[0], len(system.log)
             victim.kill()
             wait_until_replaced(kind, system, victim, since)
@@ -119,7 +119,7 @@ def test_hung_server_is_noticed_ended_and_replaced_and_no_call_but_its_own_fails
     """A stopped process sends no answers and no heartbeats; when proxied, the other one answers its calls."""
     since = len(system.log)
     with callers(system, 8) as outcomes:
-        eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
+        eventually(lambda: outcomes["ok"] > 100, "calls under way")
         victim = kind.servers(system)[0]
         victim.suspend()
         wait_until_replaced(kind, system, victim, since)  # four seconds on an idle machine
@@ -165,8 +165,8 @@ def test_supervisor_without_files_takes_nothing_for_hung_and_watches_again(
     assert len(unwatched()) == 1
     supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
     envoy.suspend()
-    eventually(replaced, "noticed", 30)
-    eventually(lambda: answers(system), "answers again", 30)
+    eventually(replaced, "noticed")
+    eventually(lambda: answers(system), "answers again")
     assert not envoy.is_running()
 
 
@@ -191,9 +191,9 @@ def test_restarting_every_server_in_turn_fails_no_call(
         if kind is PROXIED:
             kept.append(calls.enter_context(grpc_callers(system, 4)))
             new.append(calls.enter_context(grpc_callers(system, 2, connect_anew=True)))
-        eventually(lambda: all(outcomes["ok"] > 50 for outcomes in kept + new), "calls under way", 60)
+        eventually(lambda: all(outcomes["ok"] > 50 for outcomes in kept + new), "calls under way")
         system.process.send_signal(signal.SIGHUP)
-        eventually(lambda: len(system.events("worker restarted", since)) == workers, "all restarted", 30)
+        eventually(lambda: len(system.events("worker restarted", since)) == workers, "all restarted")
         served = [outcomes["ok"] for outcomes in kept + new]
         eventually(lambda: all(o["ok"] > n + 50 for o, n in zip(kept + new, served, strict=True)), "calls go on")
     assert [set(outcomes) for outcomes in kept] == [{"ok"}] * len(kept), kept
@@ -281,7 +281,7 @@ def test_ctrl_c_while_starting_leaves_no_process(tmp_path: Path, mode: str, mome
     Named exception: the interpreter's own start, before any line of ours, is Python's to handle.
     """
     with System(tmp_path / "tasks.db", mode=mode, workers=1) as system:
-        eventually(lambda: moment(system), "the moment", 30)
+        eventually(lambda: moment(system), "the moment")
         system.stop(signal.SIGINT)
         system.assert_gone()
         assert not [line for line in system.log if re.search(r'[/\\]taskgate[/\\](__main__|cli)\.py"', line)]
@@ -294,7 +294,7 @@ def test_killed_supervisor_takes_all_with_it(tmp_path: Path, kind: Kind) -> None
         assert len(system.family()) == kind.processes
         system.process.kill()
         system.process.wait()
-        system.assert_gone(seconds=15)
+        system.assert_gone()
 
 
 @pytest.mark.long_in("proxied")

@@ -33,8 +33,8 @@ def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
             nodes.append(CassandraNode(tmp_path / name, passwords=False, first=nodes[0] if nodes else None))
         first, second = nodes
         keyspace = ConductorsKeyspace(first, "conductor", copies=2)
-        eventually(lambda: written(keyspace), "both nodes have every row", 30)
-        eventually(lambda: sees_the_other(second), "the node of the URL can name the other", 30)
+        eventually(lambda: written(keyspace), "both nodes have every row")
+        eventually(lambda: sees_the_other(second), "the node of the URL can name the other")
         url = f"cassandra://{second}/conductor?consistency=LOCAL_ONE"  # the first node is found
         with running_system(url, "--layout", "conductor", workers=1) as system:
             eventually(lambda: healthz(system) == 200, "healthy")
@@ -46,7 +46,7 @@ def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
                 assert_goes_on(outcomes)
                 with second.frozen():
                     assert_goes_on(outcomes)
-                eventually(lambda: sees_the_other(second), "the second node answers again", 30)
+                eventually(lambda: sees_the_other(second), "the second node answers again")
                 assert_serves(second)
                 first.stop(signal.SIGKILL)
                 assert_goes_on(outcomes)
@@ -54,7 +54,7 @@ def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
             with callers(system, 2, ANSWERS) as outcomes:
                 eventually(lambda: healthz(system) == 503, "unhealthy")
                 first.start()
-                eventually(lambda: healthz(system) == 200, "healthy again", 20)
+                eventually(lambda: healthz(system) == 200, "healthy again")
                 assert_goes_on(outcomes)
                 first.stop(signal.SIGKILL)
                 (tmp_path / "stranger").mkdir()
@@ -91,14 +91,14 @@ def sees_the_other(node: CassandraNode) -> bool:
 def none_fails(system: System) -> Iterator[Counter[str]]:
     """Callers that all get their task."""
     with callers(system, 4, ANSWERS) as outcomes:
-        eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
+        eventually(lambda: outcomes["ok"] > 100, "calls under way")
         yield outcomes
     assert set(outcomes) == {"ok"}, outcomes
 
 
 def assert_serves(node: CassandraNode) -> None:
     """Calls in flight reach ``node`` too, by its own count and not by the driver's."""
-    eventually(lambda: statements_in_half_a_second(node) > 20, "taskgate asks the node", 30)
+    eventually(lambda: statements_in_half_a_second(node) > 20, "taskgate asks the node")
 
 
 def statements_in_half_a_second(node: CassandraNode) -> int:

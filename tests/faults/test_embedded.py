@@ -35,7 +35,7 @@ def listens(envoy: psutil.Process) -> bool:
 def test_threads_of_envoy_do_not_cut_in_on_each_other(tmp_path: Path) -> None:
     """SCHED_BATCH for each thread from its first moment, unless the user who started taskgate chose another policy."""
     with System(tmp_path / "tasks.db", workers=1) as system:
-        eventually(lambda: any(map(becomes_envoy, system.family())), "a process on its way to become Envoy", 30)
+        eventually(lambda: any(map(becomes_envoy, system.family())), "a process on its way to become Envoy")
         system.process.send_signal(signal.SIGSTOP)  # it could only set the policy too late
         (envoy,) = eventually(system.envoys, "Envoy")
         eventually(lambda: envoy.num_threads() > 1, "threads")
@@ -78,7 +78,7 @@ def test_sigterm_while_a_successor_starts_cuts_no_call(tmp_path: Path) -> None:
     """Under load, in the middle of a restart: the successor does not accept calls that it could not finish."""
     with running_system(tmp_path / "tasks.db", "--demo", "--drain-delay", "1", workers=1) as system:
         with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
+            eventually(lambda: outcomes["ok"] > 100, "calls under way")
             system.process.send_signal(signal.SIGHUP)
             eventually(lambda: len(system.envoys()) == 2, "the successor on its way")
             system.process.send_signal(signal.SIGTERM)
@@ -113,11 +113,11 @@ def test_processes_hold_no_connection_or_memory_of_calls_that_ended(tmp_path: Pa
     with running_system(tmp_path / "tasks.db", "--demo", workers=1) as system:
         envoy = system.envoy()
         with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 500, "warm", 60)
+            eventually(lambda: outcomes["ok"] > 500, "warm")
         eventually(envoy.num_fds, "counted")
         descriptors, memory = envoy.num_fds(), envoy.memory_info().rss
         with callers(system, 8) as outcomes:
-            eventually(lambda: outcomes["ok"] > 3000, "many calls", 60)
+            eventually(lambda: outcomes["ok"] > 3000, "many calls")
         eventually(lambda: envoy.num_fds() <= descriptors + 2, "descriptors given back")
         assert envoy.memory_info().rss < memory + 20_000_000
 

@@ -111,7 +111,7 @@ def test_server_out_of_files_refuses_new_connections_and_serves_the_others(tmp_p
     arguments = ("--store", f"sqlite:///{tmp_path}/tasks.db", "--grpc", "127.0.0.1:0", "--drain-delay", "0")
     arguments += ("--shutdown-grace", "1", "--workers", str(workers), "--log-format", "json")
     with Running("serve", *arguments, files=128) as running:
-        eventually(lambda: len(running.events("listening")) == workers, "listening", 20)
+        eventually(lambda: len(running.events("listening")) == workers, "listening")
         check(running, running.events("listening")[0]["grpc"], HTTP2, 128)
 
 

@@ -40,7 +40,7 @@ def test_listeners_that_were_closed_from_elsewhere_are_opened_again(system: Syst
     assert ask_admin(before, "POST", "/drain_listeners") == (200, "OK\n")
     eventually(lambda: problems(system, since), "noticed")
     assert problems(system, since) == ["it accepted no connections, and was ended"]
-    eventually(lambda: answers(system), "answers again", 30)
+    eventually(lambda: answers(system), "answers again")
     assert system.envoy() != before
 
 
@@ -51,9 +51,9 @@ def test_a_process_whose_listeners_were_closed_is_told_from_those_on_the_same_po
     system = lasting("embedded", workers=2)
     closed, other = system.envoys()
     with callers(system, 4, connect_anew=True) as outcomes:
-        eventually(lambda: outcomes["ok"] > 50, "calls under way", 60)
+        eventually(lambda: outcomes["ok"] > 50, "calls under way")
         ask_admin(closed, "POST", "/drain_listeners")
-        eventually(lambda: closed not in system.envoys() and len(system.envoys()) == 2, "replaced", 30)
+        eventually(lambda: closed not in system.envoys() and len(system.envoys()) == 2, "replaced")
     assert other in system.envoys()
     assert set(outcomes) <= {"ok", "not accepted"}, outcomes  # accepted by the kernel for the closed one
 
@@ -73,7 +73,7 @@ def test_health_check_that_was_failed_from_elsewhere_is_mended(system: System) -
             return False
         return True
 
-    eventually(healthy, "healthy", 30)
+    eventually(healthy, "healthy")
 
 
 _ALL_KINDS = 0x40000000  # __WALL: threads of others too
@@ -103,9 +103,9 @@ def test_gateway_whose_threads_stand_still_is_replaced(system: System) -> None:
     assert serving
     for thread in serving:
         stand_still(thread)
-    eventually(lambda: [*map(let_go, serving)] and problems(system, since), "noticed", 60)
+    eventually(lambda: [*map(let_go, serving)] and problems(system, since), "noticed")
     assert problems(system, since) == ["it did not answer on a new connection, and was ended"]
-    eventually(lambda: answers(system), "answers again", 30)
+    eventually(lambda: answers(system), "answers again")
 
 
 def private_folders(parent: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, mo
                 put_row(tmp_path / "tasks.db", DOCUMENTED_ID, DOCUMENTED_COMPACT.decode())
                 killed.process.kill()
                 killed.process.wait()
-                killed.assert_gone(seconds=15)
+                killed.assert_gone()
             assert len(private_folders(temporary)) == 2 * each + len(strangers)
             with System(tmp_path / "tasks.db", **arguments) as next_one:
                 next_one.wait_ready()

@@ -49,7 +49,7 @@ def test_a_provider_that_hangs_holds_up_no_call(tmp_path: Path, mode: str) -> No
             assert_public(outcome.message)
         provider.answer = body(key_set(minter.jwk()))
         known = lambda: {outcome.status for outcome in ask(system, minter.token())} == {200}  # noqa: E731
-        eventually(lambda: (time.sleep(0.3), known())[1], "the keys are known", 60)
+        eventually(lambda: (time.sleep(0.3), known())[1], "the keys are known")
         eventually(lambda: rest.get("/healthz").status == 200, "ready")
         provider.answer = HANGS
         asked = provider.asked
@@ -59,7 +59,7 @@ def test_a_provider_that_hangs_holds_up_no_call(tmp_path: Path, mode: str) -> No
             time.sleep(0.3)
             return provider.asked > asked
 
-        eventually(looked, "a look for the unknown key", 60)
+        eventually(looked, "a look for the unknown key")
         for outcome in ask(system, minter.token()):
             assert outcome.document == DOCUMENTED_COMPACT
         assert {outcome.status for outcome in ask(system, stranger.token())} == {401}

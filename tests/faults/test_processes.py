@@ -173,7 +173,7 @@ def test_serve_with_workers_shares_one_port_and_replaces_the_dead(tmp_path: Path
     database = tmp_path / "tasks.db"
     arguments = ("--store", f"sqlite:///{database}", "--grpc", "127.0.0.1:0", "--drain-delay", "0")
     with Running("serve", *arguments, "--workers", "3", "--log-format", "json") as running:
-        eventually(lambda: len(running.events("worker listens")) == 3, "three workers", 20)
+        eventually(lambda: len(running.events("worker listens")) == 3, "three workers")
         running.wait_for("no authentication is configured", in_log=True)
         (address,) = {event["grpc"] for event in running.events("worker listens")}
         running.workers()[0].kill()

@@ -93,10 +93,10 @@ def read_all(system: System) -> bool:
 def under_load(system: System, disaster: Callable[[], None], recovered: Callable[[], object]) -> Counter[str]:
     """The outcomes of callers before, during and after ``disaster``; the system is whole again at the end."""
     with callers(system, 8, DOCUMENTS) as outcomes:
-        eventually(lambda: outcomes["ok"] > 100, "calls under way", 60)
+        eventually(lambda: outcomes["ok"] > 100, "calls under way")
         disaster()
         recovered()
-        eventually(lambda: read_all(system), "every task is answered again", 20)
+        eventually(lambda: read_all(system), "every task is answered again")
     with callers(system, 8, DOCUMENTS) as afterwards:
         eventually(lambda: afterwards["ok"] > 500, "calls go on")
     assert set(afterwards) == {"ok"}
@@ -135,7 +135,7 @@ def test_killed_primary_under_sentinel_is_replaced(watched: Watched, mode: str) 
         eventually(lambda: read_all(system), "every task is answered")
         under_load(system, watched.primary.kill, lambda: took_over(watched.replica))
         watched.primary.start()
-        eventually(lambda: role(watched.primary) == "slave", "the old primary is a replica", 30)
+        eventually(lambda: role(watched.primary) == "slave", "the old primary is a replica")
         assert read_all(system)
         assert_keeps_the_password(system)
 
@@ -147,7 +147,7 @@ def role(server: RedisServer) -> str:
 
 
 def took_over(replica: RedisServer) -> None:
-    eventually(lambda: role(replica) == "master", "the replica takes over", 30)
+    eventually(lambda: role(replica) == "master", "the replica takes over")
 
 
 def test_failover_by_order_of_an_operator(cluster: Cluster) -> None:
@@ -199,7 +199,7 @@ def test_readiness_follows_redis(tmp_path: Path, mode: str) -> None:
                 eventually(lambda: answers(system), "served")
                 with trouble():
                     assert_unavailable(system, str(server))
-                eventually(lambda: answers(system), "served again", 5)
+                eventually(lambda: answers(system), "served again")
             assert_keeps_the_password(system)
     finally:
         server.kill()
@@ -221,8 +221,8 @@ def assert_unavailable(system: System, address: str) -> None:
             lambda: [line for line in system.events("call") if line.get("error", "").startswith(where)], "in the log"
         )
         assert all(line["request_id"] for line in told)
-        eventually(lambda: health(direct) == NOT_SERVING, "NOT_SERVING", 5)
-        eventually(lambda: rest.get("/healthz").status == 503, "not healthy", 5)
+        eventually(lambda: health(direct) == NOT_SERVING, "NOT_SERVING")
+        eventually(lambda: rest.get("/healthz").status == 503, "not healthy")
         began = time.monotonic()
         assert {rest.get_task_json(DOCUMENTED_ID).status for _ in range(10)} == {503}
         assert time.monotonic() - began < 8  # ten seconds or more if each process detected it alone

@@ -201,7 +201,7 @@ class TestFraming:
             with subtests.test(f"{length} bytes"):
                 stream = connection.open()
                 connection.data(stream, b"\0" + length.to_bytes(4) + b"x" * 100, end=route == VIA_ENVOY)
-                answer = connection.answer(stream, seconds=10)
+                answer = connection.answer(stream)
                 broken = answer.grpc_status == UNAVAILABLE and route == VIA_ENVOY
                 assert_status(answer, UNAVAILABLE if broken else RESOURCE_EXHAUSTED)
                 assert_goes_on(connection)
@@ -316,7 +316,7 @@ class TestHeaders:
         """It cannot succeed, and is answered at once."""
         stream = connection.open(without=["te"])
         connection.data(stream, ASK, end=True)
-        answer = connection.answer(stream, seconds=10)
+        answer = connection.answer(stream)
         if answer.grpc_status == OK:  # Envoy's own "te" went to the server
             assert_document(answer)
         else:
@@ -356,7 +356,7 @@ class TestHeaders:
         for stream, sent in zip(streams, (0, 3, 9), strict=True):
             connection.data(stream, ASK[:sent])
         for stream in streams:
-            assert_status(connection.answer(stream, seconds=10), DEADLINE_EXCEEDED)
+            assert_status(connection.answer(stream), DEADLINE_EXCEEDED)
         assert_goes_on(connection)
 
     def test_timeout_within_an_answer_is_told_by_its_status(self, target: str, route: str) -> None:
@@ -420,7 +420,7 @@ class TestHeaders:
 
     def test_unknown_path_does_not_wait_for_a_message(self, connection: RawGrpc) -> None:
         stream = connection.open("/taskgate.v1.TaskService/Nope")
-        assert_status(connection.answer(stream, seconds=10), UNIMPLEMENTED)
+        assert_status(connection.answer(stream), UNIMPLEMENTED)
         assert_goes_on(connection)
 
     def test_many_headers_are_no_reason_to_fail(self, connection: RawGrpc, subtests: pytest.Subtests) -> None:
@@ -753,7 +753,7 @@ def read_slowly(target: str, system: System) -> int:
             most = max(most, memory(system))
             began = time.monotonic()
             assert_document(other.call(ASK, GET_TASK_JSON, ("grpc-timeout", "20S")))
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 15  # a hundredth of it on an idle machine
     settled(system)
     return most
 

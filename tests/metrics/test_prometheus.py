@@ -62,7 +62,7 @@ def prometheus(systems: dict[str, System], tmp_path_factory: pytest.TempPathFact
         )
     try:
         with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
-            eventually(lambda: process.poll() is not None or _ready(client), "it is ready", 60)
+            eventually(lambda: process.poll() is not None or _ready(client), "it is ready")
             assert process.poll() is None, (folder / "log").read_text()
             yield client
     finally:
@@ -127,7 +127,7 @@ def test_every_query_of_the_dashboard_has_an_answer(systems: dict[str, System], 
         results = [answer(prometheus, "query", query=query)["result"] for query in queries]  # a bad query fails here
         return any(results)
 
-    eventually(all_answer, "each panel has data", 60)
+    eventually(all_answer, "each panel has data")
 
 
 def test_the_alert_of_an_unavailable_store_fires_in_either_mode_and_ends_with_the_fault(
@@ -144,13 +144,13 @@ def test_the_alert_of_an_unavailable_store_fires_in_either_mode_and_ends_with_th
     def ups() -> int:
         return sum(float(series["value"][1]) for series in answer(prometheus, "query", query="up")["result"])
 
-    eventually(lambda: ups() == len(systems), "both are scraped", 30)
+    eventually(lambda: ups() == len(systems), "both are scraped")
     assert not in_state("firing")
     for system in systems.values():
         system.database.rename(system.database.with_suffix(".away"))
     eventually(lambda: in_state("firing") == set(systems), "the alert fires", 90)
     for system in systems.values():
         system.database.with_suffix(".away").rename(system.database)
-    eventually(lambda: not in_state("firing"), "the alert ends", 30)
+    eventually(lambda: not in_state("firing"), "the alert ends")
     groups = answer(prometheus, "rules")["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}

@@ -118,10 +118,10 @@ def test_every_call_is_counted_once_also_of_servers_that_were_killed_hung_or_res
         victim.send_signal(number)
         began = time.monotonic()
         history.append(scrape(address))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # a second on an idle machine
         assert history[-1].sum("grpc_server_handled_total") >= history[-2].sum("grpc_server_handled_total")
         eventually(lambda since=before: system.events(gone, since), "its end is noticed")
-        eventually(lambda since=before: system.events("worker replaced", since), "another one serves", 30)
+        eventually(lambda since=before: system.events("worker replaced", since), "another one serves")
         if system.mode == "proxied":
             eventually(lambda: system.healthy_servers() == 2, "both healthy to Envoy")
     check(1)
@@ -130,7 +130,7 @@ def test_every_call_is_counted_once_also_of_servers_that_were_killed_hung_or_res
     assert history[-1].by("taskgate_process_replacements_total", "reason", process="worker") == {("failed",): 2}
 
     system.process.send_signal(signal.SIGHUP)
-    eventually(lambda: len(system.events("worker restarted")) == 2, "both are restarted", 60)
+    eventually(lambda: len(system.events("worker restarted")) == 2, "both are restarted")
     check(2)
     make_round(system)
     check(3)

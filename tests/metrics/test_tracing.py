@@ -95,7 +95,7 @@ def test_a_call_continues_the_trace_of_its_caller_and_its_read_has_a_span(
         client.close()
     method = "StreamTaskJson" if name.startswith("rest") else "GetTaskJson"
     for task_id, trace in traces.items():
-        eventually(lambda trace=trace: len(collector.of_trace(trace)) == 2, "both spans arrive", 30)
+        eventually(lambda trace=trace: len(collector.of_trace(trace)) == 2, "both spans arrive")
         call, read = sorted(
             collector.of_trace(trace), key=lambda span: span.name != f"taskgate.v1.TaskService/{method}"
         )

@@ -145,7 +145,7 @@ class Cluster:
                         return False
             return True
 
-        eventually(ok, "cluster_state:ok", 30)
+        eventually(ok, "cluster_state:ok")
 
     def meet(self, newcomer: RedisServer) -> None:
         """Add a node without slots."""
@@ -212,7 +212,7 @@ class Watched:
             for number in range(3)
         ]
         for sentinel in self.sentinels:
-            eventually(lambda sentinel=sentinel: self._knows_all(sentinel), "Sentinels know each other", 20)
+            eventually(lambda sentinel=sentinel: self._knows_all(sentinel), "Sentinels know each other")
 
     def _knows_all(self, sentinel: RedisServer) -> bool:
         with sentinel.client() as client:

@@ -128,7 +128,7 @@ def test_writing_does_not_wait_for_a_reader_that_stops() -> None:
     began = time.monotonic()
     for _ in range(written):
         writer.write(line)
-    assert time.monotonic() - began < 5  # and not for ever
+    assert time.monotonic() - began < 60  # and not for ever
     writer.flush(0.1)
     read = lost = 0
     with os.fdopen(reading, "rb") as stream:

@@ -53,7 +53,7 @@ def test_silent_connections_are_few_and_end(monkeypatch: pytest.MonkeyPatch) -> 
             except (OSError, http.client.HTTPException):  # refused meanwhile
                 return False
 
-        eventually(answered, "a scrape is answered", 20)
+        eventually(answered, "a scrape is answered")
     finally:
         for connection in silent:
             connection.close()
