@@ -37,7 +37,7 @@ unit: $(TESTS) ## the tests that start no server (25 s)
 	$(PYTEST) $(CALMLY) -m 'not needs and not long' tests/unit
 
 test: $(TESTS) ## all that needs nothing but Python and PyPI, with a real Envoy and PostgreSQL (6 min)
-	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench
+	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench $(COVERAGE)
 
 # What `make test` runs is not run again, but for all examples of Hypothesis. With TESTED=yes it has been run before.
 test-all: $(ALL) parts ## everything: every database, SDK and language, all faults, a real Conductor (45 min)
@@ -48,8 +48,8 @@ test-all: $(ALL) parts ## everything: every database, SDK and language, all faul
 	$(PYTEST) $(THOROUGH) -m alone
 	$(MAKE) --no-print-directory conformance
 
-coverage: $(TESTS) ## the lines of server/ that `make test` does not run in its own processes (8 min)
-	$(PYTEST) $(PARALLEL) -m 'not needs and not long' --ignore tests/bench --cov --cov-report=term-missing:skip-covered
+coverage: COVERAGE := --cov --cov-report=term-missing:skip-covered
+coverage: test ## make test, and the lines of server/ that it does not run in its own processes (7 min)
 
 stubs: $(ALL) ## stubs for nine languages into build/stubs, as examples/*/buf.gen.yaml say (10 min to set up, then 10 s)
 	@PYTHONPATH=. $(BIN)/python -m tools.stubs $(LANGUAGES)

@@ -548,20 +548,20 @@ class TestChanges:
     """Keys that change while the system runs."""
 
     def test_a_disabled_key_is_refused_soon(self, keyed: Gated, mode: str) -> None:
-        """On every worker: within 5 s, or 30 on a busy machine. Enabled again, its tokens are valid again."""
+        """On every worker: within 5 s, 10 on a busy machine. Enabled again, its tokens are valid again."""
         token = keyed.token("disabled")
         name = keyed.keys["disabled"].name
         assert statuses(keyed, token) == {200}
         began = time.monotonic()
         change(keyed.auth_store, lambda keyring: with_changed_key(keyring, name, disabled=True))
-        eventually(lambda: statuses(keyed, token) == {401}, "the token is refused", 30)
+        eventually(lambda: statuses(keyed, token) == {401}, "the token is refused", 10)
         print(f"{mode}: refused after {time.monotonic() - began:.1f} s")  # noqa: T201 - a figure to look at
         rest = RestClient("rest", keyed.system.http)
         refused = rest.post("/api/token", json.dumps(keyed.keys["disabled"].request).encode())
         assert (refused.status, refused.error) == (401, "INVALID_CREDENTIALS")
         rest.close()
         change(keyed.auth_store, lambda keyring: with_changed_key(keyring, name, disabled=False))
-        eventually(lambda: statuses(keyed, token) == {200}, "the token is valid", 30)
+        eventually(lambda: statuses(keyed, token) == {200}, "the token is valid", 10)
 
     def test_a_secret_is_rotated(self, keyed: Gated) -> None:
         """The new one gives tokens, and so does the former one until its time; tokens stay valid."""
@@ -580,7 +580,7 @@ class TestChanges:
 
         assert {status(new), status(key.secret), status(new)} == {200}, "at once, on every worker"
         change(keyed.auth_store, lambda keyring: with_changed_key(keyring, key.name, former_until=until - 7200))
-        eventually(lambda: status(key.secret) != 200, "the former secret is refused", 30)
+        eventually(lambda: status(key.secret) != 200, "the former secret is refused", 10)
         assert statuses(keyed, token) == {200}
         rest.close()
 
@@ -611,12 +611,12 @@ class TestChanges:
             issuer.close()
 
         with in_threads(len(CLIENTS), call):
-            eventually(lambda: outcomes["ok"] > 50, "calls")
+            eventually(lambda: outcomes["ok"] > 50, "calls", 20)
             kid, pem = new_signing_key()
             change(keyed.auth_store, lambda ring: with_signing_key(ring, kid, pem, now=int(time.time())))
-            eventually(lambda: kid in kids, "a token of the new key")
+            eventually(lambda: kid in kids, "a token of the new key", 40)
             answered = outcomes["ok"]
-            eventually(lambda: outcomes["ok"] > answered + 400, "calls with its tokens")
+            eventually(lambda: outcomes["ok"] > answered + 400, "calls with its tokens", 40)
         assert set(outcomes) == {"ok"}, outcomes
         assert kids == {before, kid}
 
@@ -710,7 +710,7 @@ class TestIdentityProvider:
         assert statuses(federated, federated.note(old.token())) == {200}
         provider.answer = body(key_set(old.jwk(), new.jwk()))
         began = time.monotonic()
-        eventually(lambda: statuses(federated, federated.note(new.token())) == {200}, "the new key is known")
+        eventually(lambda: statuses(federated, federated.note(new.token())) == {200}, "the new key is known", 40)
         print(f"known after {time.monotonic() - began:.1f} s")  # noqa: T201 - a figure to look at
         assert statuses(federated, federated.note(old.token())) == {200}
 
@@ -764,7 +764,7 @@ def test_serve_alone_asks_for_tokens(tmp_path: Path) -> None:
         assert codes == ["UNAUTHENTICATED"] * 10 + ["RESOURCE_EXHAUSTED"] * 2
         change(url, lambda keyring: with_changed_key(keyring, "app", disabled=True))
         refused = lambda: client.get_task_json(INVOICE, x_authorization=token).code == "UNAUTHENTICATED"  # noqa: E731
-        eventually(refused, "the token is refused", 30)
+        eventually(refused, "the token is refused", 10)
         client.close()
         assert running.stop() == 0
         logged = "\n".join([*running.out, *running.log])

@@ -294,7 +294,7 @@ def test_killed_supervisor_takes_all_with_it(tmp_path: Path, kind: Kind) -> None
         assert len(system.family()) == kind.processes
         system.process.kill()
         system.process.wait()
-        system.assert_gone()
+        system.assert_gone(seconds=15)
 
 
 @pytest.mark.long_in("proxied")

@@ -54,7 +54,7 @@ def test_restart_under_load(keyspace: ConductorsKeyspace, system: System) -> Non
         node.stop()
         eventually(lambda: healthz(system) == 503, "unhealthy")
         node.start()
-        eventually(lambda: healthz(system) == 200, "healthy again")
+        eventually(lambda: healthz(system) == 200, "healthy again", 20)
         served = outcomes["ok"]
         eventually(lambda: outcomes["ok"] > served + 200, "calls again")
     assert_retryable_or_right(outcomes)

@@ -54,7 +54,7 @@ def test_any_node_of_a_cluster_may_die(tmp_path: Path) -> None:
             with callers(system, 2, ANSWERS) as outcomes:
                 eventually(lambda: healthz(system) == 503, "unhealthy")
                 first.start()
-                eventually(lambda: healthz(system) == 200, "healthy again")
+                eventually(lambda: healthz(system) == 200, "healthy again", 20)
                 assert_goes_on(outcomes)
                 first.stop(signal.SIGKILL)
                 (tmp_path / "stranger").mkdir()

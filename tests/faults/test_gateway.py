@@ -138,7 +138,7 @@ def test_folder_of_a_killed_supervisor_is_removed_by_the_next(tmp_path: Path, mo
                 put_row(tmp_path / "tasks.db", DOCUMENTED_ID, DOCUMENTED_COMPACT.decode())
                 killed.process.kill()
                 killed.process.wait()
-                killed.assert_gone()
+                killed.assert_gone(seconds=15)
             assert len(private_folders(temporary)) == 2 * each + len(strangers)
             with System(tmp_path / "tasks.db", **arguments) as next_one:
                 next_one.wait_ready()

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +57,7 @@ def test_small_reads_succeed_beside_many_readers_of_large_rows(tmp_path: Path) -
         with in_threads(2, read_small), callers(system, READERS, documents) as outcomes:
             eventually(lambda: outcomes["ok"] >= 2 * READERS and len(waits) > 100, "enough of both")
         assert all(kind == "ok" or kind.startswith(("503 ", "504 ")) for kind in outcomes), outcomes
-        assert statistics.quantiles(waits, n=20)[18] < 2  # a twentieth of it on an idle machine
+        assert max(waits) < 2  # a tenth of it on an idle machine
         client = GrpcClient("grpc", system.grpc)
         clients.callback(client.close)
         task_id = next(iter(documents))

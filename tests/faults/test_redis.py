@@ -96,7 +96,7 @@ def under_load(system: System, disaster: Callable[[], None], recovered: Callable
         eventually(lambda: outcomes["ok"] > 100, "calls under way")
         disaster()
         recovered()
-        eventually(lambda: read_all(system), "every task is answered again")
+        eventually(lambda: read_all(system), "every task is answered again", 20)
     with callers(system, 8, DOCUMENTS) as afterwards:
         eventually(lambda: afterwards["ok"] > 500, "calls go on")
     assert set(afterwards) == {"ok"}
@@ -199,7 +199,7 @@ def test_readiness_follows_redis(tmp_path: Path, mode: str) -> None:
                 eventually(lambda: answers(system), "served")
                 with trouble():
                     assert_unavailable(system, str(server))
-                eventually(lambda: answers(system), "served again")
+                eventually(lambda: answers(system), "served again", 5)
             assert_keeps_the_password(system)
     finally:
         server.kill()
@@ -221,8 +221,8 @@ def assert_unavailable(system: System, address: str) -> None:
             lambda: [line for line in system.events("call") if line.get("error", "").startswith(where)], "in the log"
         )
         assert all(line["request_id"] for line in told)
-        eventually(lambda: health(direct) == NOT_SERVING, "NOT_SERVING")
-        eventually(lambda: rest.get("/healthz").status == 503, "not healthy")
+        eventually(lambda: health(direct) == NOT_SERVING, "NOT_SERVING", 5)
+        eventually(lambda: rest.get("/healthz").status == 503, "not healthy", 5)
         began = time.monotonic()
         assert {rest.get_task_json(DOCUMENTED_ID).status for _ in range(10)} == {503}
         assert time.monotonic() - began < 8  # ten seconds or more if each process detected it alone

@@ -82,7 +82,7 @@ class TestStart:
             ask = ask_over("http1", gateway.address)
             assert ask(f"{PATH}a").status == 503
             start_stub(port)
-            eventually(lambda: ask(f"{PATH}a").status == 200, "served")
+            eventually(lambda: ask(f"{PATH}a").status == 200, "served", 8)
 
     def test_several_gateways_run_on_one_machine(self, stub: StubServer, gateway: Gateway) -> None:
         with Gateway(stub) as second:
@@ -137,7 +137,7 @@ class TestEnd:
             supervisor.kill()
         if sys.platform != "linux":
             envoy.kill()
-        eventually(lambda: not envoy.is_running() or envoy.status() == psutil.STATUS_ZOMBIE, "Envoy gone")
+        eventually(lambda: not envoy.is_running() or envoy.status() == psutil.STATUS_ZOMBIE, "Envoy gone", 5)
 
 
 class TestDrain:

@@ -75,7 +75,7 @@ class TestDeadServers:
         first.kill()
         assert ask(f"{PATH}stub.document").status == 503
         start_stub(first.address.port)
-        eventually(lambda: ask(f"{PATH}stub.document").status == 200, "the new server answers")
+        eventually(lambda: ask(f"{PATH}stub.document").status == 200, "the new server answers", 5)
 
 
 class TestHealth:
@@ -87,10 +87,10 @@ class TestHealth:
         ask = ask_over("http1", start_gateway(*servers).address)
         for server in servers[:2]:
             server.kill()
-        eventually(lambda: live(ask) == 1, "two found dead")
+        eventually(lambda: live(ask) == 1, "two found dead", 8)
         assert ask("/healthz").status == 200
         servers[2].kill()
-        eventually(lambda: ask("/healthz").status == 503, "all found dead")
+        eventually(lambda: ask("/healthz").status == 503, "all found dead", 8)
         assert_error(ask("/healthz"), 503, "No server could take the call; try again", retryable=True)
 
     def test_an_unhealthy_server_is_spared(
@@ -100,7 +100,7 @@ class TestHealth:
         gateway = start_gateway(sick, well)
         ask_over("http1", start_gateway(sick).address)(f"{PATH}stub.unhealthy")
         ask = ask_over("http1", gateway.address)
-        eventually(lambda: served_by_one(ask), "calls go to one server only")
+        eventually(lambda: served_by_one(ask), "calls go to one server only", 8)
 
     def test_with_none_healthy_calls_still_reach_one(
         self, protocol: str, start_stub: Callable[..., StubServer], start_gateway: Callable[..., Gateway]
@@ -108,11 +108,11 @@ class TestHealth:
         """Its own error tells the caller more than Envoy could."""
         ask = ask_over(protocol, start_gateway(start_stub()).address)
         ask(f"{PATH}stub.unhealthy")
-        eventually(lambda: ask("/healthz").status == 503, "found unhealthy")
+        eventually(lambda: ask("/healthz").status == 503, "found unhealthy", 8)
         assert_error(ask(f"{PATH}stub.error.14"), 503, MESSAGE, retryable=True)
         assert ask(f"{PATH}stub.document").body == DOCUMENT
         ask(f"{PATH}stub.healthy")
-        eventually(lambda: ask("/healthz").status == 200, "found healthy again")
+        eventually(lambda: ask("/healthz").status == 200, "found healthy again", 8)
 
 
 def live(ask: Ask) -> int:

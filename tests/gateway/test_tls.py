@@ -197,10 +197,10 @@ def test_certificates_are_replaced_while_calls_run(rig: Rig) -> None:
         _replace(rig, good)
         rig.secret.replace(**rig.files(Identity(expired.chain, good.key)))
         refused = "the new certificate is not used; the previous one stays"
-        (warning,) = eventually(lambda: system.events(refused), "the wrong key is refused")
+        (warning,) = eventually(lambda: system.events(refused), "the wrong key is refused", 20)
         assert re.fullmatch(r"tls_key: /\S+ is not the key of the first certificate in /\S+", warning["reason"])
         system.process.send_signal(signal.SIGHUP)
-        eventually(lambda: len(system.events("worker restarted")) == rig.workers, "all are replaced")
+        eventually(lambda: len(system.events("worker restarted")) == rig.workers, "all are replaced", 60)
         assert rig.serials() == {good.serial}
     finally:
         done.set()
@@ -209,8 +209,8 @@ def test_certificates_are_replaced_while_calls_run(rig: Rig) -> None:
     assert not failures
     if system.mode == "proxied":
         system.workers()[0].kill()
-        eventually(lambda: system.events("worker replaced"), "a new worker")
-        eventually(lambda: system.healthy_servers() == 2, "Envoy finds it at the path of the old one")
+        eventually(lambda: system.events("worker replaced"), "a new worker", 60)
+        eventually(lambda: system.healthy_servers() == 2, "Envoy finds it at the path of the old one", 60)
     for client in CLIENTS:
         rig.ask(client, rig.caller)
 
@@ -230,18 +230,18 @@ def test_authorities_of_callers_are_replaced_too(rig: Rig) -> None:
     rig.secret.replace(**rig.files(rig.identity) | {"ca_crt": others.pem})
     try:
         for client in CLIENTS:
-            eventually(lambda name=client: not refused(name, newcomer), f"{client} takes the new authority")
-            eventually(lambda name=client: refused(name, rig.caller), f"{client} refuses the old one")
+            eventually(lambda name=client: not refused(name, newcomer), f"{client} takes the new authority", 20)
+            eventually(lambda name=client: refused(name, rig.caller), f"{client} refuses the old one", 20)
     finally:
         rig.secret.replace(**rig.files(rig.identity))
     for client in CLIENTS:
-        eventually(lambda name=client: not refused(name, rig.caller), f"{client} takes the old one again")
+        eventually(lambda name=client: not refused(name, rig.caller), f"{client} takes the old one again", 20)
 
 
 def _replace(rig: Rig, identity: Identity) -> None:
     """Replace the certificate, and wait until all listeners show it."""
     rig.secret.replace(**rig.files(identity))
-    eventually(lambda: rig.serials() == {identity.serial}, "the new certificate is shown")
+    eventually(lambda: rig.serials() == {identity.serial}, "the new certificate is shown", 20)
     rig.identity = identity
 
 
@@ -299,7 +299,7 @@ def test_serve_speaks_tls_and_follows_its_certificate(tmp_path: Path, workers: i
             unchecked = Caller(authority.pem).context(tmp_path, check=False)
             return {serial_shown(address, unchecked) for _ in range(4)}
 
-        eventually(lambda: shown() == {second.serial}, "the new certificate")
+        eventually(lambda: shown() == {second.serial}, "the new certificate", 20)
         asked = taskgate("get", DOCUMENTED_ID, "--server", address, "--tls-ca", str(tmp_path / "ca.crt"))
         assert "The store is unavailable" in asked.stderr  # an answer of the server: the handshake is over
         assert len(running.events("certificate replaced")) == 1

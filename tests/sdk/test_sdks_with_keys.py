@@ -78,7 +78,7 @@ class Requests:
         return _refused(self._system) - self._refused
 
     def assert_refused(self, expected: int) -> None:
-        eventually(lambda: self.refused == expected, f"{expected} refused requests, of {self.refused}")
+        eventually(lambda: self.refused == expected, f"{expected} refused requests, of {self.refused}", seconds=2)
 
     def assert_tokens(self, expected: int, reason: str = "") -> None:
         """Fail unless so many tokens were asked for, and the log says ``reason`` of each."""

@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 from taskgate.v1.task_service_pb2 import GetTaskJsonRequest, GetTaskRequest, GetTaskResponse
 
 MAX_MESSAGE = 64 * 1024 * 1024
-TIMEOUT = 60
+TIMEOUT = 30
 
 GRPC_TO_HTTP = {
     "OK": 200,

@@ -1,9 +1,10 @@
 """Bounds on seconds that hold on a busy machine too."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 _TICK = 0.01
 
@@ -31,4 +32,30 @@ async def within(seconds: float) -> AsyncIterator[None]:
         await asyncio.sleep(0)  # the last tick may be late itself
     finally:
         ticking.cancel()
+    assert took - late < seconds, f"{took:.2f} s, of which {late:.2f} s were the machine's"
+
+
+@contextmanager
+def in_time(seconds: float) -> Iterator[None]:
+    """The same for a block without an event loop; the timers are those of a thread."""
+    late = 0.0
+    done = threading.Event()
+
+    def tick() -> None:
+        nonlocal late
+        over = False
+        while not over:
+            due = time.perf_counter() + 2 * _TICK
+            over = done.wait(_TICK)
+            late += max(0.0, time.perf_counter() - due)
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    started = time.perf_counter()
+    try:
+        yield
+        took = time.perf_counter() - started
+    finally:
+        done.set()
+        ticking.join()
     assert took - late < seconds, f"{took:.2f} s, of which {late:.2f} s were the machine's"

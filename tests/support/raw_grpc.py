@@ -21,7 +21,7 @@ from taskgate.v1.task_service_pb2 import GetTaskJsonRequest
 Headers = Sequence[tuple[str, str]]
 
 GET_TASK_JSON = "/taskgate.v1.TaskService/GetTaskJson"
-TIMEOUT = 60.0
+TIMEOUT = 20.0
 LARGE_WINDOW = 64 << 20
 
 

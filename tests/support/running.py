@@ -21,12 +21,8 @@ START_SECONDS = 90
 STOP_SECONDS = 40
 
 
-_DEFAULTS = {
-    "TASKGATE_HTTP": "127.0.0.1:0",  # the documented ports may be another process's
-    "TASKGATE_GRPC": "127.0.0.1:0",
-    "TASKGATE_REQUEST_TIMEOUT": "30",  # a busy machine may take 10 s for a large task
-}
-"""Of each ``Running``; flags go before variables."""
+_FREE_PORTS = {"TASKGATE_HTTP": "127.0.0.1:0", "TASKGATE_GRPC": "127.0.0.1:0"}
+"""In place of the documented ports, which another process may use; flags go before variables."""
 
 
 def taskgate(*arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None, timeout: float = 60) -> Any:
@@ -82,7 +78,7 @@ class Running:
             [*prefix, *limited, sys.executable, "-m", "taskgate", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(_DEFAULTS | (env or {})),
+            env=_environment(_FREE_PORTS | (env or {})),
             start_new_session=True,
         )
         self.out: list[str] = []
@@ -162,7 +158,7 @@ class Running:
             reader.join(5)
         return code
 
-    def assert_gone(self, seconds: float = 30) -> None:
+    def assert_gone(self, seconds: float = 5) -> None:
         """Fail if any process of its family still runs."""
         eventually(lambda: not [p for p in self._family if _alive(p)], "all processes gone", seconds)
 
