@@ -346,7 +346,8 @@ class TestSqliteFile:
     def test_killed_commands_leave_every_key_whole(self, file: SqliteRig) -> None:
         """``keys create`` at random points of its work: what it has shown is stored, and nothing by half.
 
-        The processes fork from one that has loaded the modules, and hash cheaply: most of their time is the change.
+        Each is killed some time after its first key. The processes fork from one that has loaded the modules, and hash
+        cheaply: most of their time is the change.
         """
         script = (
             "import os, random, signal, sys, time\n"
@@ -365,11 +366,14 @@ class TestSqliteFile:
             "usual = time.monotonic() - began\n"
             "sys.stdout.flush()\n"
             "for number in range(20):\n"
+            "    created, creating = os.pipe()\n"
             "    child = os.fork()\n"
             "    if child == 0:\n"
             "        for count in range(1000):\n"
             "            create(f'{number}.{count}')\n"
-            "    time.sleep(random.uniform(1, 8) * usual)\n"
+            "            os.write(creating, b'.')\n"
+            "    os.read(created, 1)\n"
+            "    time.sleep(random.uniform(0, 7) * usual)\n"
             "    os.kill(child, signal.SIGKILL)\n"
             "    os.waitpid(child, 0)\n"
         )
